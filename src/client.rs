@@ -1,0 +1,106 @@
+//! The `get` and `health` commands: a small gRPC client, for containers with no shell and no grpcurl.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt;
+
+use crate::credentials::TOKEN_HEADER;
+use crate::proto::backup_share_service_client::BackupShareServiceClient;
+use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
+use crate::rpc::code_name;
+
+/// The gateway has the last word on the deadline; this much later the client stops waiting for it.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Asks the gateway at `address` (`host:port`) for a share. `Ok` is proto JSON; `Err` is the status, for people.
+pub async fn get(
+    address: &str,
+    deadline: Duration,
+    token: Option<&str>,
+    project_id: String,
+    id: String,
+) -> Result<String, String> {
+    let mut client = BackupShareServiceClient::new(connect(address, deadline).await?);
+    let mut request = Request::new(GetBackupShareRequest { project_id, id });
+    request.set_timeout(deadline);
+    if let Some(token) = token {
+        let token = token.parse().map_err(|_| "the token must be visible ASCII".to_owned())?;
+        request.metadata_mut().insert(TOKEN_HEADER, token);
+    }
+    let reply = tokio::time::timeout(deadline + GRACE, client.get_backup_share(request)).await;
+    match reply.map_err(|_| format!("{address} did not answer in time"))? {
+        Ok(reply) => json(&reply.into_inner()),
+        Err(status) => Err(describe(&status)),
+    }
+}
+
+/// Asks for the health of `service`; the answer is the state in the protocol's word, and whether it is SERVING.
+pub async fn health(address: &str, deadline: Duration, service: String) -> Result<(String, bool), String> {
+    let mut client = HealthClient::new(connect(address, deadline).await?);
+    let mut request = Request::new(HealthCheckRequest { service });
+    request.set_timeout(deadline);
+    let reply = tokio::time::timeout(deadline + GRACE, client.check(request)).await;
+    let reply = reply.map_err(|_| format!("{address} did not answer in time"))?;
+    let status = reply.map_err(|status| describe(&status))?.into_inner().status();
+    Ok((status.as_str_name().to_owned(), status == ServingStatus::Serving))
+}
+
+async fn connect(address: &str, deadline: Duration) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| format!("{address} is not a host and a port, such as 127.0.0.1:50051"))?;
+    endpoint.connect_timeout(deadline).connect().await.map_err(|error| {
+        let mut causes = format!("cannot connect to {address}");
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            // Writing to a string does not fail.
+            let _ = write!(causes, ": {cause}");
+            next = cause.source();
+        }
+        causes
+    })
+}
+
+fn json(reply: &GetBackupShareResponse) -> Result<String, String> {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())?;
+    let name = "vbs.v2.GetBackupShareResponse";
+    let descriptor = pool.get_message_by_name(name).ok_or_else(|| format!("{name} is not described"))?;
+    let mut message = DynamicMessage::new(descriptor);
+    message.transcode_from(reply).map_err(|error| error.to_string())?;
+    serde_json::to_string_pretty(&message).map_err(|error| error.to_string())
+}
+
+/// The status and its details, a line each.
+fn describe(status: &Status) -> String {
+    let details = status.get_error_details();
+    let mut text = code_name(status.code()).to_owned();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n  {name}: {value}");
+    };
+    line("message", status.message());
+    if let Some(info) = details.error_info() {
+        line("reason", &format!("{} ({})", info.reason, info.domain));
+        let mut metadata: Vec<_> = info.metadata.iter().collect();
+        metadata.sort();
+        metadata.into_iter().for_each(|(key, value)| line(key, value));
+    }
+    for violation in
+        details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default()
+    {
+        line(&violation.field, &violation.description);
+    }
+    if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
+        line("retry after", &format!("{} s", delay.as_secs_f64()));
+    }
+    if let Some(request) = details.request_info() {
+        line("request ID", &request.request_id);
+    }
+    text
+}

@@ -1,0 +1,254 @@
+//! Composition: puts the parts together, owns every task, and ends them in order.
+//!
+//! `bind` takes the ports, so that the addresses are known; `run` serves until it is told to stop.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::health::Readiness;
+use crate::rpc::{self, Rpc};
+use crate::sandbox::Sandbox;
+use crate::server::{self, Server};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, BaseUrl, Upstream};
+
+/// All that a gateway is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gRPC port.
+    pub listen: SocketAddr,
+    /// The admin port.
+    pub admin_listen: SocketAddr,
+    /// The gRPC port's connections.
+    pub server: server::Config,
+    /// The calls.
+    pub rpc: rpc::Config,
+    /// Where the upstream is.
+    pub upstream_at: UpstreamAt,
+    /// How it is asked.
+    pub upstream: upstream::Config,
+    /// How long calls are taken after the first signal to stop, so that callers have time to hear of it.
+    pub drain_delay: Duration,
+    /// How long calls that run may take after that.
+    pub drain_timeout: Duration,
+}
+
+/// Where the upstream is.
+#[derive(Clone, Debug)]
+pub enum UpstreamAt {
+    /// At a URL.
+    Url(BaseUrl),
+    /// In this process: the embedded one, on a loopback port, over real HTTP.
+    Sandbox,
+}
+
+/// How a gateway is told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// In order: calls finish.
+    pub drain: CancellationToken,
+    /// At once.
+    pub now: CancellationToken,
+}
+
+/// Why a gateway did not start, or did not end in order.
+#[derive(Debug)]
+pub enum Error {
+    /// A port could not be taken.
+    Bind {
+        /// Which one.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// A part could not be made.
+    Setup(String),
+    /// A task that must run as long as the process ended before it.
+    Died(&'static str),
+    /// Stopped at once, with calls still running.
+    Cut,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { address, error } => write!(f, "cannot listen on {address}: {error}"),
+            Self::Setup(what) => f.write_str(what),
+            Self::Died(task) => write!(f, "the {task} task died; this is a fault of the gateway"),
+            Self::Cut => f.write_str("stopped at once by a second signal"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Calls that are cut off get this long to bring their status to the caller.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The admin port has few and short connections.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// A gateway with its ports taken.
+pub struct Gateway {
+    grpc: Server,
+    admin: Server,
+    sandbox: Option<Sandbox>,
+    rpc: Rpc,
+    admin_pages: Admin,
+    readiness: Readiness,
+    stop: StopAll,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+}
+
+/// The ends, in the order in which they come.
+#[derive(Default)]
+struct StopAll {
+    rpc: rpc::Stop,
+    grpc: server::Stop,
+    admin: server::Stop,
+}
+
+impl Gateway {
+    /// Takes the ports and puts the parts together.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let metrics = Metrics::new().map_err(|error| Error::Setup(error.to_string()))?;
+        let readiness = Readiness::new();
+        let stop = StopAll::default();
+        let at = |address| move |error| Error::Bind { address, error };
+
+        let admin_config = server::Config {
+            protocol: server::Protocol::Http1And2,
+            max_connections: ADMIN_CONNECTIONS,
+            ..config.server.clone()
+        };
+        let grpc = Server::bind(config.listen, config.server, stop.grpc.clone(), metrics.connections.clone())
+            .map_err(at(config.listen))?;
+        let admin = Server::bind(
+            config.admin_listen,
+            admin_config,
+            stop.admin.clone(),
+            metrics.admin_connections.clone(),
+        )
+        .map_err(at(config.admin_listen))?;
+
+        let (base_url, sandbox) = match config.upstream_at {
+            UpstreamAt::Url(url) => (url, None),
+            UpstreamAt::Sandbox => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let sandbox = Sandbox::bind(address).await.map_err(at(address))?;
+                let address = sandbox.local_addr().map_err(at(address))?;
+                let url = BaseUrl::parse(&format!("http://{address}"), true).map_err(Error::Setup)?;
+                (url, Some(sandbox))
+            }
+        };
+        let upstream = Upstream::new(base_url, config.upstream, metrics.clone()).map_err(Error::Setup)?;
+        let rpc = Rpc::new(config.rpc, upstream, &readiness, metrics.clone(), stop.rpc.clone())
+            .map_err(Error::Setup)?;
+        Ok(Self {
+            grpc,
+            admin,
+            sandbox,
+            rpc,
+            admin_pages: Admin::new(readiness.clone(), metrics, &[rpc::SERVICE]),
+            readiness,
+            stop,
+            drain_delay: config.drain_delay,
+            drain_timeout: config.drain_timeout,
+        })
+    }
+
+    /// The gRPC port's address.
+    pub fn grpc_address(&self) -> Result<SocketAddr, Error> {
+        self.grpc.local_addr().map_err(|error| Error::Setup(error.to_string()))
+    }
+
+    /// The admin port's address.
+    pub fn admin_address(&self) -> Result<SocketAddr, Error> {
+        self.admin.local_addr().map_err(|error| Error::Setup(error.to_string()))
+    }
+
+    /// Serves until `shutdown` says so. `Ok` means that it ended in order.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let (grpc_address, admin_address) = (self.grpc_address()?, self.admin_address()?);
+        let rpc = self.rpc;
+        let pages = self.admin_pages;
+        let mut tasks = Tasks {
+            grpc: tokio::spawn(self.grpc.serve(move |request, peer| rpc.clone().handle(request, Some(peer)))),
+            admin: tokio::spawn(self.admin.serve(move |request, _| pages.clone().handle(request))),
+            sandbox: tokio::spawn(async move {
+                match self.sandbox {
+                    Some(sandbox) => sandbox.serve().await,
+                    None => std::future::pending().await,
+                }
+            }),
+        };
+        self.readiness.set(true);
+        tracing::info!(grpc.address = %grpc_address, admin.address = %admin_address, "listening");
+        tokio::select! {
+            () = shutdown.drain.cancelled() => {}
+            () = shutdown.now.cancelled() => return Err(Error::Cut),
+            died = tasks.died() => return Err(died),
+        }
+        self.readiness.set(false);
+        tracing::info!(delay_ms = self.drain_delay.as_millis(), "draining: not serving any more");
+        tokio::select! {
+            () = sleep(self.drain_delay) => {}
+            () = shutdown.now.cancelled() => return Err(Error::Cut),
+            died = tasks.died() => return Err(died),
+        }
+        tokio::select! {
+            () = finish(&mut tasks.grpc, &self.stop, self.drain_timeout) => {}
+            () = shutdown.now.cancelled() => return Err(Error::Cut),
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// Lets the calls that run finish, cuts off what takes too long, and closes every connection.
+async fn finish(grpc: &mut JoinHandle<()>, stop: &StopAll, drain_timeout: Duration) {
+    stop.grpc.graceful.cancel();
+    stop.rpc.streams.cancel();
+    if timeout(drain_timeout, &mut *grpc).await.is_err() {
+        tracing::warn!("calls still ran at the end of the drain timeout and are cut off");
+        stop.rpc.calls.cancel();
+        if timeout(LAST_WORDS, &mut *grpc).await.is_err() {
+            stop.grpc.forced.cancel();
+            // What is left are drops; a peer has no part in them.
+            let _ = grpc.await;
+        }
+    }
+    stop.admin.forced.cancel();
+}
+
+/// The tasks that run as long as the process; they end with it.
+struct Tasks {
+    grpc: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    sandbox: JoinHandle<()>,
+}
+
+impl Tasks {
+    /// Waits until one of them ends, which none should.
+    async fn died(&mut self) -> Error {
+        tokio::select! {
+            _ = &mut self.grpc => Error::Died("gRPC server"),
+            _ = &mut self.admin => Error::Died("admin server"),
+            _ = &mut self.sandbox => Error::Died("sandbox"),
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.grpc.abort();
+        self.admin.abort();
+        self.sandbox.abort();
+    }
+}

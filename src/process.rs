@@ -1,0 +1,133 @@
+//! The process around a command: runtime, signals, the limit of file descriptors, and the exit status.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Action, Refusal, Serve};
+use crate::client;
+use crate::gateway::UpstreamAt;
+use crate::gateway::{Gateway, Shutdown};
+use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE, Sandbox};
+
+/// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
+const USAGE: u8 = 64;
+
+/// Runs what the command line asks for.
+pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
+    match parsed {
+        Err(Refusal::Asked(text)) => {
+            say(io::stdout(), text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(Refusal::Wrong(problems)) => {
+            problems.iter().for_each(|problem| say(io::stderr(), problem));
+            ExitCode::from(USAGE)
+        }
+        Ok(action) => act(action).unwrap_or_else(|why| {
+            say(io::stderr(), &why);
+            ExitCode::FAILURE
+        }),
+    }
+}
+
+fn act(action: Action) -> Result<ExitCode, String> {
+    match action {
+        Action::Serve(serve) => runtime(serve.workers)?.block_on(self::serve(*serve)),
+        Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
+        Action::Get { target, project_id, id, token } => {
+            let token = token.as_ref().map(|token| token.0.as_str());
+            let call = client::get(&target.address, target.deadline, token, project_id, id);
+            say(io::stdout(), &runtime(1)?.block_on(call)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Health { target, service } => {
+            let call = client::health(&target.address, target.deadline, service);
+            let (state, serving) = runtime(1)?.block_on(call)?;
+            say(io::stdout(), &state);
+            Ok(if serving { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn runtime(workers: usize) -> Result<Runtime, String> {
+    let mut builder = if workers > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    if workers > 1 {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))
+}
+
+async fn serve(serve: Serve) -> Result<ExitCode, String> {
+    serve.telemetry.install();
+    raise_descriptor_limit();
+    let with_sandbox = matches!(serve.gateway.upstream_at, UpstreamAt::Sandbox);
+    let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let gateway = Gateway::bind(serve.gateway).await.map_err(|error| error.to_string())?;
+    if with_sandbox {
+        let address = gateway.grpc_address().map_err(|error| error.to_string())?;
+        say(io::stderr(), &what_to_type(address.port()));
+    }
+    gateway.run(shutdown).await.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+}
+
+fn what_to_type(port: u16) -> String {
+    let [project, _] = DOCUMENTED_PROJECTS;
+    format!(
+        "\nThe gateway answers from its embedded upstream, which takes any token. Try:
+
+  OS_TOKEN=any backup-share-gateway get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
+
+  grpcurl -plaintext -H 'x-auth-token: any' \\
+    -d '{{\"project_id\": \"{project}\", \"id\": \"{DOCUMENTED_SHARE}\"}}' \\
+    127.0.0.1:{port} vbs.v2.BackupShareService/GetBackupShare
+"
+    )
+}
+
+async fn sandbox(listen: SocketAddr) -> Result<ExitCode, String> {
+    let sandbox =
+        Sandbox::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let address = sandbox.local_addr().map_err(|error| error.to_string())?;
+    say(io::stderr(), &format!("the embedded upstream listens on http://{address}"));
+    let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;
+    tokio::select! {
+        () = sandbox.serve() => Err("the embedded upstream died".into()),
+        () = shutdown.drain.cancelled() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// SIGTERM or SIGINT: the first one drains, the second one ends at once.
+fn signals() -> io::Result<Shutdown> {
+    let shutdown = Shutdown::default();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = shutdown.clone();
+    tokio::spawn(async move {
+        for token in [&told.drain, &told.now] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+/// A connection takes a descriptor; the soft limit of many systems is 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+}
+
+/// A closed standard output or error is no reason to fail.
+fn say(mut to: impl Write, text: &str) {
+    let _ = writeln!(to, "{text}");
+}

@@ -1,0 +1,352 @@
+//! The inbound edge: gRPC over an HTTP request and back. It checks in the order overload, token, request, asks the
+//! upstream, and turns the answer into protobuf or a status; it must not know sockets.
+//!
+//! GetBackupShare does not go through tonic's generated server: that one merges trailers into the metadata after every
+//! layer has run, ignores a second message, and leaves deadlines and details to chance. Health and reflection do.
+
+mod access_log;
+mod deadline;
+mod request;
+mod response;
+mod status;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use prost::Message;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
+use tonic::service::Routes;
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+
+pub use deadline::Limits as DeadlineLimits;
+pub use status::{DOMAIN, Failure, Violation, code_name};
+
+use crate::credentials::Token;
+use crate::health::Readiness;
+use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
+use crate::telemetry::Metrics;
+use crate::upstream::{Found, Query, Upstream};
+use access_log::Record;
+
+/// The gRPC service, as health and reflection name it.
+pub const SERVICE: &str = "vbs.v2.BackupShareService";
+/// The method, as OpenTelemetry names it.
+const METHOD: &str = "vbs.v2.BackupShareService/GetBackupShare";
+
+/// Limits of the calls.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Calls that may be in flight at once in the whole process.
+    pub max_in_flight: usize,
+    /// How long a call may take.
+    pub deadlines: DeadlineLimits,
+    /// Whether clients may ask which services and types there are.
+    pub reflection: bool,
+}
+
+/// When the edge has to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Streams that do not end by themselves, such as `Watch`, end.
+    pub streams: CancellationToken,
+    /// Calls that still run end with `DRAINING`.
+    pub calls: CancellationToken,
+}
+
+/// Everything that answers on the gRPC port.
+#[derive(Clone)]
+pub struct Rpc(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    in_flight: Semaphore,
+    upstream: Upstream,
+    metrics: Metrics,
+    stop: Stop,
+    /// Health and reflection, and the paths of their methods.
+    others: Routes,
+    other_paths: HashSet<String>,
+}
+
+impl Rpc {
+    /// Puts the service together.
+    pub fn new(
+        config: Config,
+        upstream: Upstream,
+        readiness: &Readiness,
+        metrics: Metrics,
+        stop: Stop,
+    ) -> Result<Self, String> {
+        let mut described = vec![tonic_health::pb::FILE_DESCRIPTOR_SET];
+        let mut others = Routes::new(readiness.service(&[SERVICE]));
+        if config.reflection {
+            use tonic_reflection::{pb, server::Builder};
+            let types = [
+                FILE_DESCRIPTOR_SET,
+                tonic_health::pb::FILE_DESCRIPTOR_SET,
+                tonic_types::pb::FILE_DESCRIPTOR_SET,
+            ];
+            let builder = || {
+                types.iter().fold(Builder::configure(), |builder, set| {
+                    builder.register_encoded_file_descriptor_set(set)
+                })
+            };
+            others = others
+                .add_service(builder().build_v1().map_err(|error| error.to_string())?)
+                .add_service(builder().build_v1alpha().map_err(|error| error.to_string())?);
+            described.extend([pb::v1::FILE_DESCRIPTOR_SET, pb::v1alpha::FILE_DESCRIPTOR_SET]);
+        }
+        let mut other_paths = HashSet::new();
+        for set in described {
+            other_paths.extend(method_paths(set)?);
+        }
+        let in_flight = Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS));
+        Ok(Self(Arc::new(Inner {
+            config,
+            in_flight,
+            upstream,
+            metrics,
+            stop,
+            others: others.prepare(),
+            other_paths,
+        })))
+    }
+
+    /// Answers one HTTP request. Dropping the future cancels the call, at the upstream too.
+    pub async fn handle<B>(self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let arrival = Instant::now();
+        if request.method() != Method::POST {
+            return refuse(StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "POST")));
+        }
+        if !is_grpc(request.headers()) {
+            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None);
+        }
+        let path = request.uri().path();
+        if path.strip_prefix('/') == Some(METHOD) {
+            return self.0.get_backup_share(request, peer, arrival).await;
+        }
+        if !self.0.other_paths.contains(path) {
+            let request_id = request::request_id(request.headers());
+            return Failure::MethodNotFound.status(&request_id).into_http();
+        }
+        let mut others = self.0.others.clone();
+        match others.call(request).await {
+            Ok(response) => response.map(|body| Body::new(EndOnStop::new(body, self.0.stop.streams.clone()))),
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl Inner {
+    async fn get_backup_share<B>(
+        &self,
+        request: Request<B>,
+        peer: Option<SocketAddr>,
+        arrival: Instant,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let call = Call::read(&head.headers, arrival, &self.config.deadlines);
+        let trace_id = request::trace_id(&call.trace);
+        let time = call.deadline - arrival;
+        let id = call.request_id.to_str().unwrap_or_default();
+        let mut record = Record::begin(&self.metrics, arrival, id, trace_id, peer, time);
+        let answer = AssertUnwindSafe(self.answer(&call, &head.headers, body, &mut record)).catch_unwind();
+        let result = answer.await.unwrap_or_else(|_| {
+            self.metrics.panics.inc();
+            Err(Failure::Panic)
+        });
+        match result {
+            Ok(found) => {
+                record.found(found.attempts, found.request_id);
+                succeed(found.share.into(), &call.request_id)
+            }
+            Err(failure) => {
+                record.failed(&failure);
+                failure.status(&call.request_id).into_http()
+            }
+        }
+    }
+
+    async fn answer<B>(
+        &self,
+        call: &Call,
+        headers: &HeaderMap,
+        body: B,
+        record: &mut Record,
+    ) -> Result<Found, Failure>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let _permit = self.admit()?;
+        let token = Token::from_headers(headers).map_err(Failure::Token)?;
+        let answer = async {
+            let message = request::message(headers, body).await?;
+            self.ask(call, message, token, record).await
+        };
+        tokio::select! {
+            result = timeout_at(call.deadline, answer) => result.unwrap_or(Err(Failure::DeadlineExceeded)),
+            () = self.stop.calls.cancelled() => Err(Failure::Draining),
+        }
+    }
+
+    /// A place among the calls in flight, at once or not at all.
+    fn admit(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.in_flight.try_acquire().map_err(|_| {
+            self.metrics.shed.inc();
+            Failure::Overloaded
+        })
+    }
+
+    async fn ask(
+        &self,
+        call: &Call,
+        message: GetBackupShareRequest,
+        token: Token,
+        record: &mut Record,
+    ) -> Result<Found, Failure> {
+        let checked = request::check(message, call.timeout_is_malformed)?;
+        record.project_id = Some(checked.project_id.as_str().to_owned());
+        record.share_id = Some(checked.id.as_str().to_owned());
+        let query = Query {
+            project_id: checked.project_id,
+            id: checked.id,
+            token,
+            request_id: call.request_id.clone(),
+            trace: call.trace.clone(),
+            deadline: call.deadline,
+            may_retry: call.may_retry,
+        };
+        let since = Instant::now();
+        let result = self.upstream.get_backup_share(&query).await;
+        record.upstream = Some(since.elapsed());
+        result.map_err(|error| Failure::Upstream(Box::new(error)))
+    }
+}
+
+/// What the headers of a call say, apart from its token.
+struct Call {
+    request_id: HeaderValue,
+    trace: crate::upstream::TraceContext,
+    deadline: Instant,
+    timeout_is_malformed: bool,
+    may_retry: bool,
+}
+
+impl Call {
+    fn read(headers: &HeaderMap, arrival: Instant, limits: &DeadlineLimits) -> Self {
+        let timeout = deadline::timeout(headers);
+        Self {
+            request_id: request::request_id(headers),
+            trace: request::trace_context(headers),
+            deadline: arrival + limits.clamp(timeout.ok().flatten()),
+            timeout_is_malformed: timeout.is_err(),
+            // A client that retries by itself would multiply our attempts with its own.
+            may_retry: !headers.contains_key("grpc-previous-rpc-attempts"),
+        }
+    }
+}
+
+fn succeed(reply: GetBackupShareResponse, request_id: &HeaderValue) -> Response<Body> {
+    let encoder = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default().encoder();
+    let message = futures_util::stream::iter([Ok(reply)]);
+    let body =
+        EncodeBody::new_server(encoder, message, None, SingleMessageCompressionOverride::default(), None);
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+    headers.insert(request::REQUEST_ID_HEADER, request_id.clone());
+    response
+}
+
+/// What is no gRPC gets an answer of HTTP.
+fn refuse(status: StatusCode, header: Option<(header::HeaderName, &'static str)>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    if let Some((name, value)) = header {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// `application/grpc`, alone or followed by `+proto` or a parameter; `application/grpc-web` is another protocol, and
+/// other message formats than protobuf are not understood.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "application/grpc" | "application/grpc+proto")
+}
+
+/// The paths of all methods in an encoded descriptor set.
+fn method_paths(set: &[u8]) -> Result<Vec<String>, String> {
+    let set = prost_types::FileDescriptorSet::decode(set).map_err(|error| error.to_string())?;
+    let paths = set.file.iter().flat_map(|file| {
+        file.service.iter().flat_map(|service| {
+            service
+                .method
+                .iter()
+                .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name()))
+        })
+    });
+    Ok(paths.collect())
+}
+
+/// A body that ends with UNAVAILABLE when the process stops: a `Watch` would go on for ever.
+struct EndOnStop {
+    body: Body,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: bool,
+}
+
+impl EndOnStop {
+    fn new(body: Body, stop: CancellationToken) -> Self {
+        Self { body, stop: Box::pin(stop.cancelled_owned()), ended: false }
+    }
+}
+
+impl http_body::Body for EndOnStop {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        std::task::ready!(self.stop.as_mut().poll(context));
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        let status = Failure::Draining.status(&HeaderValue::from_static(""));
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}

@@ -1,0 +1,137 @@
+//! The metrics of one gateway. No label ever holds an ID, a project or a token, so their number is bounded.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// 0.5 ms to 30 s, for a service whose calls take milliseconds.
+const BUCKETS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Every metric family of the gateway, with its own registry, so that two gateways in one process do not share counts.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    calls: HistogramVec,
+    attempts: HistogramVec,
+    retries: IntCounterVec,
+    /// Calls that are being served.
+    pub active_requests: IntGauge,
+    /// Retry tokens left, 0 to 10.
+    pub retry_tokens: Gauge,
+    /// Keys in the upstream's replies that nobody knows.
+    pub unknown_fields: IntCounter,
+    /// Panics caught in a handler.
+    pub panics: IntCounter,
+    /// Calls refused because too many were in flight.
+    pub shed: IntCounter,
+    /// Open connections on the gRPC port.
+    pub connections: IntGauge,
+    /// Open connections on the admin port; counted for its limit, and no metric.
+    pub admin_connections: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every family.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let histogram = |name, help, labels: &[&str]| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
+        };
+        let metrics = Self {
+            calls: registered(
+                &registry,
+                histogram(
+                    "rpc_server_call_duration_seconds",
+                    "Time from a call's arrival to its status.",
+                    &["rpc_method", "rpc_response_status_code"],
+                ),
+            )?,
+            attempts: registered(
+                &registry,
+                histogram(
+                    "http_client_request_duration_seconds",
+                    "Time of one attempt at the upstream.",
+                    &["http_response_status_code", "error_type"],
+                ),
+            )?,
+            retries: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "upstream_retries_total",
+                        "Attempts after the first one, by what went wrong before.",
+                    ),
+                    &["reason"],
+                ),
+            )?,
+            active_requests: registered(
+                &registry,
+                IntGauge::new("rpc_server_active_requests", "Calls being served."),
+            )?,
+            retry_tokens: registered(
+                &registry,
+                Gauge::new("upstream_retry_tokens", "Retry tokens left, 0 to 10."),
+            )?,
+            unknown_fields: registered(
+                &registry,
+                IntCounter::new(
+                    "upstream_unknown_fields_total",
+                    "Keys in the upstream's replies that nobody knows.",
+                ),
+            )?,
+            panics: registered(&registry, IntCounter::new("panics_total", "Panics caught in a handler."))?,
+            shed: registered(
+                &registry,
+                IntCounter::new("shed_total", "Calls refused for too many in flight."),
+            )?,
+            connections: registered(
+                &registry,
+                IntGauge::new("server_connections", "Open gRPC connections."),
+            )?,
+            admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
+            registry: registry.clone(),
+        };
+        let build = registered(
+            &registry,
+            IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]),
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// A call of `method` ended with the gRPC status `code`.
+    pub fn call(&self, method: &str, code: &str, duration: Duration) {
+        self.calls.with_label_values(&[method, code]).observe(duration.as_secs_f64());
+    }
+
+    /// An attempt at the upstream ended: with an HTTP status, or an error type, or both.
+    pub fn attempt(&self, status: Option<u16>, error_type: &str, duration: Duration) {
+        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        self.attempts.with_label_values(&[status.as_str(), error_type]).observe(duration.as_secs_f64());
+    }
+
+    /// There will be one more attempt, for this reason.
+    pub fn retry(&self, reason: &str) {
+        self.retries.with_label_values(&[reason]).inc();
+    }
+
+    /// All families in Prometheus's text format.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    family: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error> {
+    let family = family?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}

@@ -1,0 +1,311 @@
+//! The outbound edge: asks the Volume Backup Service for one share, in time, and says what came of it.
+//!
+//! It knows HTTP, JSON and time; it must not know gRPC. A request is made of checked values only ([`ProjectId`],
+//! [`ShareId`], [`Token`]), an answer is the upstream's own [`Share`] or an [`Error`] whose [`Kind`] names the step that
+//! failed. The status comes before the JSON: what a 404 says is never read as a share.
+
+mod error;
+mod error_body;
+mod retry;
+mod target;
+mod timestamp;
+mod transport;
+mod wire;
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue, header};
+use tokio::time::Instant;
+
+pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
+pub use error_body::{ErrorBody, Voice};
+pub use target::{BaseUrl, ProjectId, ShareId};
+pub use timestamp::Timestamp;
+pub use transport::{Config as TransportConfig, Proxy, Roots};
+pub use wire::{Backup, Malformed, Share};
+
+use crate::credentials::{TOKEN_HEADER, Token};
+use crate::telemetry::Metrics;
+use transport::{Body, Connection, Fault, Reply, Transport};
+
+/// How the upstream is asked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The connections.
+    pub transport: TransportConfig,
+    /// The longest time of one attempt.
+    pub attempt_timeout: Duration,
+    /// The most attempts at one call, 1 or more.
+    pub max_attempts: u32,
+}
+
+/// One question, of checked values only.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The project in whose name the share is read.
+    pub project_id: ProjectId,
+    /// The share.
+    pub id: ShareId,
+    /// The credential that is sent.
+    pub token: Token,
+    /// Sent as `X-Request-Id`.
+    pub request_id: HeaderValue,
+    /// The W3C trace context to continue, if any.
+    pub trace: TraceContext,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Whether a failed attempt may be followed by another one.
+    pub may_retry: bool,
+}
+
+/// W3C trace context, as it is sent on.
+#[derive(Clone, Debug, Default)]
+pub struct TraceContext {
+    /// `traceparent`.
+    pub parent: Option<HeaderValue>,
+    /// `tracestate`, never without `traceparent`.
+    pub state: Option<HeaderValue>,
+}
+
+/// A share, and how it was got.
+#[derive(Debug)]
+pub struct Found {
+    /// The share asked for.
+    pub share: Share,
+    /// The upstream's ID of the request.
+    pub request_id: Option<String>,
+    /// Attempts made.
+    pub attempts: u32,
+}
+
+/// The upstream, as the whole process sees it: its connections, its retry tokens, its unknown keys.
+pub struct Upstream {
+    base_url: BaseUrl,
+    config: Config,
+    transport: Transport,
+    bucket: retry::Bucket,
+    unknown: UnknownKeys,
+    metrics: Metrics,
+}
+
+/// Where services of this family put their ID of the request, the gateway's before the services' behind it.
+const REQUEST_ID_HEADERS: [&str; 4] =
+    ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"];
+
+const DEADLINE_PASSED: &str = "the caller's deadline passed";
+
+impl Upstream {
+    /// Makes the client; it connects to nothing yet.
+    pub fn new(base_url: BaseUrl, config: Config, metrics: Metrics) -> Result<Self, String> {
+        let transport = Transport::new(config.transport.clone())?;
+        let bucket = retry::Bucket::full();
+        metrics.retry_tokens.set(bucket.tokens());
+        Ok(Self { base_url, config, transport, bucket, unknown: UnknownKeys::default(), metrics })
+    }
+
+    /// Asks until there is an answer, a final failure, or no more time.
+    pub async fn get_backup_share(&self, query: &Query) -> Result<Found, Error> {
+        let mut attempts = 0;
+        let mut connection = Connection::Any;
+        let mut stale_before = false;
+        loop {
+            if query.deadline <= Instant::now() {
+                return Err(Error { attempts, ..Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED) });
+            }
+            attempts += 1;
+            let failure = match self.attempt(query, connection).await {
+                Ok(found) => {
+                    self.bucket.reward();
+                    self.metrics.retry_tokens.set(self.bucket.tokens());
+                    return Ok(Found { attempts, ..found });
+                }
+                Err(failure) => failure,
+            };
+            if failure.stale && !stale_before {
+                // The upstream closed it while it lay in the pool: not an attempt, and no charge.
+                stale_before = true;
+                attempts -= 1;
+                connection = Connection::New;
+                self.metrics.retry("stale");
+                continue;
+            }
+            let error = Error { attempts, ..failure.error };
+            let Some(wait) = self.wait_before_retry(query, &error) else { return Err(error) };
+            if error.kind == Kind::ConnectionLost {
+                connection = Connection::New;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn wait_before_retry(&self, query: &Query, error: &Error) -> Option<Duration> {
+        if !query.may_retry || error.attempts >= self.config.max_attempts {
+            return None;
+        }
+        let left = query.deadline.saturating_duration_since(Instant::now());
+        let wait = retry::wait(error, left, fastrand::f64())?;
+        let granted = self.bucket.take();
+        self.metrics.retry_tokens.set(self.bucket.tokens());
+        if granted {
+            self.metrics.retry(retry_reason(error));
+        }
+        granted.then_some(wait)
+    }
+
+    async fn attempt(&self, query: &Query, connection: Connection) -> Result<Found, Failure> {
+        let left = query.deadline.saturating_duration_since(Instant::now());
+        // A tie is the deadline's.
+        let (budget, elapsed) = if left <= self.config.attempt_timeout {
+            (left, Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED))
+        } else {
+            (self.config.attempt_timeout, Error::new(Kind::Timeout, "no reply within the attempt's time"))
+        };
+        let mut record =
+            AttemptRecord { metrics: &self.metrics, since: Instant::now(), outcome: (None, "cancelled") };
+        let url = self.base_url.share(&query.project_id, &query.id);
+        let exchange = self.transport.get(url, headers(query), connection);
+        let result = match tokio::time::timeout(budget, exchange).await {
+            Err(_) => Err(elapsed.into()),
+            Ok(Err(fault)) => Err(fault.into()),
+            Ok(Ok(reply)) => self.read(query, &reply).map_err(Failure::from),
+        };
+        record.outcome = match &result {
+            Ok(_) => (Some(200), ""),
+            Err(failure) => {
+                (failure.error.http_status, error_type(failure.error.kind, failure.error.http_status))
+            }
+        };
+        result
+    }
+
+    /// The status before the JSON.
+    fn read(&self, query: &Query, reply: &Reply) -> Result<Found, Error> {
+        let request_id = transport::first_text(&reply.headers, &REQUEST_ID_HEADERS);
+        let coded = transport::is_coded(&reply.headers);
+        let body = match &reply.body {
+            Body::Whole(bytes) => Some(bytes.as_ref()),
+            Body::TooLarge => None,
+        };
+        if reply.status != 200 {
+            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.token);
+            let told = reply.headers.get(header::RETRY_AFTER);
+            let retry_after = told.and_then(|value| retry::retry_after(value.as_bytes(), SystemTime::now()));
+            return Err(Error { retry_after, ..error });
+        }
+        let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.token));
+        let failed = |kind, detail: String| Error {
+            http_status: Some(200),
+            request_id: request_id.clone(),
+            ..Error::new(kind, detail)
+        };
+        let body = body.ok_or_else(|| failed(Kind::TooLarge, "the body is longer than the limit".into()))?;
+        if coded {
+            return Err(failed(
+                Kind::Malformed,
+                "the body has a content coding, which was not asked for".into(),
+            ));
+        }
+        let share = Share::read(body, &query.id, |key| self.unknown.note(&key, &self.metrics))
+            .map_err(|malformed| failed(Kind::Malformed, malformed.to_string()))?;
+        Ok(Found { share, request_id, attempts: 0 })
+    }
+}
+
+/// All that the upstream gets beside `Host` and `User-Agent`.
+fn headers(query: &Query) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(TOKEN_HEADER, query.token.header_value());
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert("x-request-id", query.request_id.clone());
+    if let Some(parent) = &query.trace.parent {
+        headers.insert("traceparent", parent.clone());
+    }
+    if let Some(state) = &query.trace.state {
+        headers.insert("tracestate", state.clone());
+    }
+    headers
+}
+
+/// A failed attempt.
+struct Failure {
+    error: Error,
+    /// A reused connection was lost before a byte of the reply came.
+    stale: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, stale: false }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreachable(detail) => Error::new(Kind::Unreachable, detail).into(),
+            Fault::ProxyAuthentication(detail) => {
+                Error::new(Kind::ProxyAuthenticationRequired, detail).into()
+            }
+            Fault::Lost { detail, stale } => Self { error: Error::new(Kind::ConnectionLost, detail), stale },
+        }
+    }
+}
+
+/// The metric's word for what an attempt died of; a reply with a status of its own has none.
+fn error_type(kind: Kind, http_status: Option<u16>) -> &'static str {
+    match (kind, http_status) {
+        (Kind::Malformed, _) => "malformed",
+        (Kind::TooLarge, _) => "too_large",
+        (Kind::Unreachable | Kind::ProxyAuthenticationRequired, None) => "connect",
+        (Kind::ConnectionLost, _) => "lost",
+        (Kind::Timeout | Kind::DeadlineExceeded, None) => "timeout",
+        (_, _) => "",
+    }
+}
+
+/// The metric's word for why there is another attempt.
+fn retry_reason(error: &Error) -> &'static str {
+    match error_type(error.kind, error.http_status) {
+        "" => "status",
+        reason => reason,
+    }
+}
+
+/// Counts an attempt when it ends, or when it is dropped because the caller went away.
+struct AttemptRecord<'a> {
+    metrics: &'a Metrics,
+    since: Instant,
+    outcome: (Option<u16>, &'static str),
+}
+
+impl Drop for AttemptRecord<'_> {
+    fn drop(&mut self) {
+        let (status, error_type) = self.outcome;
+        self.metrics.attempt(status, error_type, self.since.elapsed());
+    }
+}
+
+/// The keys that nobody knows: every one is counted, the first [`UnknownKeys::MOST`] are logged once each.
+#[derive(Debug, Default)]
+struct UnknownKeys {
+    seen: Mutex<HashSet<String>>,
+}
+
+impl UnknownKeys {
+    const MOST: usize = 64;
+    const LONGEST: usize = 64;
+
+    fn note(&self, path: &str, metrics: &Metrics) {
+        metrics.unknown_fields.inc();
+        let key: String = path.chars().filter(|c| c.is_ascii_graphic()).take(Self::LONGEST).collect();
+        let is_new = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.len() < Self::MOST && seen.insert(key.clone())
+        };
+        if is_new {
+            tracing::warn!(key, "the upstream's reply has a key that this version does not know");
+        }
+    }
+}
