@@ -157,7 +157,7 @@ fn of_status(status: StatusCode) -> Reply {
         502 => page(code, "Bad Gateway"),
         503 => wrapped("serviceUnavailable", "The service is unavailable."),
         504 => gateway("0201", "The backend timed out."),
-        400..=499 => {
+        _ if status.is_client_error() => {
             format!(r#"{{"error":{{"message":"The request was refused.","code":"VolumeBackup.{code:04}"}}}}"#)
         }
         _ => wrapped("computeFault", "The server failed."),

@@ -244,6 +244,7 @@ pub(super) fn request_id_metadata(request_id: &HeaderValue) -> MetadataMap {
 
 /// The table of the upstream's failures. The sentences say whose fault it is and what to do; an upstream's own message
 /// may follow.
+#[expect(clippy::too_many_lines, reason = "a table: one row a kind")]
 fn kind_meaning(kind: Kind) -> Meaning {
     match kind {
         Kind::BadRequest => meaning(Code::InvalidArgument, "UPSTREAM_BAD_REQUEST", "VBS refused the request"),

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// 0.5 ms to 30 s, for a service whose calls take milliseconds.
@@ -37,71 +38,42 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers every family.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let histogram = |name, help, labels: &[&str]| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
-        };
+    pub fn new() -> Result<Self, Error> {
+        let families = Families(Registry::new());
         let metrics = Self {
-            calls: registered(
-                &registry,
-                histogram(
-                    "rpc_server_call_duration_seconds",
-                    "Time from a call's arrival to its status.",
-                    &["rpc_method", "rpc_response_status_code"],
+            calls: families.histogram(
+                "rpc_server_call_duration_seconds",
+                "Time from a call's arrival to its status.",
+                &["rpc_method", "rpc_response_status_code"],
+            )?,
+            attempts: families.histogram(
+                "http_client_request_duration_seconds",
+                "Time of one attempt at the upstream.",
+                &["http_response_status_code", "error_type"],
+            )?,
+            retries: families.register(IntCounterVec::new(
+                Opts::new(
+                    "upstream_retries_total",
+                    "Attempts after the first one, by what went wrong before.",
                 ),
+                &["reason"],
+            ))?,
+            active_requests: families.gauge("rpc_server_active_requests", "Calls being served.")?,
+            retry_tokens: families
+                .register(Gauge::new("upstream_retry_tokens", "Retry tokens left, 0 to 10."))?,
+            unknown_fields: families.counter(
+                "upstream_unknown_fields_total",
+                "Keys in the upstream's replies that nobody knows.",
             )?,
-            attempts: registered(
-                &registry,
-                histogram(
-                    "http_client_request_duration_seconds",
-                    "Time of one attempt at the upstream.",
-                    &["http_response_status_code", "error_type"],
-                ),
-            )?,
-            retries: registered(
-                &registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "upstream_retries_total",
-                        "Attempts after the first one, by what went wrong before.",
-                    ),
-                    &["reason"],
-                ),
-            )?,
-            active_requests: registered(
-                &registry,
-                IntGauge::new("rpc_server_active_requests", "Calls being served."),
-            )?,
-            retry_tokens: registered(
-                &registry,
-                Gauge::new("upstream_retry_tokens", "Retry tokens left, 0 to 10."),
-            )?,
-            unknown_fields: registered(
-                &registry,
-                IntCounter::new(
-                    "upstream_unknown_fields_total",
-                    "Keys in the upstream's replies that nobody knows.",
-                ),
-            )?,
-            panics: registered(&registry, IntCounter::new("panics_total", "Panics caught in a handler."))?,
-            shed: registered(
-                &registry,
-                IntCounter::new("shed_total", "Calls refused for too many in flight."),
-            )?,
-            connections: registered(
-                &registry,
-                IntGauge::new("server_connections", "Open gRPC connections."),
-            )?,
+            panics: families.counter("panics_total", "Panics caught in a handler.")?,
+            shed: families.counter("shed_total", "Calls refused for too many in flight.")?,
+            connections: families.gauge("server_connections", "Open gRPC connections.")?,
             admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
-            registry: registry.clone(),
+            registry: families.0.clone(),
         };
-        let build = registered(
-            &registry,
-            IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]),
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]);
+        families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        families.0.register(Box::new(ProcessCollector::for_self()))?;
         Ok(metrics)
     }
 
@@ -122,16 +94,30 @@ impl Metrics {
     }
 
     /// All families in Prometheus's text format.
-    pub fn text(&self) -> Result<String, prometheus::Error> {
+    pub fn text(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    family: Result<C, prometheus::Error>,
-) -> Result<C, prometheus::Error> {
-    let family = family?;
-    registry.register(Box::new(family.clone()))?;
-    Ok(family)
+/// Makes families and registers them.
+struct Families(Registry);
+
+impl Families {
+    fn register<C: Collector + Clone + 'static>(&self, family: Result<C, Error>) -> Result<C, Error> {
+        let family = family?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, Error> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.register(IntCounter::new(name, help))
+    }
 }

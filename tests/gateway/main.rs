@@ -1,1 +1,23 @@
-fn main() {}
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    missing_docs,
+    unreachable_pub
+)]
+//! The gateway as its callers, its upstream and its operators see it. Everything here speaks gRPC, HTTP, signals and
+//! flags; expected values come from the contract, the vendor's documents and the protocols.
+
+mod call;
+mod error_bodies;
+mod harness;
+mod peer;
+mod process;
+mod properties;
+mod replies;
+mod request_rules;
+mod server;
+mod statuses;
+mod upstream_safety;

@@ -1,0 +1,220 @@
+//! Every known shape of an error body, as a file: what the caller learns from it, and whose voice a 404 is in.
+
+use tonic::Code;
+
+use crate::harness::*;
+
+/// File, upstream code, message, request ID in the body, whether a 404 with it means that the share is missing.
+type Row = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>, bool);
+
+const ID: &str = "8d5d97e7922979d99a632b0642c85bd3";
+
+const ROWS: &[Row] = &[
+    ("e01_bad_request.json", Some("400"), Some("The request is invalid."), None, true),
+    ("e01_item_not_found.json", Some("404"), Some("The resource could not be found."), None, true),
+    (
+        "e01_compute_fault.json",
+        Some("500"),
+        Some("The server has either erred or is incapable of performing the requested operation."),
+        None,
+        true,
+    ),
+    ("e02_over_limit_fault.json", Some("413"), Some("This request was rate-limited."), None, true),
+    ("e03_lower_case_key.json", Some("XXX"), Some("XXXX"), None, false),
+    (
+        "e04_error_code_string.json",
+        Some("EVS.2265"),
+        Some("get Agency's token but response is null."),
+        None,
+        false,
+    ),
+    ("e04_error_volume_backup.json", Some("VolumeBackup.0041"), Some("check rights failed"), None, true),
+    ("e05_keystone.json", Some("401"), Some("Unauthorized."), None, false),
+    (
+        "e05_keystone_not_found.json",
+        Some("404"),
+        Some("Could not find Application Credential: 0123456789abcdef0123456789abcdef."),
+        None,
+        false,
+    ),
+    (
+        "e06_keystone_identity.json",
+        Some("401"),
+        Some("The request you have made requires authentication."),
+        None,
+        false,
+    ),
+    ("e07_api_not_found.json", None, Some("API not found"), Some(ID), false),
+    ("e07_api_not_found_empty_id.json", None, Some("API not found"), None, false),
+    (
+        "e08_api_gateway.json",
+        Some("APIGW.0101"),
+        Some("The API does not exist or has not been published in the environment"),
+        Some(ID),
+        false,
+    ),
+    // Access key and canonical request: never passed on.
+    ("e08_signature.json", Some("APIGW.0301"), None, Some(ID), false),
+    ("e09_service.json", Some("DBS.200503"), Some("Resource not found"), None, false),
+    ("e09_signature_old_prefix.json", Some("APIG.0301"), None, None, false),
+    ("e10_encoded_top.json", Some("PAP5.0011"), Some("Policy does not allow the action."), Some(ID), false),
+    ("e10_encoded_inside.json", Some("PAP5.0011"), Some("Policy does not allow the action."), None, false),
+    ("e11_both.json", Some("PAP5.0011"), Some("outer message"), None, false),
+    ("e12_details.json", Some("PAP5.0011"), Some("Access denied."), None, false),
+    ("e13_flat.json", Some("XXX.0404"), Some("flat message"), None, false),
+    ("e14_camel.json", Some("XXX.0001"), Some("camel message"), None, false),
+    ("e15_any_wrapper.json", Some("XXX.0001"), Some("wrapped message"), None, false),
+    (
+        "e16_message_only.json",
+        None,
+        Some("Incorrect IAM authentication information: verify aksk signature fail"),
+        None,
+        false,
+    ),
+    ("e17_framework.json", None, Some("The method is not allowed for the requested URL."), None, false),
+    ("e18_array.json", None, None, None, false),
+    ("e18_string.json", None, None, None, false),
+    ("e18_unknown_object.json", None, None, None, false),
+    ("e19_edge.html", None, None, None, false),
+    ("e20_not_found.html", None, None, None, false),
+    ("e20_webob.html", None, None, None, false),
+    ("e21_forbidden.txt", None, None, None, false),
+    ("e21_authentication_required.txt", None, None, None, false),
+    (
+        "e22_policy_401.json",
+        Some("EPS.0003"),
+        Some("policy doesn't allow ecs:cloudServers:list"),
+        None,
+        false,
+    ),
+    ("e23_empty.txt", None, None, None, false),
+    ("e23_job.json", Some("VolumeBackup.0900"), Some("service unavailable"), None, true),
+];
+
+fn fixture(file: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
+    std::fs::read_to_string(format!("{folder}/{file}")).unwrap()
+}
+
+#[test]
+fn every_file_has_a_row() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    let mut rows: Vec<_> = ROWS.iter().map(|row| row.0).collect();
+    rows.sort_unstable();
+    assert_eq!(files, rows);
+}
+
+#[tokio::test]
+async fn every_shape_gives_its_code_and_message() {
+    for (file, code, message, request_id, _) in ROWS {
+        for content_type in ["application/json", "text/plain/html"] {
+            let upstream = Upstream::replying(400, &[("content-type", content_type)], fixture(file)).await;
+            let failure = Running::before(&upstream).await.failure().await;
+            assert_eq!(failure.reason, "UPSTREAM_BAD_REQUEST");
+            assert_eq!(failure.metadata("upstreamCode"), *code, "{file}");
+            assert_eq!(failure.metadata("upstreamRequestId"), *request_id, "{file}");
+            let expected = message
+                .map_or("VBS refused the request".to_owned(), |m| format!("VBS refused the request: {m}"));
+            assert_eq!(failure.message, expected, "{file}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_404_is_a_missing_share_in_vbs_own_voice_only() {
+    for (file, _, _, _, is_share) in ROWS {
+        let upstream = Upstream::replying(404, &[], fixture(file)).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        let expected = if *is_share {
+            (Code::NotFound, "BACKUP_SHARE_NOT_FOUND")
+        } else {
+            (Code::Internal, "UPSTREAM_ROUTE_NOT_FOUND")
+        };
+        assert_eq!((failure.code, failure.reason.as_str()), expected, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn the_voice_of_a_404_is_told_by_wrapper_and_code() {
+    for (body, is_share) in [
+        (r#"{"itemNotFound":{"message":"no code"}}"#, true),
+        (r#"{"itemNotFound":{"message":"a number in a string","code":"404"}}"#, true),
+        (r#"{"itemNotFound":{"message":"null","code":null}}"#, true),
+        (r#"{"error":{"message":"no title","code":404}}"#, true),
+        (r#"{"error":{"message":"x","code":"AutoBackup.0002"}}"#, true),
+        (r#"{"error":{"message":"x","code":"VBS.0001"}}"#, true),
+        (r#"{"error":{"message":"x","code":"common.0011"}}"#, true),
+        (r#"{"error_code":"VolumeBackup.0014","error_msg":"flat"}"#, true),
+        (r#"{"code":"common.0011","message":"flat"}"#, true),
+        (r#"{"errorCode":"VBS.0001","errorMsg":"flat"}"#, true),
+        (r#"{"itemNotFound":{"code":404}}"#, false),
+        (r#"{"itemNotFound":{}}"#, false),
+        (r#"{"itemNotFound":"text"}"#, false),
+        (r#"{"error":{"message":"x","code":404,"title":"Not Found"}}"#, false),
+        (r#"{"error":{"message":"x","code":"IAM.0004"}}"#, false),
+        (r#"{"error":{"message":"x","code":"APIG.0101"}}"#, false),
+        (r#"{"error":{"message":"x","code":"APIGW.0101"}}"#, false),
+        (r#"{"error":{"message":"x","code":"VolumeBackupX.1"}}"#, false),
+        (r#"{"itemNotFound":{"message":"x","code":404},"another":{"message":"y"}}"#, false),
+        (r#"{"message":"x","code":404}"#, false),
+        ("{}", false),
+        ("<html><title>404</title></html>", false),
+        ("not found", false),
+    ] {
+        let upstream = Upstream::replying(404, &[], body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        let expected = if is_share { "BACKUP_SHARE_NOT_FOUND" } else { "UPSTREAM_ROUTE_NOT_FOUND" };
+        assert_eq!(failure.reason, expected, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_is_stripped_cut_and_never_holds_the_token() {
+    let with = |message: &str| format!(r#"{{"badRequest":{{"message":"{message}","code":400}}}}"#);
+    let cases = [
+        (with(r"a\r\nb\u0000c\u007fd\u0085e"), "abcde".to_owned()),
+        (with(&format!("bad token {TOKEN}, really")), "bad token [redacted], really".to_owned()),
+        (with(&"ü".repeat(400)), "ü".repeat(256)),
+        (with(&format!("x{}", "ü".repeat(400))), format!("x{}", "ü".repeat(255))),
+        (with(&format!("{}{TOKEN}", "x".repeat(500))), format!("{}[redacted]", "x".repeat(500))),
+    ];
+    for (body, expected) in cases {
+        let upstream = Upstream::replying(400, &[], body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(failure.message, format!("VBS refused the request: {expected}"));
+    }
+}
+
+#[tokio::test]
+async fn the_longest_status_stays_under_four_kibibytes() {
+    // Everything as long as it may be, and of characters that take three bytes each once percent-encoded.
+    let message = "\u{9f98}".repeat(1000);
+    let code = "%".repeat(1000);
+    let body = format!(r#"{{"error_code":"{code}","error_msg":"{message}"}}"#);
+    let headers = [("x-request-id", "y".repeat(1000)), ("retry-after", "86400".into())];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let upstream = Upstream::replying(503, &headers, body).await;
+    let gateway = Running::before(&upstream).await;
+    let mut asked = request(PROJECT, SHARE);
+    asked.metadata_mut().insert("x-request-id", "z".repeat(128).parse().unwrap());
+    let failure = Failure::of(gateway.call(asked).await.unwrap_err());
+    assert_eq!(failure.metadata("upstreamCode").map(str::len), Some(128));
+    assert!(failure.message.ends_with(&"\u{9f98}".repeat(170)), "512 bytes hold 170 characters of three");
+}
+
+#[tokio::test]
+async fn the_words_for_a_refused_signature_stay_here() {
+    for body in [
+        r#"{"error":{"code":"APIGW.0301","message":"canonical SECRETKEY"}}"#,
+        r#"{"error_code":"PAP5.0011","error_msg":"SECRETKEY","details":[{"error_code":"APIG.0301"}]}"#,
+        r#"{"error_msg":"verify aksk signature fail, canonicalRequest:GET|SECRETKEY"}"#,
+    ] {
+        let upstream = Upstream::replying(401, &[], body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(failure.reason, "UPSTREAM_UNAUTHENTICATED");
+        assert!(!format!("{failure:?}").contains("SECRETKEY"), "{failure:?}");
+    }
+}

@@ -1,0 +1,117 @@
+//! A gRPC peer that is free to break the rules: raw HTTP/2 requests, with any frames in any order.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use prost::Message;
+use tokio::net::TcpStream;
+
+use crate::harness::{PROJECT, SHARE, TOKEN, soon};
+use backup_share_gateway::proto::GetBackupShareRequest;
+
+pub const METHOD: &str = "/vbs.v2.BackupShareService/GetBackupShare";
+
+/// What a request is made of; the body's parts are DATA frames.
+pub struct Raw {
+    pub request: Request<()>,
+    pub parts: Vec<Bytes>,
+    pub trailers: Option<HeaderMap>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub http_status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+impl Answer {
+    /// The gRPC status, wherever it stands.
+    pub fn status(&self) -> tonic::Status {
+        let headers = if self.headers.contains_key("grpc-status") { &self.headers } else { &self.trailers };
+        tonic::Status::from_header_map(headers).unwrap_or_else(|| panic!("no gRPC status: {self:?}"))
+    }
+}
+
+impl Raw {
+    /// A call as it should be, to be spoilt.
+    pub fn call() -> Self {
+        let request = Request::post(format!("http://gateway{METHOD}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("x-auth-token", TOKEN);
+        Self { request: request.body(()).unwrap(), parts: vec![message()], trailers: None }
+    }
+
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().append(name, value.parse().unwrap());
+        self
+    }
+
+    pub fn without(mut self, name: &str) -> Self {
+        self.request.headers_mut().remove(name);
+        self
+    }
+
+    pub fn path(mut self, path: &str) -> Self {
+        *self.request.uri_mut() = format!("http://gateway{path}").parse().unwrap();
+        self
+    }
+
+    pub fn parts(mut self, parts: Vec<Bytes>) -> Self {
+        self.parts = parts;
+        self
+    }
+
+    pub async fn send(self, address: SocketAddr) -> Answer {
+        self.send_on(&mut connect(address).await).await
+    }
+
+    pub async fn send_on(self, connection: &mut SendRequest<Bytes>) -> Answer {
+        let mut ready = connection.clone().ready().await.unwrap();
+        let ends = self.parts.is_empty() && self.trailers.is_none();
+        let (response, mut body) = ready.send_request(self.request, ends).unwrap();
+        let count = self.parts.len();
+        for (at, part) in self.parts.into_iter().enumerate() {
+            // The gateway may have answered and reset before all was sent.
+            let _ = body.send_data(part, at + 1 == count && self.trailers.is_none());
+        }
+        if let Some(trailers) = self.trailers {
+            let _ = body.send_trailers(trailers);
+        }
+        let (head, mut stream) = soon("a raw call", response).await.unwrap().into_parts();
+        let mut body = BytesMut::new();
+        while let Some(data) = soon("the body", stream.data()).await {
+            let Ok(data) = data else { break };
+            let _ = stream.flow_control().release_capacity(data.len());
+            body.extend_from_slice(&data);
+        }
+        let trailers = soon("trailers", stream.trailers()).await.ok().flatten().unwrap_or_default();
+        Answer { http_status: head.status.as_u16(), headers: head.headers, body: body.freeze(), trailers }
+    }
+}
+
+pub async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    requests
+}
+
+/// The request for the documented share, as a gRPC message.
+pub fn message() -> Bytes {
+    framed(0, &GetBackupShareRequest { project_id: PROJECT.into(), id: SHARE.into() }.encode_to_vec())
+}
+
+/// A gRPC message: flag, length, content.
+pub fn framed(flag: u8, content: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(flag);
+    bytes.put_u32(u32::try_from(content.len()).unwrap());
+    bytes.put_slice(content);
+    bytes.freeze()
+}

@@ -1,0 +1,291 @@
+//! The process: commands, flags and variables, exit statuses, signals, and the log on standard output.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::harness::*;
+
+fn gateway(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backup-share-gateway"));
+    command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    soon("a command", command.output()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A `serve` process and its log.
+struct Served {
+    child: Child,
+    log: Lines<BufReader<ChildStdout>>,
+    grpc: String,
+}
+
+impl Served {
+    async fn start(flags: &[&str]) -> Self {
+        let ports = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"];
+        let mut command = gateway(&[&ports[..], flags].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["message"], "listening");
+        let port_of = |key: &str| line[key].as_str().unwrap().parse::<std::net::SocketAddr>().unwrap();
+        assert_ne!(port_of("admin.address").port(), 0);
+        Self { grpc: port_of("grpc.address").to_string(), child, log }
+    }
+
+    async fn line(&mut self) -> Value {
+        serde_json::from_str(&soon("a line", self.log.next_line()).await.unwrap().unwrap()).unwrap()
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    async fn get(&self, project: &str, id: &str) -> Output {
+        let mut command = gateway(&["get", "--address", &self.grpc, "--project-id", project, id]);
+        command.env("OS_TOKEN", TOKEN);
+        output(command).await
+    }
+}
+
+#[tokio::test]
+async fn get_prints_the_share_as_proto_json() {
+    let served = Served::start(&["--sandbox"]).await;
+    let reply = served.get(PROJECT, SHARE).await;
+    assert!(reply.status.success());
+    let printed: Value = serde_json::from_slice(&reply.stdout).unwrap();
+    let expected: Value = serde_json::from_str(include_str!("fixtures/documented_share.proto.json")).unwrap();
+    assert_eq!(printed, expected);
+}
+
+#[tokio::test]
+async fn get_prints_a_status_with_its_details_and_exits_1() {
+    let served = Served::start(&["--sandbox"]).await;
+    let missing = served.get(PROJECT, "00000000-0000-4000-8000-000000000404").await;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(missing.stdout.is_empty());
+    let told = text(&missing.stderr);
+    for part in [
+        "NOT_FOUND",
+        "BACKUP_SHARE_NOT_FOUND",
+        "httpStatus: 404",
+        "attempts: 1",
+        "service: vbs",
+        "request ID: ",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let invalid = text(&served.get("a/b", "detail").await.stderr);
+    for part in ["INVALID_ARGUMENT", "INVALID_REQUEST", "project_id: must be", "id: must be"] {
+        assert!(invalid.contains(part), "{part} in {invalid}");
+    }
+}
+
+#[tokio::test]
+async fn get_takes_the_token_from_a_file_or_a_variable() {
+    let served = Served::start(&["--sandbox"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let arguments = ["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE];
+    let with_file = [&arguments[..], &["--token-file", file.to_str().unwrap()]].concat();
+    assert!(output(gateway(&with_file)).await.status.success());
+    let without = output(gateway(&arguments)).await;
+    assert_eq!(without.status.code(), Some(1));
+    assert!(text(&without.stderr).contains("TOKEN_MISSING"));
+    let mut broken = gateway(&arguments);
+    broken.env("OS_TOKEN", "se cret");
+    let broken = output(broken).await;
+    assert_eq!(broken.status.code(), Some(64));
+    assert!(!text(&broken.stderr).contains("se cret"));
+}
+
+#[tokio::test]
+async fn health_exits_by_the_state() {
+    let served = Served::start(&["--sandbox"]).await;
+    let ask =
+        |service: &'static str| output(gateway(&["health", "--address", &served.grpc, "--service", service]));
+    for service in ["", "vbs.v2.BackupShareService"] {
+        let reply = ask(service).await;
+        assert_eq!((reply.status.code(), text(&reply.stdout).trim()), (Some(0), "SERVING"));
+    }
+    assert_eq!(ask("nope").await.status.code(), Some(1));
+    let nobody = output(gateway(&["health", "--address", "127.0.0.1:1"])).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("cannot connect"));
+}
+
+#[tokio::test]
+async fn every_call_has_one_flat_line_without_the_token() {
+    let mut served = Served::start(&["--sandbox", "--log=trace,backup_share_gateway=trace"]).await;
+    let mut lines = Vec::new();
+    for id in [SHARE, "00000000-0000-4000-8000-000000000404", "detail"] {
+        served.get(PROJECT, id).await;
+        loop {
+            let line = served.line().await;
+            assert!(!line.to_string().contains(TOKEN), "{line}");
+            if line["message"] == "call" {
+                lines.push(line);
+                break;
+            }
+        }
+    }
+    let [found, missing, invalid] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!(found["rpc.method"], "vbs.v2.BackupShareService/GetBackupShare");
+    assert_eq!(
+        (&found["rpc.code"], &found["http.status"], &found["attempts"]),
+        (&"OK".into(), &200.into(), &1.into())
+    );
+    assert_eq!((&found["project_id"], &found["share_id"]), (&PROJECT.into(), &SHARE.into()));
+    for key in ["request_id", "peer", "upstream_request_id", "duration_ms", "upstream_ms", "deadline_ms"] {
+        assert!(!found[key].is_null(), "{key} in {found}");
+    }
+    assert!(found["reason"].is_null());
+    assert_eq!(
+        (&missing["rpc.code"], &missing["reason"]),
+        (&"NOT_FOUND".into(), &"BACKUP_SHARE_NOT_FOUND".into())
+    );
+    assert_eq!(
+        (&invalid["rpc.code"], &invalid["reason"]),
+        (&"INVALID_ARGUMENT".into(), &"INVALID_REQUEST".into())
+    );
+    for key in ["project_id", "share_id", "http.status", "upstream_ms", "attempts"] {
+        assert!(invalid[key].is_null(), "{key} in {invalid}");
+    }
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_it_in_order() {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut served = Served::start(&["--sandbox"]).await;
+        served.signal(signal);
+        let status = soon("the end", served.child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn the_sandbox_says_what_to_type() {
+    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut text = String::new();
+    while !text.contains("vbs.v2.BackupShareService/GetBackupShare") {
+        text += &soon("what to type", told.next_line()).await.unwrap().expect("a line");
+    }
+    assert!(text.contains("backup-share-gateway get") && text.contains("grpcurl -plaintext"));
+}
+
+#[tokio::test]
+async fn the_sandbox_runs_alone_and_wants_a_token() {
+    let mut command = gateway(&["sandbox", "--listen=127.0.0.1:0"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = soon("its address", told.next_line()).await.unwrap().unwrap();
+    let url = line.rsplit(' ').next().unwrap();
+    let served = Served::start(&["--upstream-url", url, "--allow-plaintext-upstream"]).await;
+    assert!(served.get(PROJECT, SHARE).await.status.success());
+    let http = tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let (mut reading, mut writing) = http.into_split();
+    let request = format!(
+        "GET /v2/{PROJECT}/os-vendor-backup-sharing/{SHARE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut writing, request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut reading, &mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
+    let wrong = output(gateway(&[
+        "serve",
+        "--listen=nowhere",
+        "--drain-timeout=20",
+        "--max-response-bytes=1MB",
+        "--max-attempts=0",
+        "--upstream-url=https://user:hunter2@vbs.example",
+        "--log-format=xml",
+        "--upstream-ca=/no/such/file",
+        "--log=a=b=c",
+    ]))
+    .await;
+    assert_eq!(wrong.status.code(), Some(64));
+    let told = text(&wrong.stderr);
+    for (flag, variable) in [
+        ("--listen", "GATEWAY_LISTEN"),
+        ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT"),
+        ("--max-response-bytes", "GATEWAY_MAX_RESPONSE_BYTES"),
+        ("--max-attempts", "GATEWAY_MAX_ATTEMPTS"),
+        ("--upstream-url", "GATEWAY_UPSTREAM_URL"),
+        ("--log-format", "GATEWAY_LOG_FORMAT"),
+        ("--upstream-ca", "GATEWAY_UPSTREAM_CA"),
+        ("--log", "GATEWAY_LOG"),
+    ] {
+        let named = format!("{flag} ({variable}) ");
+        assert!(told.lines().any(|line| line.starts_with(&named)), "{named} in {told}");
+    }
+    assert!(!told.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_configured_exits_64() {
+    for arguments in [
+        &["serve"][..],
+        &["serve", "--upstream-url=http://vbs.example"],
+        &["serve", "--sandbox", "--upstream-url=https://vbs.example"],
+        &["serve", "--sandbox", "--no-such-flag"],
+        &["serve", "--upstream-url=https://vbs.example/?x=1"],
+        &["get"],
+        &["get", "--project-id=p", SHARE, "--deadline=5"],
+        &["no-such-command"],
+        &[],
+    ] {
+        let refused = output(gateway(arguments)).await;
+        assert_eq!(refused.status.code(), Some(64), "{arguments:?}");
+        assert!(!refused.stderr.is_empty(), "{arguments:?}");
+    }
+    for asked in [&["--help"][..], &["--version"], &["serve", "--help"], &["get", "--help"]] {
+        assert_eq!(output(gateway(asked)).await.status.code(), Some(0), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--listen={}", taken.local_addr().unwrap());
+    let refused = output(gateway(&["serve", "--sandbox", &address, "--admin-listen=127.0.0.1:0"])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("cannot listen on 127.0.0.1:"));
+}
+
+#[tokio::test]
+async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
+    let upstream = Upstream::scripted(|_, _| documented()).await;
+    let mut command = gateway(&["serve"]);
+    command
+        .env("GATEWAY_LISTEN", "127.0.0.1:0")
+        .env("GATEWAY_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("GATEWAY_UPSTREAM_URL", upstream.url())
+        .env("GATEWAY_ALLOW_PLAINTEXT_UPSTREAM", "true")
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .env("ALL_PROXY", "http://127.0.0.1:1");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let served = Served { grpc: line["grpc.address"].as_str().unwrap().to_owned(), child, log };
+    assert!(served.get(PROJECT, SHARE).await.status.success());
+}

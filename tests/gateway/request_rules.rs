@@ -1,0 +1,295 @@
+//! What the caller sends: the rules of the contract, each bound, and that what breaks them never reaches the upstream.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tonic::Code;
+
+use crate::harness::*;
+use crate::peer::{Raw, framed, message};
+
+async fn gateway_and_upstream() -> (Running, Upstream) {
+    let upstream = Upstream::scripted(|_, _| documented()).await;
+    (Running::before(&upstream).await, upstream)
+}
+
+fn violated(failure: &Failure) -> Vec<&str> {
+    let request = failure.details.bad_request().expect("BadRequest");
+    request.field_violations.iter().map(|violation| violation.field.as_str()).collect()
+}
+
+#[tokio::test]
+async fn what_is_no_uuid_is_refused_before_the_upstream_hears_of_it() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let (long, short) = (format!("{SHARE}0"), &SHARE[..35]);
+    for id in [
+        "",
+        "detail",
+        "count",
+        "DETAIL",
+        ".",
+        "..",
+        "%2e%2e",
+        "%2f",
+        "a/b",
+        "a%2Fb",
+        "x?y=1",
+        "x#y",
+        "\t",
+        "a\r\nx: y",
+        "\0",
+        " ",
+        &long,
+        short,
+        "8332443e-9866-41d8-8a58-a898cf5db03g",
+        "8332443e98669-41d8-8a58-a898cf5db030",
+        "{8332443e-9866-41d8-8a58-a898cf5db0}",
+        "8332443e986641d88a58a898cf5db030",
+        "8332443e-9866-41d8-8a58-a898cf5db0\r\n",
+        "../../../../../../../backups/xxxxxxxx",
+        "ü332443e-9866-41d8-8a58-a898cf5db03",
+    ] {
+        let failure = Failure::of(gateway.call(request(PROJECT, id)).await.unwrap_err());
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::InvalidArgument, "INVALID_REQUEST"),
+            "{id:?}"
+        );
+        assert_eq!(violated(&failure), ["id"], "{id:?}");
+        assert!(failure.metadata.is_empty(), "the upstream has no part in it");
+    }
+    assert_eq!(upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_project_is_1_to_64_of_its_characters() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let (longest, too_long) = ("p".repeat(64), "p".repeat(65));
+    for project in ["", ".", "..", "a/b", "a b", "a?b", "a#b", "a%b", "a\tb", "a\r\nb", "ü", &too_long] {
+        let failure = Failure::of(gateway.call(request(project, SHARE)).await.unwrap_err());
+        assert_eq!(failure.reason, "INVALID_REQUEST", "{project:?}");
+        assert_eq!(violated(&failure), ["project_id"], "{project:?}");
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    for project in ["p", "_", "-", "Az09_-", &longest] {
+        gateway.call(request(project, SHARE)).await.unwrap();
+        let line = upstream.requests().pop().unwrap().line;
+        assert!(line.starts_with(&format!("GET /v2/{project}/os-vendor-backup-sharing/")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_upper_case_uuid_is_sent_in_lower_case_and_answered_in_any() {
+    let upper = DOCUMENTED.replace(SHARE, &SHARE.to_uppercase());
+    let upstream = Upstream::replying(200, &[], upper).await;
+    let gateway = Running::before(&upstream).await;
+    let share = gateway
+        .call(request(PROJECT, &SHARE.to_uppercase()))
+        .await
+        .unwrap()
+        .into_inner()
+        .backup_share
+        .unwrap();
+    assert!(upstream.requests()[0].line.contains(SHARE));
+    assert_eq!(share.id, Some(SHARE.to_uppercase()), "the upstream's own spelling");
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_is_told_at_once() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let bad =
+        backup_share_gateway::proto::GetBackupShareRequest { project_id: "a/b".into(), id: "detail".into() };
+    let content = prost::Message::encode_to_vec(&bad);
+    let answer =
+        Raw::call().header("grpc-timeout", "soon").parts(vec![framed(0, &content)]).send(gateway.grpc).await;
+    let failure = Failure::of(answer.status());
+    assert_eq!(failure.code, Code::InvalidArgument);
+    assert_eq!(violated(&failure), ["project_id", "id", "grpc-timeout"]);
+    assert!(!format!("{failure:?}").contains("a/b"), "values are not repeated");
+    assert_eq!(upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn exactly_one_token_of_visible_ascii() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let longest = "t".repeat(32_768);
+    let too_long = "t".repeat(32_769);
+    let token = |values: &[&str]| {
+        let raw = Raw::call().without("x-auth-token");
+        values.iter().fold(raw, |raw, value| raw.header("x-auth-token", value))
+    };
+    for (values, reason) in [
+        (&[][..], "TOKEN_MISSING"),
+        (&[""][..], "TOKEN_MISSING"),
+        (&["one", "two"][..], "TOKEN_INVALID"),
+        (&["same", "same"][..], "TOKEN_INVALID"),
+        (&["", "two"][..], "TOKEN_INVALID"),
+        (&["with a blank"][..], "TOKEN_INVALID"),
+        (&["with\ta tab"][..], "TOKEN_INVALID"),
+        (&["ümlaut"][..], "TOKEN_INVALID"),
+        (&[too_long.as_str()][..], "TOKEN_INVALID"),
+    ] {
+        let failure = Failure::of(token(values).send(gateway.grpc).await.status());
+        assert_eq!((failure.code, failure.reason.as_str()), (Code::Unauthenticated, reason));
+        for value in values.iter().filter(|value| value.len() > 4) {
+            assert!(!format!("{failure:?}").contains(value), "the token is repeated");
+        }
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    for value in ["t", "!~", &longest] {
+        let answer = token(&[value]).send(gateway.grpc).await;
+        assert_eq!(answer.status().code(), Code::Ok);
+        assert_eq!(upstream.requests().pop().unwrap().header("x-auth-token"), Some(value));
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_trailers_is_never_read() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-auth-token", "token-of-the-trailers".parse().unwrap());
+    let without = Raw { trailers: Some(trailers.clone()), ..Raw::call().without("x-auth-token") };
+    assert_eq!(Failure::of(without.send(gateway.grpc).await.status()).reason, "TOKEN_MISSING");
+    assert_eq!(upstream.requests().len(), 0);
+    let with = Raw { trailers: Some(trailers), ..Raw::call() };
+    assert_eq!(with.send(gateway.grpc).await.status().code(), Code::Ok);
+    assert_eq!(upstream.requests()[0].header("x-auth-token"), Some(TOKEN));
+}
+
+#[tokio::test]
+async fn the_token_is_checked_before_the_request() {
+    let (gateway, _upstream) = gateway_and_upstream().await;
+    let failure = Failure::of(gateway.call(without_token("a/b", "detail")).await.unwrap_err());
+    assert_eq!(failure.reason, "TOKEN_MISSING");
+    let huge = framed(0, &vec![0; 70_000]);
+    let answer = Raw::call().without("x-auth-token").parts(vec![huge]).send(gateway.grpc).await;
+    assert_eq!(Failure::of(answer.status()).reason, "TOKEN_MISSING");
+}
+
+#[tokio::test]
+async fn exactly_one_message_that_can_be_decoded() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    let one = message();
+    let cut = one.slice(..one.len() - 1);
+    let two = Bytes::from([one.as_ref(), one.as_ref()].concat());
+    for (parts, code) in [
+        (vec![], Code::Unimplemented),
+        (vec![one.clone(), one.clone()], Code::Unimplemented),
+        (vec![two], Code::Unimplemented),
+        (vec![cut], Code::Internal),
+        (vec![Bytes::from_static(b"\0\0")], Code::Internal),
+        (vec![framed(0, b"\xff\xff\xff")], Code::Internal),
+        // A string that is not UTF-8.
+        (vec![framed(0, b"\x0a\x01\xff")], Code::Internal),
+        // Compressed, without saying how; and a flag that means nothing.
+        (vec![framed(1, b"x")], Code::Internal),
+        (vec![framed(7, b"x")], Code::Internal),
+    ] {
+        let told = format!("{parts:?}");
+        let failure = Failure::of(Raw::call().parts(parts).send(gateway.grpc).await.status());
+        assert_eq!((failure.code, failure.reason.as_str()), (code, "INVALID_REQUEST"), "{told}");
+    }
+    let gzip = Raw::call().header("grpc-encoding", "gzip").send(gateway.grpc).await;
+    assert_eq!(gzip.headers.get("grpc-accept-encoding").unwrap(), "identity");
+    assert_eq!(Failure::of(gzip.status()).code, Code::Unimplemented);
+    assert_eq!(upstream.requests().len(), 0);
+    let in_pieces = one.chunks(3).map(Bytes::copy_from_slice).collect();
+    assert_eq!(Raw::call().parts(in_pieces).send(gateway.grpc).await.status().code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_message_over_64_kib_is_too_large() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    // Field 15 is unknown: a request of any length that is still one.
+    let request = |length: usize| {
+        let content = message().slice(5..);
+        let filler = length - content.len() - 4;
+        let head = [&content[..], &[0x7a], &varint(filler)].concat();
+        let padded = [head.as_slice(), &vec![b'x'; length - head.len()]].concat();
+        Raw::call().parts(vec![framed(0, &padded)])
+    };
+    assert_eq!(request(65_536).send(gateway.grpc).await.status().code(), Code::Ok);
+    let failure = Failure::of(request(65_537).send(gateway.grpc).await.status());
+    assert_eq!((failure.code, failure.reason.as_str()), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// Three bytes: for lengths from 16,384 to 2,097,151.
+fn varint(value: usize) -> [u8; 3] {
+    let low = |shift: usize| u8::try_from(value >> shift & 0x7f).unwrap();
+    [low(0) | 0x80, low(7) | 0x80, low(14)]
+}
+
+#[tokio::test]
+async fn a_malformed_timeout_is_refused() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    for value in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S", "1 S", "soon"] {
+        let failure =
+            Failure::of(Raw::call().header("grpc-timeout", value).send(gateway.grpc).await.status());
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::InvalidArgument, "INVALID_REQUEST"),
+            "{value}"
+        );
+        assert_eq!(violated(&failure), ["grpc-timeout"]);
+    }
+    let twice = Raw::call().header("grpc-timeout", "1S").header("grpc-timeout", "2S");
+    assert_eq!(violated(&Failure::of(twice.send(gateway.grpc).await.status())), ["grpc-timeout"]);
+    assert_eq!(upstream.requests().len(), 0);
+    for value in ["1H", "1M", "9S", "99999m", "99999999u", "10000000u", "99999999H"] {
+        let answer = Raw::call().header("grpc-timeout", value).send(gateway.grpc).await;
+        assert_eq!(answer.status().code(), Code::Ok, "{value}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_grpc_gets_an_answer_of_http() {
+    let (gateway, upstream) = gateway_and_upstream().await;
+    for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
+        let mut raw = Raw::call().parts(vec![]);
+        *raw.request.method_mut() = method.parse().unwrap();
+        let answer = raw.send(gateway.grpc).await;
+        assert_eq!(
+            (answer.http_status, answer.headers.get("allow").unwrap()),
+            (405, &"POST".parse().unwrap()),
+            "{method}"
+        );
+    }
+    for content_type in [
+        None,
+        Some("application/json"),
+        Some("text/plain"),
+        Some("application/grpc-web"),
+        Some("application/grpcx"),
+    ] {
+        let raw = Raw::call().without("content-type");
+        let raw = content_type
+            .map_or(Raw { ..raw }, |value| Raw::call().without("content-type").header("content-type", value));
+        assert_eq!(raw.send(gateway.grpc).await.http_status, 415, "{content_type:?}");
+    }
+    for content_type in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+        let answer =
+            Raw::call().without("content-type").header("content-type", content_type).send(gateway.grpc).await;
+        assert_eq!(answer.status().code(), Code::Ok, "{content_type}");
+    }
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn an_unknown_method_is_unimplemented_with_details() {
+    let (gateway, _upstream) = gateway_and_upstream().await;
+    for path in [
+        "/vbs.v2.BackupShareService/ListBackupShares",
+        "/vbs.v2.Other/GetBackupShare",
+        "/vbs.v2.BackupShareService/getbackupshare",
+        "/vbs.v2.BackupShareService/GetBackupShare/",
+        "/grpc.health.v1.Health/Nope",
+        "/",
+    ] {
+        let failure = Failure::of(Raw::call().path(path).send(gateway.grpc).await.status());
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::Unimplemented, "METHOD_NOT_FOUND"),
+            "{path}"
+        );
+    }
+}
