@@ -196,7 +196,7 @@ impl Gateway {
             died = tasks.died() => return Err(died),
         }
         self.readiness.set(false);
-        tracing::info!(delay_ms = self.drain_delay.as_millis(), "draining: not serving any more");
+        tracing::info!(delay_s = self.drain_delay.as_secs_f64(), "draining: not serving any more");
         tokio::select! {
             () = sleep(self.drain_delay) => {}
             () = shutdown.now.cancelled() => return Err(Error::Cut),
@@ -250,5 +250,23 @@ impl Drop for Tasks {
         self.grpc.abort();
         self.admin.abort();
         self.sandbox.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_dies_is_named() {
+        for dead in 0..3 {
+            let task = |number| match number == dead {
+                true => tokio::spawn(async { panic!("for the test") }),
+                false => tokio::spawn(std::future::pending()),
+            };
+            let mut tasks = Tasks { grpc: task(0), admin: task(1), sandbox: task(2) };
+            let Error::Died(name) = tasks.died().await else { panic!("another error") };
+            assert_eq!(name, ["gRPC server", "admin server", "sandbox"][dead]);
+        }
     }
 }

@@ -37,7 +37,13 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
 
 fn act(action: Action) -> Result<ExitCode, String> {
     match action {
-        Action::Serve(serve) => runtime(serve.workers)?.block_on(self::serve(*serve)),
+        Action::Serve(serve) => {
+            let runtime = runtime(serve.workers)?;
+            let ended = runtime.block_on(self::serve(*serve));
+            // Dropped, it would wait for every name that is still being resolved.
+            runtime.shutdown_background();
+            ended
+        }
         Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
         Action::Get { target, project_id, id, token } => {
             let token = token.as_ref().map(|token| token.0.as_str());
@@ -63,7 +69,7 @@ fn runtime(workers: usize) -> Result<Runtime, String> {
 }
 
 async fn serve(serve: Serve) -> Result<ExitCode, String> {
-    serve.telemetry.install();
+    let _log = serve.telemetry.install();
     raise_descriptor_limit();
     let with_sandbox = matches!(serve.gateway.upstream_at, UpstreamAt::Sandbox);
     let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;

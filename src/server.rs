@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -232,23 +232,20 @@ async fn connection<S, F, B>(
     }
 }
 
-/// Waits until the peer has shown that it speaks the protocol.
+/// Waits until the peer has shown which protocol it speaks, and that the port speaks it too.
 async fn handshake(mut stream: TcpStream, protocol: Protocol) -> io::Result<Prefixed<TcpStream>> {
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    match protocol {
-        Protocol::Http2 => {
-            let mut preface = [0; PREFACE.len()];
-            stream.read_exact(&mut preface).await?;
-            if &preface != PREFACE {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            Ok(Prefixed::new(Bytes::from_static(PREFACE), stream))
-        }
-        Protocol::Http1And2 => {
-            stream.readable().await?;
-            Ok(Prefixed::new(Bytes::new(), stream))
+    let mut head = BytesMut::with_capacity(PREFACE.len());
+    while head.len() < PREFACE.len() && PREFACE.starts_with(&head) {
+        let missing = PREFACE.len() - head.len();
+        if (&mut stream).take(missing as u64).read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    if protocol == Protocol::Http2 && head != PREFACE[..] {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Prefixed::new(head.freeze(), stream))
 }
 
 fn builder(config: &Config, executor: Tracked) -> auto::Builder<Tracked> {

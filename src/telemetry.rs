@@ -41,8 +41,13 @@ impl Config {
     }
 
     /// Makes standard output the log of this process. Does nothing where there is a log already.
-    pub fn install(&self) {
-        let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&self.filter));
+    ///
+    /// Lines are written by a thread of their own: an output that nobody reads holds no call, it costs lines. What is
+    /// returned writes the last ones when it is dropped.
+    pub fn install(&self) -> impl Drop + use<> {
+        let (writer, flush) = tracing_appender::non_blocking(std::io::stdout());
+        let filter = EnvFilter::new(&self.filter);
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         // An error says that somebody else, such as a test, has set up a log before.
         let _ = match self.format {
             LogFormat::Json => {
@@ -50,5 +55,6 @@ impl Config {
             }
             LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).try_init(),
         };
+        flush
     }
 }

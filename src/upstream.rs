@@ -155,18 +155,18 @@ impl Upstream {
     }
 
     async fn attempt(&self, query: &Query, connection: Connection) -> Result<Found, Failure> {
-        let left = query.deadline.saturating_duration_since(Instant::now());
         // A tie is the deadline's.
-        let (budget, elapsed) = if left <= self.config.attempt_timeout {
-            (left, Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED))
+        let own_end = Instant::now() + self.config.attempt_timeout;
+        let (end, elapsed) = if query.deadline <= own_end {
+            (query.deadline, Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED))
         } else {
-            (self.config.attempt_timeout, Error::new(Kind::Timeout, "no reply within the attempt's time"))
+            (own_end, Error::new(Kind::Timeout, "no reply within the attempt's time"))
         };
         let mut record =
             AttemptRecord { metrics: &self.metrics, since: Instant::now(), outcome: (None, "cancelled") };
         let url = self.base_url.share(&query.project_id, &query.id);
         let exchange = self.transport.get(url, headers(query), connection);
-        let result = match tokio::time::timeout(budget, exchange).await {
+        let result = match tokio::time::timeout_at(end, exchange).await {
             Err(_) => Err(elapsed.into()),
             Ok(Err(fault)) => Err(fault.into()),
             Ok(Ok(reply)) => self.read(query, &reply).map_err(Failure::from),

@@ -11,13 +11,17 @@
 //! flags; expected values come from the contract, the vendor's documents and the protocols.
 
 mod call;
+mod connections;
 mod error_bodies;
+mod faults;
 mod harness;
 mod peer;
 mod process;
 mod properties;
 mod replies;
 mod request_rules;
+mod retries;
 mod server;
 mod statuses;
+mod time;
 mod upstream_safety;

@@ -25,7 +25,6 @@ pub struct Raw {
 pub struct Answer {
     pub http_status: u16,
     pub headers: HeaderMap,
-    pub body: Bytes,
     pub trailers: HeaderMap,
 }
 
@@ -84,14 +83,12 @@ impl Raw {
             let _ = body.send_trailers(trailers);
         }
         let (head, mut stream) = soon("a raw call", response).await.unwrap().into_parts();
-        let mut body = BytesMut::new();
         while let Some(data) = soon("the body", stream.data()).await {
             let Ok(data) = data else { break };
             let _ = stream.flow_control().release_capacity(data.len());
-            body.extend_from_slice(&data);
         }
         let trailers = soon("trailers", stream.trailers()).await.ok().flatten().unwrap_or_default();
-        Answer { http_status: head.status.as_u16(), headers: head.headers, body: body.freeze(), trailers }
+        Answer { http_status: head.status.as_u16(), headers: head.headers, trailers }
     }
 }
 

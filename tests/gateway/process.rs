@@ -289,3 +289,74 @@ async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
     let served = Served { grpc: line["grpc.address"].as_str().unwrap().to_owned(), child, log };
     assert!(served.get(PROJECT, SHARE).await.status.success());
 }
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_whatever_runs() {
+    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let flags =
+        ["--allow-plaintext-upstream", "--drain-timeout=10m", "--attempt-timeout=10m", "--max-deadline=10m"];
+    let url = format!("--upstream-url={}", upstream.url());
+    let mut served = Served::start(&[&flags[..], &[&url]].concat()).await;
+    let mut call =
+        gateway(&["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE, "--deadline=10m"]);
+    let _call = call.env("OS_TOKEN", TOKEN).stderr(Stdio::null()).spawn().unwrap();
+    upstream.received(1).await;
+    served.signal(rustix::process::Signal::TERM);
+    while served.line().await["message"] != "draining: not serving any more" {}
+    served.signal(rustix::process::Signal::TERM);
+    let status = soon("the end", served.child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_no_call() {
+    // Far more lines than a pipe holds, none of which is read.
+    let served = Served::start(&["--sandbox"]).await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", served.grpc)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut client =
+        backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient::new(channel);
+    for _ in 0..1000 {
+        soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+    }
+    served.signal(rustix::process::Signal::TERM);
+    let mut served = served;
+    assert_eq!(soon("the end", served.child.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn out_of_descriptors_it_waits_and_goes_on() {
+    // The hard limit cannot be raised again.
+    let program = env!("CARGO_BIN_EXE_backup-share-gateway");
+    let line = format!(
+        "ulimit -n 48; exec {program} serve --sandbox --listen=127.0.0.1:0 --admin-listen=127.0.0.1:0"
+    );
+    let mut child = Command::new("sh")
+        .args(["-c", &line])
+        .kill_on_drop(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = soon("the first line", log.next_line()).await.unwrap().unwrap();
+    let first: Value = serde_json::from_str(&first).unwrap();
+    let mut served = Served { grpc: first["grpc.address"].as_str().unwrap().to_owned(), child, log };
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(tokio::net::TcpStream::connect(&served.grpc).await.unwrap());
+    }
+    let line = served.line().await;
+    assert!(line["message"].as_str().unwrap().starts_with("cannot accept connections"), "{line}");
+    drop(held);
+    assert!(served.get(PROJECT, SHARE).await.status.success());
+    let mut warnings = 1;
+    loop {
+        let line = served.line().await;
+        match line["message"].as_str() {
+            Some("call") => break,
+            _ => warnings += 1,
+        }
+    }
+    assert!(warnings < 20, "{warnings} lines: that was no backing off");
+}
