@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -78,6 +78,10 @@ fn json(reply: &GetBackupShareResponse) -> Result<String, String> {
 
 /// The status and its details, a line each.
 fn describe(status: &Status) -> String {
+    // tonic's own timer, started by the deadline that it sends, calls it CANCELLED.
+    if status.code() == Code::Cancelled && status.message() == tonic::TimeoutExpired(()).to_string() {
+        return "DEADLINE_EXCEEDED\n  message: the gateway did not answer before the deadline".into();
+    }
     let details = status.get_error_details();
     let mut text = code_name(status.code()).to_owned();
     let mut line = |name: &str, value: &str| {
