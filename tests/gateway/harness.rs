@@ -282,23 +282,12 @@ impl Running {
         Failure::of(self.get().await.expect_err("a status"))
     }
 
-    /// An HTTP/1.1 GET on the admin port: the status and the body.
     pub async fn admin_get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut reply = String::new();
-        soon("the admin port", stream.read_to_string(&mut reply)).await.unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        admin_get(self.admin, path).await
     }
 
-    /// The value of the metric's line that begins with `name`, which may go on with labels.
     pub async fn metric(&self, name: &str) -> f64 {
-        let (_, text) = self.admin_get("/metrics").await;
-        let line =
-            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
+        metric(self.admin, name).await
     }
 
     /// Waits until a metric has a value. Metrics have no event to wait for, so it is asked again and again.
@@ -317,6 +306,24 @@ impl Drop for Running {
         self.shutdown.now.cancel();
         self.ended.abort();
     }
+}
+
+/// An HTTP/1.1 GET on an admin port: the status and the body.
+pub async fn admin_get(admin: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    soon("the admin port", stream.read_to_string(&mut reply)).await.unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// The value of the metric's line that begins with `name`, which may go on with labels; 0 where there is none.
+pub async fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let (_, text) = admin_get(admin, "/metrics").await;
+    let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// A request with the tests' token.

@@ -11,9 +11,11 @@
 //! flags; expected values come from the contract, the vendor's documents and the protocols.
 
 mod call;
+mod child;
 mod connections;
 mod error_bodies;
 mod faults;
+mod floods;
 mod harness;
 mod peer;
 mod process;

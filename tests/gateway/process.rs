@@ -1,63 +1,13 @@
 //! The process: commands, flags and variables, exit statuses, signals, and the log on standard output.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
+use crate::child::*;
 use crate::harness::*;
-
-fn gateway(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backup-share-gateway"));
-    command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null());
-    command
-}
-
-async fn output(mut command: Command) -> Output {
-    soon("a command", command.output()).await.unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// A `serve` process and its log.
-struct Served {
-    child: Child,
-    log: Lines<BufReader<ChildStdout>>,
-    grpc: String,
-}
-
-impl Served {
-    async fn start(flags: &[&str]) -> Self {
-        let ports = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"];
-        let mut command = gateway(&[&ports[..], flags].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["message"], "listening");
-        let port_of = |key: &str| line[key].as_str().unwrap().parse::<std::net::SocketAddr>().unwrap();
-        assert_ne!(port_of("admin.address").port(), 0);
-        Self { grpc: port_of("grpc.address").to_string(), child, log }
-    }
-
-    async fn line(&mut self) -> Value {
-        serde_json::from_str(&soon("a line", self.log.next_line()).await.unwrap().unwrap()).unwrap()
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
-
-    async fn get(&self, project: &str, id: &str) -> Output {
-        let mut command = gateway(&["get", "--address", &self.grpc, "--project-id", project, id]);
-        command.env("OS_TOKEN", TOKEN);
-        output(command).await
-    }
-}
 
 #[tokio::test]
 async fn get_prints_the_share_as_proto_json() {
@@ -286,7 +236,7 @@ async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
     let line: Value = serde_json::from_str(&line).unwrap();
-    let served = Served { grpc: line["grpc.address"].as_str().unwrap().to_owned(), child, log };
+    let served = Served::of(&line, child, log);
     assert!(served.get(PROJECT, SHARE).await.status.success());
 }
 
@@ -341,7 +291,7 @@ async fn out_of_descriptors_it_waits_and_goes_on() {
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = soon("the first line", log.next_line()).await.unwrap().unwrap();
     let first: Value = serde_json::from_str(&first).unwrap();
-    let mut served = Served { grpc: first["grpc.address"].as_str().unwrap().to_owned(), child, log };
+    let mut served = Served::of(&first, child, log);
     let mut held = Vec::new();
     for _ in 0..64 {
         held.push(tokio::net::TcpStream::connect(&served.grpc).await.unwrap());
