@@ -31,7 +31,7 @@ use tonic::service::Routes;
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-pub use deadline::Limits as DeadlineLimits;
+pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, Failure, Violation, code_name};
 
 use crate::credentials::Token;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use error_body::{ErrorBody, Voice};
+pub use retry::retry_after;
 pub use target::{BaseUrl, ProjectId, ShareId};
 pub use timestamp::Timestamp;
 pub use transport::{Config as TransportConfig, Proxy, Roots};

@@ -12,7 +12,7 @@ pub(super) const RULE: &str = "must be 1 to 8 digits and a unit: H, M, S, m, u o
 
 /// A `grpc-timeout` that breaks [`RULE`], or stands twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// How long a call may take, from its arrival on.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Limits {
 }
 
 /// Reads the timeout, if the caller sent one.
-pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
+pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
     let mut values = headers.get_all(HEADER).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),

@@ -129,12 +129,7 @@ impl Error {
     }
 
     /// A whole reply that is not 200. `body` is `None` where it was longer than the limit, or coded.
-    pub(super) fn of_reply(
-        status: u16,
-        request_id: Option<&str>,
-        body: Option<&[u8]>,
-        token: &Token,
-    ) -> Self {
+    pub fn of_reply(status: u16, request_id: Option<&str>, body: Option<&[u8]>, token: &Token) -> Self {
         let said = body.map(ErrorBody::read).unwrap_or_default();
         let safe = |text: &str, limit| sanitize(text, token, limit);
         Self {

@@ -64,7 +64,7 @@ fn backoff(attempts: u32, random: f64) -> Duration {
 
 /// Reads `Retry-After`: seconds, or an HTTP date, which is in the past when it asks for no wait. What cannot be read
 /// counts as none.
-pub(super) fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
+pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are a very long time, not an unreadable one.

@@ -94,7 +94,7 @@ impl BaseUrl {
     }
 
     /// The URL of one share.
-    pub(super) fn share(&self, project: &ProjectId, id: &ShareId) -> Url {
+    pub fn share(&self, project: &ProjectId, id: &ShareId) -> Url {
         let mut url = self.0.clone();
         let prefix = self.0.path().trim_end_matches('/');
         url.set_path(&format!("{prefix}/v2/{}/os-vendor-backup-sharing/{}", project.0, id.0));

@@ -179,7 +179,7 @@ async fn a_byte_at_a_time() {
     let served =
         Served::start(&["--sandbox", QUIET, "--handshake-timeout=500ms", "--default-deadline=500ms"]).await;
     let mut slow = TcpStream::connect(&served.grpc).await.unwrap();
-    let hello = PREFACE.iter().map(|byte| std::slice::from_ref(byte));
+    let hello = PREFACE.iter().map(std::slice::from_ref);
     let mut taken = 0;
     for byte in hello {
         if slow.write_all(byte).await.is_err() {
