@@ -192,7 +192,7 @@ impl Upstream {
         if reply.status != 200 {
             let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.token);
             let told = reply.headers.get(header::RETRY_AFTER);
-            let retry_after = told.and_then(|value| retry::retry_after(value.as_bytes(), SystemTime::now()));
+            let retry_after = told.and_then(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
         let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.token));

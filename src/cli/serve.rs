@@ -1,5 +1,7 @@
 //! The flags of `serve`. Each has a variable, `GATEWAY_` and the flag's name: [`with_variables`] gives it to them all.
 
+#![allow(rustdoc::bare_urls, reason = "the documentation of a flag is its help text")]
+
 use std::path::Path;
 use std::time::Duration;
 
