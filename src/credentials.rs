@@ -54,10 +54,13 @@ impl Token {
     }
 
     /// `text` with every place blotted out at which it repeats this token, or the beginning of it: an upstream that
-    /// echoes a token must not bring it into a status or a log.
+    /// echoes a token must not bring it into a status or a log. A token of few bytes, which nobody issues but people
+    /// type, is blotted out only where it stands as a word of its own.
     pub fn redact(&self, text: &str) -> String {
         /// So much of a token gives it away; shorter tokens are looked for whole.
         const TELLING: usize = 16;
+        /// So short a token is part of many words.
+        const SHORT: usize = 8;
         const BLOT: &str = "[redacted]";
 
         // Visible ASCII by construction.
@@ -67,10 +70,12 @@ impl Token {
         let mut rest = text;
         while let Some(at) = rest.find(needle) {
             let (before, echo) = rest.split_at(at);
-            clean.push_str(before);
-            clean.push_str(BLOT);
             let same = echo.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
-            rest = echo.get(same..).unwrap_or_default();
+            let (echo, after) = echo.split_at(same);
+            let in_word = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
+            clean.push_str(before);
+            clean.push_str(if token.len() < SHORT && in_word { echo } else { BLOT });
+            rest = after;
         }
         clean.push_str(rest);
         clean
@@ -108,5 +113,6 @@ mod tests {
         );
         assert_eq!(long.redact("The token must be updated"), "The token must be updated");
         assert_eq!(token("t0p").redact("bad t0p, t0p"), "bad [redacted], [redacted]");
+        assert_eq!(token("a").redact("a bad token 'a'"), "[redacted] bad token '[redacted]'");
     }
 }

@@ -83,10 +83,11 @@ async fn serve(serve: Serve) -> Result<ExitCode, String> {
 
 fn what_to_type(port: u16) -> String {
     let [project, _] = DOCUMENTED_PROJECTS;
+    let program = std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
     format!(
         "\nThe gateway answers from its embedded upstream, which takes any token. Try:
 
-  OS_TOKEN=any backup-share-gateway get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
+  OS_TOKEN=any {program} get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
 
   grpcurl -plaintext -H 'x-auth-token: any' \\
     -d '{{\"project_id\": \"{project}\", \"id\": \"{DOCUMENTED_SHARE}\"}}' \\

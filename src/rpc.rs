@@ -171,14 +171,14 @@ impl Inner {
         let time = call.deadline - arrival;
         let id = call.request_id.to_str().unwrap_or_default();
         let mut record = Record::begin(&self.metrics, arrival, id, trace_id, peer, time);
-        let answer = AssertUnwindSafe(self.answer(&call, &head.headers, body, &mut record)).catch_unwind();
+        let answer = AssertUnwindSafe(self.answer(&call, &head.headers, body, &record)).catch_unwind();
         let result = answer.await.unwrap_or_else(|_| {
             self.metrics.panics.inc();
             Err(Failure::Panic)
         });
         match result {
             Ok(found) => {
-                record.found(found.attempts, found.request_id);
+                record.found(found.request_id);
                 succeed(found.share.into(), &call.request_id)
             }
             Err(failure) => {
@@ -193,7 +193,7 @@ impl Inner {
         call: &Call,
         headers: &HeaderMap,
         body: B,
-        record: &mut Record,
+        record: &Record,
     ) -> Result<Found, Failure>
     where
         B: http_body::Body + Send + 'static,
@@ -224,11 +224,10 @@ impl Inner {
         call: &Call,
         message: GetBackupShareRequest,
         token: Token,
-        record: &mut Record,
+        record: &Record,
     ) -> Result<Found, Failure> {
         let checked = request::check(message, call.timeout_is_malformed)?;
-        record.project_id = Some(checked.project_id.as_str().to_owned());
-        record.share_id = Some(checked.id.as_str().to_owned());
+        record.asks(&checked.project_id, &checked.id);
         let query = Query {
             project_id: checked.project_id,
             id: checked.id,
@@ -237,10 +236,9 @@ impl Inner {
             trace: call.trace.clone(),
             deadline: call.deadline,
             may_retry: call.may_retry,
+            attempts: &record.attempts,
         };
-        let since = Instant::now();
         let result = self.upstream.get_backup_share(&query).await;
-        record.upstream = Some(since.elapsed());
         result.map_err(|error| Failure::Upstream(Box::new(error)))
     }
 }

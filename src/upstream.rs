@@ -13,6 +13,7 @@ mod transport;
 mod wire;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +45,7 @@ pub struct Config {
 
 /// One question, of checked values only.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct Query<'a> {
     /// The project in whose name the share is read.
     pub project_id: ProjectId,
     /// The share.
@@ -59,6 +60,9 @@ pub struct Query {
     pub deadline: Instant,
     /// Whether a failed attempt may be followed by another one.
     pub may_retry: bool,
+    /// Kept at the number of attempts made, so that it is known of a call that was cancelled, too. An attempt on a
+    /// connection that turns out to be stale does not count.
+    pub attempts: &'a AtomicU32,
 }
 
 /// W3C trace context, as it is sent on.
@@ -77,8 +81,6 @@ pub struct Found {
     pub share: Share,
     /// The upstream's ID of the request.
     pub request_id: Option<String>,
-    /// Attempts made.
-    pub attempts: u32,
 }
 
 /// The upstream, as the whole process sees it: its connections, its retry tokens, its unknown keys.
@@ -107,7 +109,7 @@ impl Upstream {
     }
 
     /// Asks until there is an answer, a final failure, or no more time.
-    pub async fn get_backup_share(&self, query: &Query) -> Result<Found, Error> {
+    pub async fn get_backup_share(&self, query: &Query<'_>) -> Result<Found, Error> {
         let mut attempts = 0;
         let mut connection = Connection::Any;
         let mut stale_before = false;
@@ -116,11 +118,12 @@ impl Upstream {
                 return Err(Error { attempts, ..Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED) });
             }
             attempts += 1;
+            query.attempts.store(attempts, Ordering::Relaxed);
             let failure = match self.attempt(query, connection).await {
                 Ok(found) => {
                     self.bucket.reward();
                     self.metrics.retry_tokens.set(self.bucket.tokens());
-                    return Ok(Found { attempts, ..found });
+                    return Ok(found);
                 }
                 Err(failure) => failure,
             };
@@ -141,7 +144,7 @@ impl Upstream {
         }
     }
 
-    fn wait_before_retry(&self, query: &Query, error: &Error) -> Option<Duration> {
+    fn wait_before_retry(&self, query: &Query<'_>, error: &Error) -> Option<Duration> {
         if !query.may_retry || error.attempts >= self.config.max_attempts {
             return None;
         }
@@ -155,7 +158,7 @@ impl Upstream {
         granted.then_some(wait)
     }
 
-    async fn attempt(&self, query: &Query, connection: Connection) -> Result<Found, Failure> {
+    async fn attempt(&self, query: &Query<'_>, connection: Connection) -> Result<Found, Failure> {
         // A tie is the deadline's.
         let own_end = Instant::now() + self.config.attempt_timeout;
         let (end, elapsed) = if query.deadline <= own_end {
@@ -182,7 +185,7 @@ impl Upstream {
     }
 
     /// The status before the JSON.
-    fn read(&self, query: &Query, reply: &Reply) -> Result<Found, Error> {
+    fn read(&self, query: &Query<'_>, reply: &Reply) -> Result<Found, Error> {
         let request_id = transport::first_text(&reply.headers, &REQUEST_ID_HEADERS);
         let coded = transport::is_coded(&reply.headers);
         let body = match &reply.body {
@@ -210,12 +213,12 @@ impl Upstream {
         }
         let share = Share::read(body, &query.id, |key| self.unknown.note(&key, &self.metrics))
             .map_err(|malformed| failed(Kind::Malformed, malformed.to_string()))?;
-        Ok(Found { share, request_id, attempts: 0 })
+        Ok(Found { share, request_id })
     }
 }
 
 /// All that the upstream gets beside `Host` and `User-Agent`.
-fn headers(query: &Query) -> HeaderMap {
+fn headers(query: &Query<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(TOKEN_HEADER, query.token.header_value());
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));

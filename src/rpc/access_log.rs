@@ -2,6 +2,8 @@
 //! cancelled, which is what dropping an unfinished [`Record`] means.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +12,7 @@ use tonic::Code;
 use super::METHOD;
 use super::status::{Failure, code_name};
 use crate::telemetry::Metrics;
+use crate::upstream::{ProjectId, ShareId};
 
 /// What is known of a call so far.
 pub(super) struct Record {
@@ -19,20 +22,23 @@ pub(super) struct Record {
     trace_id: Option<String>,
     peer: Option<SocketAddr>,
     deadline: Duration,
+    asked: OnceLock<Asked>,
+    /// Attempts at the upstream so far.
+    pub(super) attempts: AtomicU32,
     outcome: Outcome,
-    /// Set once the request has passed its check, and not before: what failed it is never logged.
-    pub(super) project_id: Option<String>,
-    /// The same.
-    pub(super) share_id: Option<String>,
-    /// Time spent on the upstream, pauses between attempts included.
-    pub(super) upstream: Option<Duration>,
+}
+
+/// What is known once a request has passed its check, and not before: what failed it is never logged.
+struct Asked {
+    project_id: ProjectId,
+    share_id: ShareId,
+    since: Instant,
 }
 
 /// How a call ended.
 struct Outcome {
     code: Code,
     reason: Option<&'static str>,
-    attempts: Option<u32>,
     http_status: Option<u16>,
     upstream_request_id: Option<String>,
     detail: Option<String>,
@@ -55,26 +61,31 @@ impl Record {
             trace_id: trace_id.map(str::to_owned),
             peer,
             deadline,
+            asked: OnceLock::new(),
+            attempts: AtomicU32::new(0),
             outcome: Outcome {
                 code: Code::Cancelled,
                 reason: None,
-                attempts: None,
                 http_status: None,
                 upstream_request_id: None,
                 detail: None,
             },
-            project_id: None,
-            share_id: None,
-            upstream: None,
         }
     }
 
+    /// The upstream is about to be asked.
+    pub(super) fn asks(&self, project_id: &ProjectId, share_id: &ShareId) {
+        let asked =
+            Asked { project_id: project_id.clone(), share_id: share_id.clone(), since: Instant::now() };
+        // A call asks once.
+        let _ = self.asked.set(asked);
+    }
+
     /// The share was found.
-    pub(super) fn found(&mut self, attempts: u32, upstream_request_id: Option<String>) {
+    pub(super) fn found(&mut self, upstream_request_id: Option<String>) {
         self.outcome = Outcome {
             code: Code::Ok,
             reason: None,
-            attempts: Some(attempts),
             http_status: Some(200),
             upstream_request_id,
             detail: None,
@@ -87,7 +98,6 @@ impl Record {
         self.outcome = Outcome {
             code: failure.code(),
             reason: Some(failure.reason()),
-            attempts: upstream.map(|error| error.attempts),
             http_status: upstream.and_then(|error| error.http_status),
             upstream_request_id: upstream.and_then(|error| error.request_id.clone()),
             detail: upstream.map(|error| error.detail.clone()),
@@ -101,7 +111,7 @@ impl Drop for Record {
         let code = code_name(self.outcome.code);
         self.metrics.active_requests.dec();
         self.metrics.call(METHOD, code, duration);
-        let outcome = &self.outcome;
+        let (outcome, asked) = (&self.outcome, self.asked.get());
         tracing::info!(
             rpc.method = METHOD,
             rpc.code = code,
@@ -109,13 +119,13 @@ impl Drop for Record {
             request_id = self.request_id,
             trace_id = self.trace_id,
             peer = self.peer.map(tracing::field::display),
-            project_id = self.project_id,
-            share_id = self.share_id,
-            attempts = outcome.attempts,
+            project_id = asked.map(|asked| asked.project_id.as_str()),
+            share_id = asked.map(|asked| asked.share_id.as_str()),
+            attempts = asked.map(|_| self.attempts.load(Ordering::Relaxed)),
             http.status = outcome.http_status,
             upstream_request_id = outcome.upstream_request_id,
             duration_ms = millis(duration),
-            upstream_ms = self.upstream.map(millis),
+            upstream_ms = asked.map(|asked| millis(asked.since.elapsed())),
             deadline_ms = millis(self.deadline),
             detail = outcome.detail,
             "call"

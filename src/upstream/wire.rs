@@ -116,7 +116,11 @@ impl Malformed {
         let what = match error.classify() {
             _ if text.starts_with("missing field") || text.starts_with("duplicate field") => text,
             serde_json::error::Category::Data => {
-                text.rfind(EXPECTED).and_then(|at| text.get(at + 2..)).unwrap_or("cannot be read")
+                match text.rfind(EXPECTED).and_then(|at| text.get(at + 2..)) {
+                    Some("expected i64") => "expected a whole number of 64 bits",
+                    Some(expected) => expected,
+                    None => "cannot be read",
+                }
             }
             serde_json::error::Category::Eof => "the JSON is cut short",
             serde_json::error::Category::Syntax | serde_json::error::Category::Io => "is not JSON",

@@ -116,7 +116,10 @@ async fn a_value_of_another_type_is_malformed_and_told_by_its_path_alone() {
         for value in
             [json!("1"), json!("SECRET, expected nothing"), json!(1.5), json!(1.0), json!(true), json!([1])]
         {
-            assert_eq!(wrong(key, value).await, format!("shared.backup.{key}: expected i64"));
+            assert_eq!(
+                wrong(key, value).await,
+                format!("shared.backup.{key}: expected a whole number of 64 bits")
+            );
         }
     }
     for key in FLAGS {
