@@ -194,6 +194,10 @@ async fn a_byte_at_a_time() {
 
 #[tokio::test]
 async fn two_thousand_idle_connections() {
+    // Each takes a descriptor here as well; many systems begin with 1024.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let served = Served::start(&["--sandbox", QUIET]).await;
     let before = memory(&served).await;
     let mut held = Vec::new();

@@ -293,3 +293,37 @@ async fn an_unknown_method_is_unimplemented_with_details() {
         );
     }
 }
+
+/// A body that panics when it is read, as a bug in a handler would.
+struct Panicking;
+
+impl http_body::Body for Panicking {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        panic!("for the test")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_internal_and_counted() {
+    use backup_share_gateway::{cli, health::Readiness, rpc::Rpc, telemetry::Metrics, upstream};
+    let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
+    let Ok(cli::Action::Serve(serve)) = cli::parse(line.map(Into::into)) else {
+        panic!("not the flags of serve")
+    };
+    let metrics = Metrics::new().unwrap();
+    let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
+    let asked = upstream::Upstream::new(url, serve.gateway.upstream, metrics.clone()).unwrap();
+    let rpc =
+        Rpc::new(serve.gateway.rpc, asked, &Readiness::new(), metrics.clone(), Default::default()).unwrap();
+    let response = rpc.handle(Raw::call().request.map(|()| Panicking), None).await;
+    let failure = Failure::of(tonic::Status::from_header_map(response.headers()).unwrap());
+    assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "INTERNAL"));
+    assert!(!failure.message.contains("for the test"));
+    assert_eq!((metrics.panics.get(), metrics.active_requests.get()), (1, 0));
+}

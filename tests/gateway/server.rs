@@ -147,6 +147,19 @@ async fn a_header_list_over_64_kib_is_refused_and_the_connection_lives() {
 }
 
 #[tokio::test]
+async fn a_header_list_far_over_the_limit_ends_the_connection_and_no_other() {
+    let gateway = Running::start(&["--sandbox"]).await;
+    let mut bystander = peer::connect(gateway.grpc).await;
+    let connection = peer::connect(gateway.grpc).await;
+    let mut ready = connection.ready().await.unwrap();
+    let (far_over, big) = (1024 / 16, "x".repeat(16 * 1024));
+    let raw = (0..far_over).fold(peer::Raw::call(), |raw, _| raw.header("x-big", &big));
+    let (response, _) = ready.send_request(raw.request, true).unwrap();
+    soon("the end of the connection", response).await.expect_err("no reply");
+    assert_eq!(peer::Raw::call().send_on(&mut bystander).await.status().code(), Code::Ok);
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_told_to_stop_ends_in_order() {
     let gateway = Running::start(&["--sandbox", "--drain-delay=200ms"]).await;
     let mut health = HealthClient::new(gateway.channel().await);
