@@ -163,7 +163,7 @@ fn percentile(times: &[Duration], percent: usize) -> f64 {
 }
 
 fn row(what: &str, value: f64, unit: &str) {
-    println!("{what:<58} {value:>10.1} {unit}");
+    println!("{}", format!("{what:<58} {value:>10.1} {unit}").trim_end());
 }
 
 async fn overload(gateway: &Gateway, channels: &[Channel]) {

@@ -116,6 +116,24 @@ async fn every_call_has_one_flat_line_without_the_token() {
 }
 
 #[tokio::test]
+async fn a_cancelled_call_has_its_line_with_all_that_is_known() {
+    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let url = format!("--upstream-url={}", upstream.url());
+    let mut served = Served::start(&[&url, "--allow-plaintext-upstream", "--attempt-timeout=60s"]).await;
+    let mut call = gateway(&["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE]);
+    let mut call = call.env("OS_TOKEN", TOKEN).stderr(Stdio::null()).spawn().unwrap();
+    upstream.received(1).await;
+    call.kill().await.unwrap();
+    let line = served.line().await;
+    assert_eq!(
+        (&line["message"], &line["rpc.code"], &line["attempts"]),
+        (&"call".into(), &"CANCELLED".into(), &1.into())
+    );
+    assert_eq!((&line["project_id"], &line["share_id"]), (&PROJECT.into(), &SHARE.into()));
+    assert!(line["upstream_ms"].is_number() && line["reason"].is_null(), "{line}");
+}
+
+#[tokio::test]
 async fn sigterm_and_sigint_end_it_in_order() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let mut served = Served::start(&["--sandbox"]).await;
