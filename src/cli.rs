@@ -8,12 +8,13 @@ mod units;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use serve::Serve;
+
+use crate::client::{self, Target};
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 ///
@@ -84,6 +85,18 @@ struct TargetFlags {
     /// How long to wait for the answer.
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     deadline: String,
+    /// Speak TLS, and believe a certificate that one of this PEM file has signed.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// PEM file of the certificate that proves who calls (mutual TLS).
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The name that the gateway's certificate must have, where it is not the one in the address.
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    tls_server_name: Option<String>,
 }
 
 /// What the command line asks for.
@@ -114,15 +127,6 @@ pub enum Action {
         /// The service asked about.
         service: String,
     },
-}
-
-/// A gateway to call.
-#[derive(Debug)]
-pub struct Target {
-    /// Host and port.
-    pub address: String,
-    /// How long to wait.
-    pub deadline: Duration,
 }
 
 /// A token read from a file or the environment; it is not shown.
@@ -189,19 +193,29 @@ impl Reader {
 
     fn target(&mut self, flags: TargetFlags) -> Target {
         let deadline = self.flag("deadline", &flags.deadline, units::positive_duration).unwrap_or_default();
-        Target { address: flags.address, deadline }
+        let (cert, key) = (flags.tls_cert, flags.tls_key);
+        let identity = cert
+            .and_then(|file| self.file("tls-cert", &file))
+            .zip(key.and_then(|file| self.file("tls-key", &file)));
+        let ca = flags.tls_ca.and_then(|file| self.file("tls-ca", &file));
+        let tls = ca.map(|ca| client::Tls { ca, identity, server_name: flags.tls_server_name });
+        Target { address: flags.address, deadline, tls }
+    }
+
+    fn file(&mut self, name: &str, path: &Path) -> Option<Vec<u8>> {
+        let problem =
+            |error| self.problems.push(format!("--{name} {} cannot be read: {error}", path.display()));
+        std::fs::read(path).map_err(problem).ok()
     }
 
     /// The token of `--token-file`, else of `OS_TOKEN`. The gateway may need none.
     fn token(&mut self, file: Option<PathBuf>) -> Option<TokenText> {
         let text = match file {
-            Some(file) => match std::fs::read_to_string(&file) {
-                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-                Err(error) => {
-                    self.problems.push(format!("--token-file {} cannot be read: {error}", file.display()));
-                    return None;
-                }
-            },
+            Some(file) => {
+                let bytes = self.file("token-file", &file)?;
+                // What is not UTF-8 becomes a character that is refused below.
+                String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()
+            }
             None => std::env::var("OS_TOKEN").ok()?,
         };
         if !text.bytes().all(|b| b.is_ascii_graphic()) {

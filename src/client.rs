@@ -1,10 +1,10 @@
 //! The `get` and `health` commands: a small gRPC client, for containers with no shell and no grpcurl.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -19,43 +19,88 @@ use crate::rpc::code_name;
 /// The gateway has the last word on the deadline; this much later the client stops waiting for it.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Asks the gateway at `address` (`host:port`) for a share. `Ok` is proto JSON; `Err` is the status, for people.
+/// A gateway to call.
+#[derive(Debug)]
+pub struct Target {
+    /// Host and port.
+    pub address: String,
+    /// How long to wait.
+    pub deadline: Duration,
+    /// TLS, if it is to be spoken.
+    pub tls: Option<Tls>,
+}
+
+/// How to speak TLS; all in PEM.
+pub struct Tls {
+    /// Who may sign the gateway's certificate.
+    pub ca: Vec<u8>,
+    /// The client's own certificate and key.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the gateway's certificate must have, where it is not the one in the address.
+    pub server_name: Option<String>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls([redacted])")
+    }
+}
+
+/// Asks a gateway for a share. `Ok` is proto JSON; `Err` is the status, for people.
 pub async fn get(
-    address: &str,
-    deadline: Duration,
+    target: &Target,
     token: Option<&str>,
     project_id: String,
     id: String,
 ) -> Result<String, String> {
-    let mut client = BackupShareServiceClient::new(connect(address, deadline).await?);
+    let mut client = BackupShareServiceClient::new(connect(target).await?);
     let mut request = Request::new(GetBackupShareRequest { project_id, id });
-    request.set_timeout(deadline);
+    request.set_timeout(target.deadline);
     if let Some(token) = token {
         let token = token.parse().map_err(|_| "the token must be visible ASCII".to_owned())?;
         request.metadata_mut().insert(TOKEN_HEADER, token);
     }
-    let reply = tokio::time::timeout(deadline + GRACE, client.get_backup_share(request)).await;
-    match reply.map_err(|_| format!("{address} did not answer in time"))? {
+    let reply = tokio::time::timeout(target.deadline + GRACE, client.get_backup_share(request)).await;
+    match reply.map_err(|_| target.is_late())? {
         Ok(reply) => json(&reply.into_inner()),
         Err(status) => Err(describe(&status)),
     }
 }
 
 /// Asks for the health of `service`; the answer is the state in the protocol's word, and whether it is SERVING.
-pub async fn health(address: &str, deadline: Duration, service: String) -> Result<(String, bool), String> {
-    let mut client = HealthClient::new(connect(address, deadline).await?);
+pub async fn health(target: &Target, service: String) -> Result<(String, bool), String> {
+    let mut client = HealthClient::new(connect(target).await?);
     let mut request = Request::new(HealthCheckRequest { service });
-    request.set_timeout(deadline);
-    let reply = tokio::time::timeout(deadline + GRACE, client.check(request)).await;
-    let reply = reply.map_err(|_| format!("{address} did not answer in time"))?;
+    request.set_timeout(target.deadline);
+    let reply = tokio::time::timeout(target.deadline + GRACE, client.check(request)).await;
+    let reply = reply.map_err(|_| target.is_late())?;
     let status = reply.map_err(|status| describe(&status))?.into_inner().status();
     Ok((status.as_str_name().to_owned(), status == ServingStatus::Serving))
 }
 
-async fn connect(address: &str, deadline: Duration) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+impl Target {
+    fn is_late(&self) -> String {
+        format!("{} did not answer in time", self.address)
+    }
+}
+
+async fn connect(target: &Target) -> Result<Channel, String> {
+    let address = &target.address;
+    let scheme = if target.tls.is_some() { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
         .map_err(|_| format!("{address} is not a host and a port, such as 127.0.0.1:50051"))?;
-    endpoint.connect_timeout(deadline).connect().await.map_err(|error| {
+    if let Some(tls) = &target.tls {
+        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+        if let Some((certificate, key)) = &tls.identity {
+            config = config.identity(Identity::from_pem(certificate, key));
+        }
+        if let Some(name) = &tls.server_name {
+            config = config.domain_name(name);
+        }
+        endpoint =
+            endpoint.tls_config(config).map_err(|_| "the PEM files of TLS cannot be used".to_owned())?;
+    }
+    endpoint.connect_timeout(target.deadline).connect().await.map_err(|error| {
         let mut causes = format!("cannot connect to {address}");
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {

@@ -4,17 +4,21 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::health::Readiness;
-use crate::rpc::{self, Rpc};
+use crate::reload;
+use crate::rpc::{self, Access, Rpc};
 use crate::sandbox::Sandbox;
-use crate::server::{self, Server};
+use crate::server::{self, Peer, Server, Tls};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, BaseUrl, Upstream};
 
@@ -27,6 +31,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The gRPC port's connections.
     pub server: server::Config,
+    /// TLS on the gRPC port; without it, it speaks in the clear.
+    pub tls: Option<Arc<Tls>>,
     /// The calls.
     pub rpc: rpc::Config,
     /// Where the upstream is.
@@ -95,6 +101,9 @@ const ADMIN_CONNECTIONS: usize = 256;
 
 /// A gateway with its ports taken.
 pub struct Gateway {
+    tls: Option<Arc<Tls>>,
+    access: Option<Arc<Access>>,
+    metrics: Metrics,
     grpc: Server,
     admin: Server,
     sandbox: Option<Sandbox>,
@@ -127,16 +136,19 @@ impl Gateway {
             max_connections: ADMIN_CONNECTIONS,
             ..config.server.clone()
         };
-        let grpc = Server::bind(config.listen, config.server, stop.grpc.clone(), metrics.connections.clone())
+        let (tls, connections) = (config.tls.clone(), metrics.connections.clone());
+        let grpc = Server::bind(config.listen, config.server, tls, stop.grpc.clone(), connections)
             .map_err(at(config.listen))?;
         let admin = Server::bind(
             config.admin_listen,
             admin_config,
+            None,
             stop.admin.clone(),
             metrics.admin_connections.clone(),
         )
         .map_err(at(config.admin_listen))?;
 
+        let access = config.rpc.access.clone();
         let (base_url, sandbox) = match config.upstream_at {
             UpstreamAt::Url(url) => (url, None),
             UpstreamAt::Sandbox => {
@@ -151,6 +163,9 @@ impl Gateway {
         let rpc = Rpc::new(config.rpc, upstream, &readiness, metrics.clone(), stop.rpc.clone())
             .map_err(Error::Setup)?;
         Ok(Self {
+            tls: config.tls,
+            access,
+            metrics: metrics.clone(),
             grpc,
             admin,
             sandbox,
@@ -176,11 +191,10 @@ impl Gateway {
     /// Serves until `shutdown` says so. `Ok` means that it ended in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let (grpc_address, admin_address) = (self.grpc_address()?, self.admin_address()?);
-        let rpc = self.rpc;
-        let pages = self.admin_pages;
         let mut tasks = Tasks {
-            grpc: tokio::spawn(self.grpc.serve(move |request, peer| rpc.clone().handle(request, Some(peer)))),
-            admin: tokio::spawn(self.admin.serve(move |request, _| pages.clone().handle(request))),
+            grpc: tokio::spawn(self.grpc.serve(GrpcPort(self.rpc))),
+            admin: tokio::spawn(self.admin.serve(AdminPort(self.admin_pages))),
+            reload: tokio::spawn(keep_fresh(self.tls, self.access, self.metrics)),
             sandbox: tokio::spawn(async move {
                 match self.sandbox {
                     Some(sandbox) => sandbox.serve().await,
@@ -227,10 +241,71 @@ async fn finish(grpc: &mut JoinHandle<()>, stop: &StopAll, drain_timeout: Durati
     stop.admin.forced.cancel();
 }
 
+/// What answers on the gRPC port.
+#[derive(Clone)]
+struct GrpcPort(Rpc);
+
+impl server::Service for GrpcPort {
+    type Body = tonic::body::Body;
+
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static {
+        self.0.handle(request, rpc::Caller { address: Some(peer.address), names: peer.names })
+    }
+}
+
+/// What answers on the admin port.
+#[derive(Clone)]
+struct AdminPort(Admin);
+
+impl server::Service for AdminPort {
+    type Body = tonic::body::Body;
+
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        _: Peer,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static {
+        self.0.handle(request)
+    }
+}
+
+/// Takes new certificates and rules when their files change. Never ends.
+async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, metrics: Metrics) {
+    let certificates = async {
+        let Some(tls) = tls else { return std::future::pending().await };
+        metrics.certificate_expiry.set(tls.expires());
+        reload::on_change(tls.snapshot(), || match tls.reload() {
+            Ok(()) => {
+                metrics.certificate_expiry.set(tls.expires());
+                tracing::info!("the new certificate is in use");
+            }
+            Err(error) => {
+                metrics.reload_failures.inc();
+                tracing::error!(error, "the new certificate is refused, the old one stays in use");
+            }
+        })
+        .await;
+    };
+    let rules = async {
+        let Some(access) = access else { return std::future::pending().await };
+        reload::on_change(access.snapshot(), || match access.reload() {
+            Ok(()) => tracing::info!("the new rules are in force"),
+            Err(error) => tracing::error!(error, "the new rules are refused, the old ones stay in force"),
+        })
+        .await;
+    };
+    tokio::join!(certificates, rules);
+}
+
 /// The tasks that run as long as the process; they end with it.
 struct Tasks {
     grpc: JoinHandle<()>,
     admin: JoinHandle<()>,
+    reload: JoinHandle<()>,
     sandbox: JoinHandle<()>,
 }
 
@@ -240,6 +315,7 @@ impl Tasks {
         tokio::select! {
             _ = &mut self.grpc => Error::Died("gRPC server"),
             _ = &mut self.admin => Error::Died("admin server"),
+            _ = &mut self.reload => Error::Died("reload"),
             _ = &mut self.sandbox => Error::Died("sandbox"),
         }
     }
@@ -249,6 +325,7 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.grpc.abort();
         self.admin.abort();
+        self.reload.abort();
         self.sandbox.abort();
     }
 }
@@ -259,14 +336,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_dies_is_named() {
-        for dead in 0..3 {
+        for dead in 0..4 {
             let task = |number| match number == dead {
                 true => tokio::spawn(async { panic!("for the test") }),
                 false => tokio::spawn(std::future::pending()),
             };
-            let mut tasks = Tasks { grpc: task(0), admin: task(1), sandbox: task(2) };
+            let mut tasks = Tasks { grpc: task(0), admin: task(1), reload: task(2), sandbox: task(3) };
             let Error::Died(name) = tasks.died().await else { panic!("another error") };
-            assert_eq!(name, ["gRPC server", "admin server", "sandbox"][dead]);
+            assert_eq!(name, ["gRPC server", "admin server", "reload", "sandbox"][dead]);
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! 1. [`server`] accepts the connection and carries HTTP/2 on it, within limits. It knows no gRPC service.
 //! 2. [`rpc`] takes the request: the place among the calls in flight, the token (out of the HTTP headers, never out of
-//!    trailers), the deadline, the one message, and its check. What fails here never reaches the upstream.
+//!    trailers), the rules about who may read what, the deadline, the one message, and its check. What fails here never reaches the upstream.
 //! 3. [`upstream`] builds the URL of checked values only, sends a GET, reads the reply, whole, and tries again where that
 //!    is safe and there is time. It answers with the upstream's own share, or with an error whose kind names the step
 //!    that failed.
@@ -24,13 +24,14 @@
 //! | [`process`] | runtime, signals, exit status |
 //! | [`cli`] | commands and flags; the only reader of the environment |
 //! | [`gateway`] | composition: takes the ports, owns every task, ends them in order |
-//! | [`server`] | transport: accept loop, limits, drain |
+//! | [`server`] | transport: accept loop, TLS, limits, drain |
 //! | [`rpc`] | inbound edge: request, response, status, deadline, access log |
 //! | [`admin`], [`health`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
 //! | [`client`] | the `get` and `health` commands |
 //! | [`upstream`] | outbound edge: target, transport, wire, error, retry |
 //! | [`credentials`] | what proves to the upstream who asks |
+//! | `reload` | files that may change while the process runs |
 //! | [`telemetry`] | logs and metrics; any part may use it |
 //! | [`proto`] | generated |
 
@@ -42,6 +43,7 @@ pub mod gateway;
 pub mod health;
 pub mod process;
 pub mod proto;
+mod reload;
 pub mod rpc;
 pub mod sandbox;
 pub mod server;

@@ -47,12 +47,12 @@ fn act(action: Action) -> Result<ExitCode, String> {
         Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
         Action::Get { target, project_id, id, token } => {
             let token = token.as_ref().map(|token| token.0.as_str());
-            let call = client::get(&target.address, target.deadline, token, project_id, id);
+            let call = client::get(&target, token, project_id, id);
             say(io::stdout(), &runtime(1)?.block_on(call)?);
             Ok(ExitCode::SUCCESS)
         }
         Action::Health { target, service } => {
-            let call = client::health(&target.address, target.deadline, service);
+            let call = client::health(&target, service);
             let (state, serving) = runtime(1)?.block_on(call)?;
             say(io::stdout(), &state);
             Ok(if serving { ExitCode::SUCCESS } else { ExitCode::FAILURE })

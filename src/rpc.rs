@@ -5,6 +5,7 @@
 //! layer has run, ignores a second message, and leaves deadlines and details to chance. Health and reflection do.
 
 mod access_log;
+mod allow;
 mod deadline;
 mod request;
 mod response;
@@ -31,6 +32,7 @@ use tonic::service::Routes;
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
+pub use allow::Access;
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, Failure, Violation, code_name};
 
@@ -55,6 +57,17 @@ pub struct Config {
     pub deadlines: DeadlineLimits,
     /// Whether clients may ask which services and types there are.
     pub reflection: bool,
+    /// Who may read what; without rules, whoever reaches the port may read what its token lets it.
+    pub access: Option<Arc<Access>>,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// The address that the connection comes from.
+    pub address: Option<SocketAddr>,
+    /// The names that its certificate proves.
+    pub names: Arc<[String]>,
 }
 
 /// When the edge has to stop.
@@ -126,7 +139,7 @@ impl Rpc {
     }
 
     /// Answers one HTTP request. Dropping the future cancels the call, at the upstream too.
-    pub async fn handle<B>(self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Body>
+    pub async fn handle<B>(self, request: Request<B>, caller: Caller) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
@@ -140,7 +153,7 @@ impl Rpc {
         }
         let path = request.uri().path();
         if path.strip_prefix('/') == Some(METHOD) {
-            return self.0.get_backup_share(request, peer, arrival).await;
+            return self.0.get_backup_share(request, caller, arrival).await;
         }
         if !self.0.other_paths.contains(path) {
             let request_id = request::request_id(request.headers());
@@ -158,7 +171,7 @@ impl Inner {
     async fn get_backup_share<B>(
         &self,
         request: Request<B>,
-        peer: Option<SocketAddr>,
+        caller: Caller,
         arrival: Instant,
     ) -> Response<Body>
     where
@@ -166,11 +179,11 @@ impl Inner {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let (head, body) = request.into_parts();
-        let call = Call::read(&head.headers, arrival, &self.config.deadlines);
+        let call = Call::read(&head.headers, caller, arrival, &self.config.deadlines);
         let trace_id = request::trace_id(&call.trace);
         let time = call.deadline - arrival;
         let id = call.request_id.to_str().unwrap_or_default();
-        let mut record = Record::begin(&self.metrics, arrival, id, trace_id, peer, time);
+        let mut record = Record::begin(&self.metrics, arrival, id, trace_id, &call.caller, time);
         let answer = AssertUnwindSafe(self.answer(&call, &head.headers, body, &record)).catch_unwind();
         let result = answer.await.unwrap_or_else(|_| {
             self.metrics.panics.inc();
@@ -200,10 +213,19 @@ impl Inner {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let _permit = self.admit()?;
-        let token = Token::from_headers(headers).map_err(Failure::Token)?;
+        let access = self.config.access.as_deref();
+        if access.is_some_and(|access| !access.knows(&call.caller.names)) {
+            return Err(Failure::CallerNotAllowed);
+        }
+        // A rule is about a project, which only the message tells; without rules a bad token needs no message.
+        let read_token = || Token::from_headers(headers).map_err(Failure::Token);
+        let token = access.is_none().then(read_token).transpose()?;
         let answer = async {
             let message = request::message(headers, body).await?;
-            self.ask(call, message, token, record).await
+            if access.is_some_and(|access| !access.allows(&call.caller.names, &message.project_id)) {
+                return Err(Failure::CallerNotAllowed);
+            }
+            self.ask(call, message, token.map_or_else(read_token, Ok)?, record).await
         };
         tokio::select! {
             result = timeout_at(call.deadline, answer) => result.unwrap_or(Err(Failure::DeadlineExceeded)),
@@ -245,6 +267,7 @@ impl Inner {
 
 /// What the headers of a call say, apart from its token.
 struct Call {
+    caller: Caller,
     request_id: HeaderValue,
     trace: crate::upstream::TraceContext,
     deadline: Instant,
@@ -253,9 +276,10 @@ struct Call {
 }
 
 impl Call {
-    fn read(headers: &HeaderMap, arrival: Instant, limits: &DeadlineLimits) -> Self {
+    fn read(headers: &HeaderMap, caller: Caller, arrival: Instant, limits: &DeadlineLimits) -> Self {
         let timeout = deadline::timeout(headers);
         Self {
+            caller,
             request_id: request::request_id(headers),
             trace: request::trace_context(headers),
             deadline: arrival + limits.clamp(timeout.ok().flatten()),

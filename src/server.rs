@@ -5,31 +5,50 @@
 //! and it switches hyper's safe limits off.
 
 mod activity;
+mod connection;
 mod prefixed;
+mod tls;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use prometheus::IntGauge;
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use activity::{Activity, Counted};
-use prefixed::Prefixed;
+use connection::{Connection, Tracked};
+pub use tls::{Files as TlsFiles, Tls};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The names that its certificate proves: its SPIFFE ID, or else its DNS names. None without mutual TLS.
+    pub names: Arc<[String]>,
+}
+
+/// What answers a request: any function from it to a response.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The body of the response.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static;
+
+    /// Answers. Dropping the future means that the peer does not wait any more.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+}
 
 /// What a port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +82,6 @@ pub struct Config {
     pub linger: Duration,
 }
 
-/// The longest list of request headers, in bytes: twice the longest token.
-const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-/// Streams that the peer opened and reset before they were accepted, and streams that broke a rule, before the
-/// connection is closed: hyper's defaults, which bound a rapid-reset flood.
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 1024;
-/// How long a connection that has nothing to do any more may take to close. A peer that acknowledges the GOAWAY is
-/// quicker; one that does not cannot hold us.
-const CLOSING: Duration = Duration::from_secs(1);
 /// Backoff while the process is out of file descriptors or memory.
 const FIRST_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
@@ -92,20 +102,27 @@ pub struct Stop {
 pub struct Server {
     listener: TcpListener,
     config: Arc<Config>,
+    tls: Option<Arc<Tls>>,
     stop: Stop,
     connections: IntGauge,
 }
 
 impl Server {
     /// Binds the address; port 0 takes any. `connections` is kept at the number of open ones.
-    pub fn bind(address: SocketAddr, config: Config, stop: Stop, connections: IntGauge) -> io::Result<Self> {
+    pub fn bind(
+        address: SocketAddr,
+        config: Config,
+        tls: Option<Arc<Tls>>,
+        stop: Stop,
+        connections: IntGauge,
+    ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         // Inherited by the accepted ones.
         socket.set_keepalive(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { listener, config: Arc::new(config), stop, connections })
+        Ok(Self { listener, config: Arc::new(config), tls, stop, connections })
     }
 
     /// The address with the port that was taken.
@@ -114,13 +131,7 @@ impl Server {
     }
 
     /// Serves until it is told to stop and every connection is closed.
-    pub async fn serve<S, F, B>(self, service: S)
-    where
-        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub async fn serve(self, service: impl Service) {
         let tasks = TaskTracker::new();
         let mut backoff = FIRST_ACCEPT_BACKOFF;
         loop {
@@ -148,24 +159,24 @@ impl Server {
         tasks.wait().await;
     }
 
-    fn spawn<S, F, B>(&self, tasks: &TaskTracker, stream: TcpStream, peer: SocketAddr, service: S)
-    where
-        S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    fn spawn(&self, tasks: &TaskTracker, stream: TcpStream, peer: SocketAddr, service: impl Service) {
         let open = Open::new(&self.connections);
         if open.count() > self.config.max_connections {
             tracing::debug!(%peer, "connection refused: too many are open");
             return;
         }
-        let (config, stop, executor) = (Arc::clone(&self.config), self.stop.clone(), Tracked(tasks.clone()));
+        let connection = Connection {
+            peer,
+            config: Arc::clone(&self.config),
+            tls: self.tls.clone(),
+            stop: self.stop.clone(),
+            executor: Tracked(tasks.clone()),
+        };
+        let forced = self.stop.forced.clone();
         tasks.spawn(async move {
             let _open = open;
-            let forced = stop.forced.clone();
             tokio::select! {
-                () = connection(stream, peer, &config, &stop, executor, service) => {}
+                () = connection.run(stream, service) => {}
                 () = forced.cancelled() => {}
             }
         });
@@ -181,144 +192,6 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
-}
-
-async fn connection<S, F, B>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    config: &Config,
-    stop: &Stop,
-    executor: Tracked,
-    service: S,
-) where
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    // An error says that the peer is gone, which the handshake finds out as well.
-    let _ = stream.set_nodelay(true);
-    let shaken = tokio::select! {
-        shaken = timeout(config.handshake_timeout, handshake(stream, config.protocol)) => shaken,
-        () = stop.graceful.cancelled() => return,
-    };
-    let Ok(Ok(io)) = shaken else {
-        tracing::debug!(%peer, "connection closed: no handshake in time, or of another protocol");
-        return;
-    };
-    let activity = Activity::new();
-    let counting = activity.clone();
-    let service = service_fn(move |request| {
-        let running = counting.begin();
-        let response = service(request, peer);
-        async move { Ok::<_, Infallible>(response.await.map(|body| Counted::new(body, running))) }
-    });
-    let builder = builder(config, executor);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut lease = Lease::new(config, activity);
-    loop {
-        let ended = tokio::select! {
-            // An error is the peer's: it broke the protocol or went away.
-            _ = serving.as_mut() => true,
-            () = stop.graceful.cancelled(), if !lease.is_closing() => lease.begin_closing(config.linger),
-            () = sleep_until(lease.next_look(config)) => lease.look(config),
-        };
-        if ended {
-            return;
-        }
-        if lease.must_say_goaway() {
-            serving.as_mut().graceful_shutdown();
-        }
-    }
-}
-
-/// Waits until the peer has shown which protocol it speaks, and that the port speaks it too.
-async fn handshake(mut stream: TcpStream, protocol: Protocol) -> io::Result<Prefixed<TcpStream>> {
-    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut head = BytesMut::with_capacity(PREFACE.len());
-    while head.len() < PREFACE.len() && PREFACE.starts_with(&head) {
-        let missing = PREFACE.len() - head.len();
-        if (&mut stream).take(missing as u64).read_buf(&mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    if protocol == Protocol::Http2 && head != PREFACE[..] {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok(Prefixed::new(head.freeze(), stream))
-}
-
-fn builder(config: &Config, executor: Tracked) -> auto::Builder<Tracked> {
-    let builder = auto::Builder::new(executor);
-    let mut builder = if config.protocol == Protocol::Http2 { builder.http2_only() } else { builder };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(config.max_streams)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .keep_alive_interval(config.keepalive_interval)
-        .keep_alive_timeout(config.keepalive_timeout);
-    builder
-}
-
-/// How long a connection may stay.
-struct Lease {
-    activity: Activity,
-    expires: Instant,
-    closing: Option<Closing>,
-}
-
-struct Closing {
-    /// When the requests that still run are cut off.
-    ends: Instant,
-    said_goaway: bool,
-}
-
-impl Lease {
-    fn new(config: &Config, activity: Activity) -> Self {
-        let jitter = 0.9 + 0.2 * fastrand::f64();
-        Self { activity, expires: Instant::now() + config.max_age.mul_f64(jitter), closing: None }
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing.is_some()
-    }
-
-    /// Asks the peer to go. Whatever then takes longer than `linger` is cut off. Never says that all has ended.
-    fn begin_closing(&mut self, linger: Duration) -> bool {
-        self.closing = Some(Closing { ends: Instant::now() + linger, said_goaway: false });
-        false
-    }
-
-    /// Whether this is the time to send the GOAWAY; true once.
-    fn must_say_goaway(&mut self) -> bool {
-        self.closing.as_mut().is_some_and(|closing| !std::mem::replace(&mut closing.said_goaway, true))
-    }
-
-    fn next_look(&self, config: &Config) -> Instant {
-        match &self.closing {
-            Some(closing) => closing.ends.min(Instant::now() + CLOSING / 4),
-            None => {
-                self.expires.min(self.activity.quiet_since().unwrap_or_else(Instant::now) + config.max_idle)
-            }
-        }
-    }
-
-    /// Looks whether the time has come to close; true means now.
-    fn look(&mut self, config: &Config) -> bool {
-        let now = Instant::now();
-        let quiet = self.activity.quiet_since();
-        match &self.closing {
-            Some(closing) => closing.ends <= now || quiet.is_some_and(|since| since + CLOSING <= now),
-            None => {
-                let is_idle = quiet.is_some_and(|since| since + config.max_idle <= now);
-                if self.expires <= now || is_idle { self.begin_closing(config.linger) } else { false }
-            }
-        }
-    }
 }
 
 /// Counts an open connection as long as it lives.
@@ -338,19 +211,5 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// Runs hyper's tasks, one a request, where they are waited for.
-#[derive(Clone)]
-struct Tracked(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
     }
 }

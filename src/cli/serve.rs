@@ -2,16 +2,18 @@
 
 #![allow(rustdoc::bare_urls, reason = "the documentation of a flag is its help text")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Command};
 
 use super::{Reader, units};
 use crate::gateway::{self, UpstreamAt};
+use crate::rpc::{self, Access};
+use crate::server::{self, Tls, TlsFiles};
 use crate::telemetry::{self, LogFormat};
 use crate::upstream::{self, BaseUrl, Proxy, Roots};
-use crate::{rpc, server};
 
 /// What `serve` runs on.
 #[derive(Debug)]
@@ -32,6 +34,22 @@ pub(super) struct Flags {
     /// Where probes and metrics are served, unencrypted.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090", help_heading = "Server")]
     admin_listen: String,
+    /// PEM file of the gRPC port's certificate, and of those between it and the root. Read again when it changes.
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    tls_key: Option<PathBuf>,
+    /// PEM file of the certificates that may sign the callers'. With it every caller must have one (mutual TLS).
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    tls_client_ca: Option<PathBuf>,
+    /// What a caller may read, by the SPIFFE ID or else the DNS name in its certificate; `*` is every project. May stand
+    /// more than once; in the variable, rules stand between blanks.
+    #[arg(long, value_name = "CALLER=PROJECT[,PROJECT…]", value_delimiter = ' ', help_heading = "Server")]
+    allow: Vec<String>,
+    /// File of such rules, one a line, with comments after #. Read again when it changes.
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    allow_file: Option<PathBuf>,
     /// Do not tell clients which services and types there are.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Server")]
     no_reflection: String,
@@ -178,7 +196,9 @@ impl Flags {
                     max: max_deadline,
                 },
                 reflection: !reader.yes_or_no("no-reflection", &self.no_reflection),
+                access: self.access(&mut reader),
             },
+            tls: self.tls(&mut reader),
             upstream: self.upstream(&mut reader, &upstream_at),
             upstream_at,
             drain_delay: reader.value("drain-delay", &self.drain_delay, Duration::ZERO, units::duration),
@@ -225,6 +245,37 @@ impl Flags {
                 UpstreamAt::Sandbox
             }
         }
+    }
+
+    fn tls(&self, reader: &mut Reader) -> Option<Arc<Tls>> {
+        let files = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => TlsFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: self.tls_client_ca.clone(),
+            },
+            (None, None) if self.tls_client_ca.is_none() => return None,
+            _ => {
+                reader.problems.push("--tls-cert (GATEWAY_TLS_CERT) and --tls-key (GATEWAY_TLS_KEY) go together, and --tls-client-ca (GATEWAY_TLS_CLIENT_CA) needs both".into());
+                return None;
+            }
+        };
+        let problem = |why| format!("--tls-cert, --tls-key, --tls-client-ca (GATEWAY_TLS_…) {why}");
+        Tls::load(files).map(Arc::new).map_err(|why| reader.problems.push(problem(why))).ok()
+    }
+
+    fn access(&self, reader: &mut Reader) -> Option<Arc<Access>> {
+        let rules: Vec<String> = self.allow.iter().filter(|rule| !rule.is_empty()).cloned().collect();
+        if rules.is_empty() && self.allow_file.is_none() {
+            return None;
+        }
+        if self.tls_client_ca.is_none() {
+            reader.problems.push("--allow (GATEWAY_ALLOW) and --allow-file (GATEWAY_ALLOW_FILE) need --tls-client-ca (GATEWAY_TLS_CLIENT_CA): without it callers cannot prove who they are".into());
+        }
+        let problem =
+            |why: String| format!("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE) {why}");
+        let refused = |problems: Vec<String>| reader.problems.extend(problems.into_iter().map(problem));
+        Access::load(rules, self.allow_file.clone()).map(Arc::new).map_err(refused).ok()
     }
 
     fn server(&self, reader: &mut Reader, max_deadline: Duration) -> server::Config {

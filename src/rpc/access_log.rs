@@ -1,7 +1,6 @@
 //! One line and one observation per GetBackupShare call, whatever becomes of it: also for a call that its caller
 //! cancelled, which is what dropping an unfinished [`Record`] means.
 
-use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::METHOD;
 use super::status::{Failure, code_name};
+use super::{Caller, METHOD};
 use crate::telemetry::Metrics;
 use crate::upstream::{ProjectId, ShareId};
 
@@ -20,7 +19,7 @@ pub(super) struct Record {
     arrival: Instant,
     request_id: String,
     trace_id: Option<String>,
-    peer: Option<SocketAddr>,
+    caller: Caller,
     deadline: Duration,
     asked: OnceLock<Asked>,
     /// Attempts at the upstream so far.
@@ -50,7 +49,7 @@ impl Record {
         arrival: Instant,
         request_id: &str,
         trace_id: Option<&str>,
-        peer: Option<SocketAddr>,
+        caller: &Caller,
         deadline: Duration,
     ) -> Self {
         metrics.active_requests.inc();
@@ -59,7 +58,7 @@ impl Record {
             arrival,
             request_id: request_id.to_owned(),
             trace_id: trace_id.map(str::to_owned),
-            peer,
+            caller: caller.clone(),
             deadline,
             asked: OnceLock::new(),
             attempts: AtomicU32::new(0),
@@ -118,7 +117,8 @@ impl Drop for Record {
             reason = outcome.reason,
             request_id = self.request_id,
             trace_id = self.trace_id,
-            peer = self.peer.map(tracing::field::display),
+            caller = self.caller.names.first(),
+            peer = self.caller.address.map(tracing::field::display),
             project_id = asked.map(|asked| asked.project_id.as_str()),
             share_id = asked.map(|asked| asked.share_id.as_str()),
             attempts = asked.map(|_| self.attempts.load(Ordering::Relaxed)),

@@ -33,6 +33,8 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 pub enum Failure {
     /// Too many calls are in flight.
     Overloaded,
+    /// The caller, as its certificate names it, may not read this project.
+    CallerNotAllowed,
     /// The token is missing or cannot be one.
     Token(TokenError),
     /// The request breaks its rules.
@@ -83,12 +85,18 @@ impl Failure {
         self.meaning().reason
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: one row a failure")]
     fn meaning(&self) -> Meaning {
         match self {
             Self::Overloaded => meaning(
                 Code::ResourceExhausted,
                 "OVERLOADED",
                 "The gateway has too many calls in flight; try again later",
+            ),
+            Self::CallerNotAllowed => meaning(
+                Code::PermissionDenied,
+                "CALLER_NOT_ALLOWED",
+                "The gateway's rules do not let this caller read this project; its operator must add one",
             ),
             Self::Token(TokenError::Missing) => meaning(
                 Code::Unauthenticated,

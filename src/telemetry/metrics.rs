@@ -32,6 +32,10 @@ pub struct Metrics {
     pub shed: IntCounter,
     /// Open connections on the gRPC port.
     pub connections: IntGauge,
+    /// When the gRPC port's certificate expires, in seconds since 1970; 0 without TLS.
+    pub certificate_expiry: IntGauge,
+    /// New certificates that were refused.
+    pub reload_failures: IntCounter,
     /// Open connections on the admin port; counted for its limit, and no metric.
     pub admin_connections: IntGauge,
 }
@@ -68,6 +72,12 @@ impl Metrics {
             panics: families.counter("panics_total", "Panics caught in a handler.")?,
             shed: families.counter("shed_total", "Calls refused for too many in flight.")?,
             connections: families.gauge("server_connections", "Open gRPC connections.")?,
+            certificate_expiry: families.gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the certificate in use expires, in seconds since 1970; 0 without TLS.",
+            )?,
+            reload_failures: families
+                .counter("tls_reload_failures_total", "New certificates that were refused.")?,
             admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
             registry: families.0.clone(),
         };

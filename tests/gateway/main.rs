@@ -26,4 +26,5 @@ mod retries;
 mod server;
 mod statuses;
 mod time;
+mod tls;
 mod upstream_safety;

@@ -321,7 +321,7 @@ async fn a_panic_in_a_handler_is_internal_and_counted() {
     let asked = upstream::Upstream::new(url, serve.gateway.upstream, metrics.clone()).unwrap();
     let rpc =
         Rpc::new(serve.gateway.rpc, asked, &Readiness::new(), metrics.clone(), Default::default()).unwrap();
-    let response = rpc.handle(Raw::call().request.map(|()| Panicking), None).await;
+    let response = rpc.handle(Raw::call().request.map(|()| Panicking), Default::default()).await;
     let failure = Failure::of(tonic::Status::from_header_map(response.headers()).unwrap());
     assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "INTERNAL"));
     assert!(!failure.message.contains("for the test"));
