@@ -1,17 +1,101 @@
-//! What proves to the upstream who asks. Today there is one mode, pass-through: the caller's own token, read from
-//! the request's HTTP headers and sent on as it came. The gateway holds no credential and adds none.
+//! What proves to the upstream who asks.
 //!
-//! This module must not know gRPC or VBS: it hands a header value to whoever sends the request.
+//! Two modes. *Pass-through*: the caller's own token, read from the request's HTTP headers and sent on as it came; the
+//! gateway holds no credential and adds none. *AK/SK*: the gateway holds an access key and a secret key and signs each
+//! attempt with them; what token the caller sends is never looked at.
+//!
+//! This module must not know gRPC or VBS: it hands headers to whoever sends the request.
+
+mod aksk;
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use aksk::{AkSk, Get, Keys, KeysSource, Scheme};
 
 use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
 
 /// The header that carries the token, towards the gateway and towards the upstream.
 pub const TOKEN_HEADER: &str = "x-auth-token";
 
 /// The longest token that is accepted, in bytes. PKI tokens take 5 KB and more.
 pub const MAX_TOKEN_BYTES: usize = 32_768;
+
+/// A text that is never shown, and wiped when it is dropped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The secret itself, for who must send it or sign with it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret([redacted])")
+    }
+}
+
+/// Where the credential of a call comes from.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// From the caller.
+    PassThrough,
+    /// From the gateway's own keys.
+    AkSk(Arc<AkSk>),
+}
+
+impl Mode {
+    /// The credential of the call with these HTTP headers.
+    pub fn credential(&self, headers: &HeaderMap) -> Result<Credential, TokenError> {
+        match self {
+            Self::PassThrough => Token::from_headers(headers).map(Credential::Token),
+            Self::AkSk(aksk) => Ok(Credential::Keys(aksk.keys(), aksk.scheme())),
+        }
+    }
+}
+
+/// The credential of one call.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// The caller's token.
+    Token(Token),
+    /// The gateway's keys, and how they sign.
+    Keys(Arc<Keys>, Scheme),
+}
+
+impl Credential {
+    /// Adds to `headers` what proves who asks, in this attempt.
+    pub fn add_to(&self, headers: &mut HeaderMap, get: Get<'_>, now: SystemTime) {
+        match self {
+            Self::Token(token) => drop(headers.insert(TOKEN_HEADER, token.0.clone())),
+            Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, get, now)),
+        }
+    }
+
+    /// Whether it is the gateway's own, so that only its operator can mend it.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Keys(..))
+    }
+
+    /// `text` with every place blotted out at which it repeats a secret, or the beginning of one: an upstream that
+    /// echoes it must not bring it into a status or a log.
+    pub fn redact(&self, text: &str) -> String {
+        match self {
+            Self::Token(token) => blot(text, token.0.to_str().unwrap_or_default()),
+            Self::Keys(keys, _) => keys.secrets().fold(text.to_owned(), |text, secret| blot(&text, secret)),
+        }
+    }
+}
 
 /// A caller's token. It is never shown: `Debug` prints a placeholder, and the header value is marked sensitive.
 #[derive(Clone)]
@@ -47,39 +131,33 @@ impl Token {
         value.set_sensitive(true);
         Ok(Self(value))
     }
+}
 
-    /// The value for the upstream's request, marked sensitive.
-    pub fn header_value(&self) -> HeaderValue {
-        self.0.clone()
+/// Blots a secret out. One of few bytes, which nobody issues but people type, only where it stands as a word of its own.
+fn blot(text: &str, secret: &str) -> String {
+    /// So much of a secret gives it away; shorter ones are looked for whole.
+    const TELLING: usize = 16;
+    /// So short a secret is part of many words.
+    const SHORT: usize = 8;
+    const BLOT: &str = "[redacted]";
+
+    if secret.is_empty() {
+        return text.to_owned();
     }
-
-    /// `text` with every place blotted out at which it repeats this token, or the beginning of it: an upstream that
-    /// echoes a token must not bring it into a status or a log. A token of few bytes, which nobody issues but people
-    /// type, is blotted out only where it stands as a word of its own.
-    pub fn redact(&self, text: &str) -> String {
-        /// So much of a token gives it away; shorter tokens are looked for whole.
-        const TELLING: usize = 16;
-        /// So short a token is part of many words.
-        const SHORT: usize = 8;
-        const BLOT: &str = "[redacted]";
-
-        // Visible ASCII by construction.
-        let token = self.0.to_str().unwrap_or_default();
-        let needle = token.get(..TELLING).unwrap_or(token);
-        let mut clean = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(at) = rest.find(needle) {
-            let (before, echo) = rest.split_at(at);
-            let same = echo.bytes().zip(token.bytes()).take_while(|(a, b)| a == b).count();
-            let (echo, after) = echo.split_at(same);
-            let in_word = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
-            clean.push_str(before);
-            clean.push_str(if token.len() < SHORT && in_word { echo } else { BLOT });
-            rest = after;
-        }
-        clean.push_str(rest);
-        clean
+    let needle = secret.get(..TELLING).unwrap_or(secret);
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(needle) {
+        let (before, echo) = rest.split_at(at);
+        let same = echo.bytes().zip(secret.bytes()).take_while(|(a, b)| a == b).count();
+        let (echo, after) = echo.split_at(same);
+        let in_word = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
+        clean.push_str(before);
+        clean.push_str(if secret.len() < SHORT && in_word { echo } else { BLOT });
+        rest = after;
     }
+    clean.push_str(rest);
+    clean
 }
 
 impl fmt::Debug for Token {
@@ -98,6 +176,10 @@ mod tests {
         Token::from_headers(&headers).unwrap()
     }
 
+    fn redact(token: &Token, text: &str) -> String {
+        Credential::Token(token.clone()).redact(text)
+    }
+
     #[test]
     fn a_token_is_not_shown() {
         assert_eq!(format!("{:?}", token("gAAAAABsecret")), "Token([redacted])");
@@ -106,13 +188,13 @@ mod tests {
     #[test]
     fn an_echo_is_blotted_out_whole_cut_short_and_more_than_once() {
         let long = token("MIIDkgYJKoZIhvcNAQcCoIIDgzCC");
-        assert_eq!(long.redact("token MIIDkgYJKoZIhvcNAQcCoIIDgzCC!"), "token [redacted]!");
+        assert_eq!(redact(&long, "token MIIDkgYJKoZIhvcNAQcCoIIDgzCC!"), "token [redacted]!");
         assert_eq!(
-            long.redact("token MIIDkgYJKoZIhvcNAQ... twice MIIDkgYJKoZIhvcN"),
+            redact(&long, "token MIIDkgYJKoZIhvcNAQ... twice MIIDkgYJKoZIhvcN"),
             "token [redacted]... twice [redacted]"
         );
-        assert_eq!(long.redact("The token must be updated"), "The token must be updated");
-        assert_eq!(token("t0p").redact("bad t0p, t0p"), "bad [redacted], [redacted]");
-        assert_eq!(token("a").redact("a bad token 'a'"), "[redacted] bad token '[redacted]'");
+        assert_eq!(redact(&long, "The token must be updated"), "The token must be updated");
+        assert_eq!(redact(&token("t0p"), "bad t0p, t0p"), "bad [redacted], [redacted]");
+        assert_eq!(redact(&token("a"), "a bad token 'a'"), "[redacted] bad token '[redacted]'");
     }
 }

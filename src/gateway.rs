@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
+use crate::credentials::Mode;
 use crate::health::Readiness;
 use crate::reload;
 use crate::rpc::{self, Access, Rpc};
@@ -103,6 +104,7 @@ const ADMIN_CONNECTIONS: usize = 256;
 pub struct Gateway {
     tls: Option<Arc<Tls>>,
     access: Option<Arc<Access>>,
+    credentials: Mode,
     metrics: Metrics,
     grpc: Server,
     admin: Server,
@@ -148,7 +150,7 @@ impl Gateway {
         )
         .map_err(at(config.admin_listen))?;
 
-        let access = config.rpc.access.clone();
+        let (access, credentials) = (config.rpc.access.clone(), config.rpc.credentials.clone());
         let (base_url, sandbox) = match config.upstream_at {
             UpstreamAt::Url(url) => (url, None),
             UpstreamAt::Sandbox => {
@@ -165,6 +167,7 @@ impl Gateway {
         Ok(Self {
             tls: config.tls,
             access,
+            credentials,
             metrics: metrics.clone(),
             grpc,
             admin,
@@ -194,7 +197,7 @@ impl Gateway {
         let mut tasks = Tasks {
             grpc: tokio::spawn(self.grpc.serve(GrpcPort(self.rpc))),
             admin: tokio::spawn(self.admin.serve(AdminPort(self.admin_pages))),
-            reload: tokio::spawn(keep_fresh(self.tls, self.access, self.metrics)),
+            reload: tokio::spawn(keep_fresh(self.tls, self.access, self.credentials, self.metrics)),
             sandbox: tokio::spawn(async move {
                 match self.sandbox {
                     Some(sandbox) => sandbox.serve().await,
@@ -273,8 +276,8 @@ impl server::Service for AdminPort {
     }
 }
 
-/// Takes new certificates and rules when their files change. Never ends.
-async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, metrics: Metrics) {
+/// Takes new certificates, rules and keys when their files change. Never ends.
+async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, credentials: Mode, metrics: Metrics) {
     let certificates = async {
         let Some(tls) = tls else { return std::future::pending().await };
         metrics.certificate_expiry.set(tls.expires());
@@ -298,7 +301,15 @@ async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, metrics:
         })
         .await;
     };
-    tokio::join!(certificates, rules);
+    let keys = async {
+        let Mode::AkSk(aksk) = credentials else { return std::future::pending().await };
+        reload::on_change(aksk.snapshot(), || match aksk.reload() {
+            Ok(()) => tracing::info!("the new keys are in use"),
+            Err(error) => tracing::error!(error, "the new keys are refused, the old ones stay in use"),
+        })
+        .await;
+    };
+    tokio::join!(certificates, rules, keys);
 }
 
 /// The tasks that run as long as the process; they end with it.

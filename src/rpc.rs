@@ -1,4 +1,4 @@
-//! The inbound edge: gRPC over an HTTP request and back. It checks in the order overload, token, request, asks the
+//! The inbound edge: gRPC over an HTTP request and back. It checks in the order overload, caller, token, request, asks the
 //! upstream, and turns the answer into protobuf or a status; it must not know sockets.
 //!
 //! GetBackupShare does not go through tonic's generated server: that one merges trailers into the metadata after every
@@ -36,7 +36,7 @@ pub use allow::Access;
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, Failure, Violation, code_name};
 
-use crate::credentials::Token;
+use crate::credentials::{self, Credential};
 use crate::health::Readiness;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
 use crate::telemetry::Metrics;
@@ -59,6 +59,8 @@ pub struct Config {
     pub reflection: bool,
     /// Who may read what; without rules, whoever reaches the port may read what its token lets it.
     pub access: Option<Arc<Access>>,
+    /// Where the credentials for the upstream come from.
+    pub credentials: credentials::Mode,
 }
 
 /// Who calls.
@@ -218,14 +220,14 @@ impl Inner {
             return Err(Failure::CallerNotAllowed);
         }
         // A rule is about a project, which only the message tells; without rules a bad token needs no message.
-        let read_token = || Token::from_headers(headers).map_err(Failure::Token);
-        let token = access.is_none().then(read_token).transpose()?;
+        let read_credential = || self.config.credentials.credential(headers).map_err(Failure::Token);
+        let credential = access.is_none().then(read_credential).transpose()?;
         let answer = async {
             let message = request::message(headers, body).await?;
             if access.is_some_and(|access| !access.allows(&call.caller.names, &message.project_id)) {
                 return Err(Failure::CallerNotAllowed);
             }
-            self.ask(call, message, token.map_or_else(read_token, Ok)?, record).await
+            self.ask(call, message, credential.map_or_else(read_credential, Ok)?, record).await
         };
         tokio::select! {
             result = timeout_at(call.deadline, answer) => result.unwrap_or(Err(Failure::DeadlineExceeded)),
@@ -245,7 +247,7 @@ impl Inner {
         &self,
         call: &Call,
         message: GetBackupShareRequest,
-        token: Token,
+        credential: Credential,
         record: &Record,
     ) -> Result<Found, Failure> {
         let checked = request::check(message, call.timeout_is_malformed)?;
@@ -253,7 +255,7 @@ impl Inner {
         let query = Query {
             project_id: checked.project_id,
             id: checked.id,
-            token,
+            credential,
             request_id: call.request_id.clone(),
             trace: call.trace.clone(),
             deadline: call.deadline,

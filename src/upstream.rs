@@ -1,7 +1,7 @@
 //! The outbound edge: asks the Volume Backup Service for one share, in time, and says what came of it.
 //!
 //! It knows HTTP, JSON and time; it must not know gRPC. A request is made of checked values only ([`ProjectId`],
-//! [`ShareId`], [`Token`]), an answer is the upstream's own [`Share`] or an [`Error`] whose [`Kind`] names the step that
+//! [`ShareId`], [`Credential`]), an answer is the upstream's own [`Share`] or an [`Error`] whose [`Kind`] names the step that
 //! failed. The status comes before the JSON: what a 404 says is never read as a share.
 
 mod error;
@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
+use url::{Position, Url};
 
 pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use error_body::{ErrorBody, Voice};
@@ -28,7 +29,7 @@ pub use timestamp::Timestamp;
 pub use transport::{Config as TransportConfig, Proxy, Roots};
 pub use wire::{Backup, Malformed, Share};
 
-use crate::credentials::{TOKEN_HEADER, Token};
+use crate::credentials::{self, Credential};
 use crate::telemetry::Metrics;
 use transport::{Body, Connection, Fault, Reply, Transport};
 
@@ -50,8 +51,8 @@ pub struct Query<'a> {
     pub project_id: ProjectId,
     /// The share.
     pub id: ShareId,
-    /// The credential that is sent.
-    pub token: Token,
+    /// What proves who asks.
+    pub credential: Credential,
     /// Sent as `X-Request-Id`.
     pub request_id: HeaderValue,
     /// The W3C trace context to continue, if any.
@@ -169,7 +170,8 @@ impl Upstream {
         let mut record =
             AttemptRecord { metrics: &self.metrics, since: Instant::now(), outcome: (None, "cancelled") };
         let url = self.base_url.share(&query.project_id, &query.id);
-        let exchange = self.transport.get(url, headers(query), connection);
+        let headers = headers(query, &url);
+        let exchange = self.transport.get(url, headers, connection);
         let result = match tokio::time::timeout_at(end, exchange).await {
             Err(_) => Err(elapsed.into()),
             Ok(Err(fault)) => Err(fault.into()),
@@ -193,12 +195,12 @@ impl Upstream {
             Body::TooLarge => None,
         };
         if reply.status != 200 {
-            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.token);
+            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.credential);
             let told = reply.headers.get(header::RETRY_AFTER);
             let retry_after = told.and_then(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
-        let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.token));
+        let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.credential));
         let failed = |kind, detail: String| Error {
             http_status: Some(200),
             request_id: request_id.clone(),
@@ -217,11 +219,14 @@ impl Upstream {
     }
 }
 
-/// All that the upstream gets beside `Host` and `User-Agent`.
-fn headers(query: &Query<'_>) -> HeaderMap {
+/// All that the upstream gets beside `Host`.
+fn headers(query: &Query<'_>, url: &Url) -> HeaderMap {
+    const ACCEPT: &str = "application/json";
+    const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
     let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(TOKEN_HEADER, query.token.header_value());
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert("x-request-id", query.request_id.clone());
     if let Some(parent) = &query.trace.parent {
         headers.insert("traceparent", parent.clone());
@@ -229,6 +234,14 @@ fn headers(query: &Query<'_>) -> HeaderMap {
     if let Some(state) = &query.trace.state {
         headers.insert("tracestate", state.clone());
     }
+    let get = credentials::Get {
+        host: &url[Position::BeforeHost..Position::AfterPort],
+        path: url.path(),
+        project_id: query.project_id.as_str(),
+        user_agent: USER_AGENT,
+        accept: ACCEPT,
+    };
+    query.credential.add_to(&mut headers, get, SystemTime::now());
     headers
 }
 

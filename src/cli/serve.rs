@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Command};
 
 use super::{Reader, units};
+use crate::credentials::{AkSk, KeysSource, Mode, Scheme, Secret};
 use crate::gateway::{self, UpstreamAt};
 use crate::rpc::{self, Access};
 use crate::server::{self, Tls, TlsFiles};
@@ -129,6 +130,17 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "5m", help_heading = "Upstream")]
     upstream_connection_lifetime: String,
 
+    /// Whose credential goes upstream: passthrough, the caller's token; aksk, the gateway's own keys.
+    #[arg(long, value_name = "MODE", default_value = "passthrough", help_heading = "Credentials")]
+    auth: String,
+    /// How the keys sign: sdk, or legacy as Open Telekom Cloud's own clients do.
+    #[arg(long, value_name = "SCHEME", default_value = "sdk", help_heading = "Credentials")]
+    aksk_scheme: String,
+    /// Folder whose files are named as the variables that they replace: OS_ACCESS_KEY, OS_SECRET_KEY, OS_SECURITY_TOKEN, or
+    /// HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, HUAWEICLOUD_SDK_SECURITY_TOKEN. Read again when they change.
+    #[arg(long, value_name = "FOLDER", help_heading = "Credentials")]
+    secrets_dir: Option<PathBuf>,
+
     /// What is logged: a filter such as info, or warn,backup_share_gateway=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Log")]
     log: String,
@@ -197,6 +209,7 @@ impl Flags {
                 },
                 reflection: !reader.yes_or_no("no-reflection", &self.no_reflection),
                 access: self.access(&mut reader),
+                credentials: self.credentials(&mut reader),
             },
             tls: self.tls(&mut reader),
             upstream: self.upstream(&mut reader, &upstream_at),
@@ -276,6 +289,35 @@ impl Flags {
             |why: String| format!("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE) {why}");
         let refused = |problems: Vec<String>| reader.problems.extend(problems.into_iter().map(problem));
         Access::load(rules, self.allow_file.clone()).map(Arc::new).map_err(refused).ok()
+    }
+
+    fn credentials(&self, reader: &mut Reader) -> Mode {
+        let scheme = reader.value("aksk-scheme", &self.aksk_scheme, Scheme::Sdk, |text| match text {
+            "sdk" => Ok(Scheme::Sdk),
+            "legacy" => Ok(Scheme::Legacy),
+            _ => Err("must be sdk or legacy".into()),
+        });
+        let holds_keys = reader.value("auth", &self.auth, false, |text| match text {
+            "passthrough" => Ok(false),
+            "aksk" => Ok(true),
+            _ => Err("must be passthrough or aksk".into()),
+        });
+        if !holds_keys {
+            return Mode::PassThrough;
+        }
+        if self.tls_client_ca.is_none() || (self.allow.is_empty() && self.allow_file.is_none()) {
+            reader.problems.push("--auth aksk (GATEWAY_AUTH) lends the gateway's own rights to its callers, so they must prove who they are (--tls-cert, --tls-key, --tls-client-ca) and rules must say what each may read (--allow or --allow-file)".into());
+        }
+        let set = |name| Some((name, Secret::new(std::env::var(name).ok()?)));
+        let variables = KeysSource::VARIABLES.into_iter().filter_map(set).collect();
+        let source = KeysSource { folder: self.secrets_dir.clone(), variables };
+        match AkSk::load(source, scheme) {
+            Ok(aksk) => Mode::AkSk(Arc::new(aksk)),
+            Err(why) => {
+                reader.problems.push(format!("--auth aksk (GATEWAY_AUTH): {why}"));
+                Mode::PassThrough
+            }
+        }
     }
 
     fn server(&self, reader: &mut Reader, max_deadline: Duration) -> server::Config {

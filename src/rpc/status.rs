@@ -261,6 +261,11 @@ fn kind_meaning(kind: Kind) -> Meaning {
             "UPSTREAM_UNAUTHENTICATED",
             "VBS refused the token; get a new one for this project and region",
         ),
+        Kind::OwnCredentialRefused => meaning(
+            Code::Internal,
+            "UPSTREAM_UNAUTHENTICATED",
+            "VBS refused the gateway's own credential; the gateway's operator must check it",
+        ),
         Kind::Forbidden => meaning(
             Code::PermissionDenied,
             "UPSTREAM_FORBIDDEN",

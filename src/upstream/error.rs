@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::error_body::{ErrorBody, Voice};
-use crate::credentials::Token;
+use crate::credentials::Credential;
 
 /// What went wrong, by the step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Kind {
     BadRequest,
     /// 401: the token was refused.
     Unauthenticated,
+    /// 401 where the credential is the gateway's own: no caller can mend it.
+    OwnCredentialRefused,
     /// 403: the token was taken and the right is missing.
     Forbidden,
     /// 404 in the Volume Backup Service's own voice: there is no such share.
@@ -129,33 +131,44 @@ impl Error {
     }
 
     /// A whole reply that is not 200. `body` is `None` where it was longer than the limit, or coded.
-    pub fn of_reply(status: u16, request_id: Option<&str>, body: Option<&[u8]>, token: &Token) -> Self {
+    pub fn of_reply(
+        status: u16,
+        request_id: Option<&str>,
+        body: Option<&[u8]>,
+        credential: &Credential,
+    ) -> Self {
         let said = body.map(ErrorBody::read).unwrap_or_default();
-        let safe = |text: &str, limit| sanitize(text, token, limit);
+        let kind = match status {
+            401 if credential.is_own() => Kind::OwnCredentialRefused,
+            status => Kind::of_status(status, said.voice),
+        };
+        let safe = |text: &str, limit| sanitize(text, credential, limit);
         Self {
             http_status: Some(status),
             code: said.code.as_deref().map(|code| safe(code, MAX_METADATA_BYTES)),
-            request_id: request_id.or(said.request_id.as_deref()).and_then(|id| safe_request_id(id, token)),
+            request_id: request_id
+                .or(said.request_id.as_deref())
+                .and_then(|id| safe_request_id(id, credential)),
             message: said
                 .message
                 .as_deref()
                 .map(|text| safe(text, MAX_MESSAGE_BYTES))
                 .filter(|m| !m.is_empty()),
-            ..Self::new(Kind::of_status(status, said.voice), format!("HTTP status {status}"))
+            ..Self::new(kind, format!("HTTP status {status}"))
         }
     }
 }
 
 /// An ID of a request as the upstream names it, if it is one that can be searched for.
-pub(super) fn safe_request_id(id: &str, token: &Token) -> Option<String> {
+pub(super) fn safe_request_id(id: &str, credential: &Credential) -> Option<String> {
     let visible = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
-    visible.then(|| sanitize(id, token, MAX_METADATA_BYTES))
+    visible.then(|| sanitize(id, credential, MAX_METADATA_BYTES))
 }
 
 /// `text` without control characters and without the token, cut between characters.
-fn sanitize(text: &str, token: &Token, limit: usize) -> String {
+fn sanitize(text: &str, credential: &Credential, limit: usize) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).collect();
-    let mut clean = token.redact(&plain);
+    let mut clean = credential.redact(&plain);
     let end = (0..=limit.min(clean.len())).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
     clean.truncate(end);
     clean
@@ -164,13 +177,13 @@ fn sanitize(text: &str, token: &Token, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::TOKEN_HEADER;
+    use crate::credentials::{Mode, TOKEN_HEADER};
     use http::{HeaderMap, HeaderValue};
 
-    fn token() -> Token {
+    fn token() -> Credential {
         let mut headers = HeaderMap::new();
         headers.insert(TOKEN_HEADER, HeaderValue::from_static("gAAAAABl-a-token-of-a-caller"));
-        Token::from_headers(&headers).unwrap()
+        Mode::PassThrough.credential(&headers).unwrap()
     }
 
     #[test]

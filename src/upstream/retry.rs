@@ -37,6 +37,7 @@ fn is_retried(kind: Kind) -> Retried {
         Kind::RateLimited => Retried::WhenTold,
         Kind::BadRequest
         | Kind::Unauthenticated
+        | Kind::OwnCredentialRefused
         | Kind::Forbidden
         | Kind::ShareNotFound
         | Kind::RouteNotFound

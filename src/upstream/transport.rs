@@ -226,7 +226,6 @@ fn client(config: &Config, max_idle: usize) -> Result<Client, String> {
         .retry(retry::never())
         .referer(false)
         .no_proxy()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)

@@ -34,18 +34,17 @@ pub struct Served {
 impl Served {
     pub async fn start(flags: &[&str]) -> Self {
         let ports = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"];
-        let mut command = gateway(&[&ports[..], flags].concat());
+        Self::spawn(gateway(&[&ports[..], flags].concat())).await
+    }
+
+    /// Runs a `serve` and waits until it listens.
+    pub async fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["message"], "listening");
-        Self::of(&line, child, log)
-    }
-
-    /// A process that has said so in its first line.
-    pub fn of(listening: &Value, child: Child, log: Lines<BufReader<ChildStdout>>) -> Self {
-        let address = |key: &str| listening[key].as_str().unwrap().parse::<SocketAddr>().unwrap();
+        let address = |key: &str| line[key].as_str().unwrap().parse::<SocketAddr>().unwrap();
         let (grpc, admin) = (address("grpc.address"), address("admin.address"));
         assert!(grpc.port() != 0 && admin.port() != 0);
         Self { grpc: grpc.to_string(), admin, child, log }

@@ -10,6 +10,7 @@
 //! The gateway as its callers, its upstream and its operators see it. Everything here speaks gRPC, HTTP, signals and
 //! flags; expected values come from the contract, the vendor's documents and the protocols.
 
+mod aksk;
 mod call;
 mod child;
 mod connections;

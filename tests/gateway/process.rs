@@ -250,11 +250,7 @@ async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
         .env("HTTP_PROXY", "http://127.0.0.1:1")
         .env("http_proxy", "http://127.0.0.1:1")
         .env("ALL_PROXY", "http://127.0.0.1:1");
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
-    let line: Value = serde_json::from_str(&line).unwrap();
-    let served = Served::of(&line, child, log);
+    let served = Served::spawn(command).await;
     assert!(served.get(PROJECT, SHARE).await.status.success());
 }
 
@@ -299,17 +295,9 @@ async fn out_of_descriptors_it_waits_and_goes_on() {
     let line = format!(
         "ulimit -n 48; exec {program} serve --sandbox --listen=127.0.0.1:0 --admin-listen=127.0.0.1:0"
     );
-    let mut child = Command::new("sh")
-        .args(["-c", &line])
-        .kill_on_drop(true)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = soon("the first line", log.next_line()).await.unwrap().unwrap();
-    let first: Value = serde_json::from_str(&first).unwrap();
-    let mut served = Served::of(&first, child, log);
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]).kill_on_drop(true);
+    let mut served = Served::spawn(command).await;
     let mut held = Vec::new();
     for _ in 0..64 {
         held.push(tokio::net::TcpStream::connect(&served.grpc).await.unwrap());

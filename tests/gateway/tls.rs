@@ -10,18 +10,18 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::harness::*;
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 
-const SPIFFE: &str = "spiffe://example.org/ns/backup/sa/reader";
+pub const SPIFFE: &str = "spiffe://example.org/ns/backup/sa/reader";
 
 /// A certificate authority.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 /// A certificate with its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
 }
 
 impl Authority {
@@ -33,7 +33,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn issue(&self, names: &[SanType]) -> Pair {
+    pub fn issue(&self, names: &[SanType]) -> Pair {
         self.issue_until(names, 2099)
     }
 
@@ -50,19 +50,19 @@ fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 
-fn uri(name: &str) -> SanType {
+pub fn uri(name: &str) -> SanType {
     SanType::URI(name.try_into().unwrap())
 }
 
 /// A folder with a gateway's files, and the flags that name them.
-struct Files {
+pub struct Files {
     folder: tempfile::TempDir,
-    servers: Authority,
-    callers: Authority,
+    pub servers: Authority,
+    pub callers: Authority,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let files = Self {
             folder: tempfile::tempdir().unwrap(),
             servers: Authority::new(),
@@ -73,7 +73,7 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -82,7 +82,7 @@ impl Files {
         std::fs::write(self.path("tls.key"), &pair.key).unwrap();
     }
 
-    fn flag(&self, flag: &str, name: &str) -> String {
+    pub fn flag(&self, flag: &str, name: &str) -> String {
         format!("--{flag}={}", self.path(name).display())
     }
 
@@ -90,12 +90,12 @@ impl Files {
         vec![self.flag("tls-cert", "tls.crt"), self.flag("tls-key", "tls.key")]
     }
 
-    fn mutual(&self) -> Vec<String> {
+    pub fn mutual(&self) -> Vec<String> {
         [self.tls(), vec![self.flag("tls-client-ca", "clients.pem")]].concat()
     }
 
     /// What a caller of the gateway believes, and who it is.
-    fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
+    pub fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.servers.pem))
             .domain_name("localhost");
@@ -112,7 +112,7 @@ async fn start(flags: Vec<String>, more: &[&str]) -> Running {
     Running::start(&flags).await
 }
 
-async fn connect(gateway: &Running, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect(gateway: &Running, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
     let endpoint =
         Endpoint::from_shared(format!("https://{}", gateway.grpc)).unwrap().tls_config(tls).unwrap();
     soon("a TLS handshake", endpoint.connect()).await
