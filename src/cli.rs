@@ -150,6 +150,10 @@ pub enum Refusal {
 /// Reads the command line and the environment.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Refusal> {
     let command = Cli::command().mut_subcommand("serve", serve::with_variables);
+    let broken = command.find_subcommand("serve").map(serve::broken_variables).unwrap_or_default();
+    if !broken.is_empty() {
+        return Err(Refusal::Wrong(broken));
+    }
     let matches = command.try_get_matches_from(arguments).map_err(refusal)?;
     match Cli::from_arg_matches(&matches).map_err(refusal)?.command {
         Command::Serve(flags) => {
@@ -192,7 +196,7 @@ impl Reader {
     }
 
     fn target(&mut self, flags: TargetFlags) -> Target {
-        let deadline = self.flag("deadline", &flags.deadline, units::positive_duration).unwrap_or_default();
+        let deadline = self.flag("deadline", &flags.deadline, units::deadline).unwrap_or_default();
         let (cert, key) = (flags.tls_cert, flags.tls_key);
         let identity = cert
             .and_then(|file| self.file("tls-cert", &file))
@@ -216,7 +220,8 @@ impl Reader {
                 // What is not UTF-8 becomes a character that is refused below.
                 String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()
             }
-            None => std::env::var("OS_TOKEN").ok()?,
+            // What is not UTF-8 becomes a character that is refused below.
+            None => std::env::var_os("OS_TOKEN")?.to_string_lossy().into_owned(),
         };
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             self.problems.push("the token (--token-file or OS_TOKEN) must be visible ASCII".into());

@@ -8,6 +8,7 @@
 
 mod aksk;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -133,31 +134,51 @@ impl Token {
     }
 }
 
-/// Blots a secret out. One of few bytes, which nobody issues but people type, only where it stands as a word of its own.
+/// Blots out what `text` repeats of a secret: any part of it that is long enough to tell, in whatever case, and with
+/// whatever blanks, line ends or invisible characters between its letters.
 fn blot(text: &str, secret: &str) -> String {
-    /// So much of a secret gives it away; shorter ones are looked for whole.
-    const TELLING: usize = 16;
-    /// So short a secret is part of many words.
+    /// So many letters of a secret in a row are no accident; a shorter secret is looked for whole.
+    const TELLING: usize = 12;
+    /// So short a secret, which nobody issues but people type, is part of many words.
     const SHORT: usize = 8;
     const BLOT: &str = "[redacted]";
 
-    if secret.is_empty() {
+    let secret = secret.to_ascii_lowercase();
+    let length = secret.len().min(TELLING);
+    let letters: Vec<(usize, u8)> = text
+        .bytes()
+        .enumerate()
+        .filter(|(_, b)| b.is_ascii_graphic())
+        .map(|(at, b)| (at, b.to_ascii_lowercase()))
+        .collect();
+    if length == 0 || letters.len() < length {
         return text.to_owned();
     }
-    let needle = secret.get(..TELLING).unwrap_or(secret);
+    let parts: HashSet<&[u8]> = secret.as_bytes().windows(length).collect();
+    let plain: Vec<u8> = letters.iter().map(|(_, b)| *b).collect();
+    let place = |letter: usize| letters.get(letter).map_or(text.len(), |(at, _)| *at);
     let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(needle) {
-        let (before, echo) = rest.split_at(at);
-        let same = echo.bytes().zip(secret.bytes()).take_while(|(a, b)| a == b).count();
-        let (echo, after) = echo.split_at(same);
-        let in_word = before.ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
-        clean.push_str(before);
-        clean.push_str(if secret.len() < SHORT && in_word { echo } else { BLOT });
-        rest = after;
+    let (mut copied, mut blotted) = (0, 0);
+    for (letter, window) in plain.windows(length).enumerate() {
+        let (from, to) = (place(letter), place(letter + length - 1) + 1);
+        if !parts.contains(window) || (secret.len() < SHORT && !is_word(text, from, to)) {
+            continue;
+        }
+        if letter >= blotted {
+            clean.push_str(text.get(copied..from).unwrap_or_default());
+            clean.push_str(BLOT);
+        }
+        (copied, blotted) = (to, letter + length);
     }
-    clean.push_str(rest);
+    clean.push_str(text.get(copied..).unwrap_or_default());
     clean
+}
+
+/// Whether this part of the text stands by itself.
+fn is_word(text: &str, from: usize, to: usize) -> bool {
+    let before = text.get(..from).and_then(|text| text.chars().next_back());
+    let after = text.get(to..).and_then(|text| text.chars().next());
+    !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
 }
 
 impl fmt::Debug for Token {
@@ -186,14 +207,35 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_is_blotted_out_whole_cut_short_and_more_than_once() {
-        let long = token("MIIDkgYJKoZIhvcNAQcCoIIDgzCC");
-        assert_eq!(redact(&long, "token MIIDkgYJKoZIhvcNAQcCoIIDgzCC!"), "token [redacted]!");
-        assert_eq!(
-            redact(&long, "token MIIDkgYJKoZIhvcNAQ... twice MIIDkgYJKoZIhvcN"),
-            "token [redacted]... twice [redacted]"
-        );
+    fn an_echo_is_blotted_out_however_it_is_written() {
+        let text = "MIIDkgYJKoZIhvcNAQcCoIIDgzCCA38CAQExDTALBglghkgBZQMEAgEwggFxBgkq";
+        let long = token(text);
+        for echo in [
+            text.to_owned(),
+            text[1..].to_owned(),
+            text[..20].to_owned(),
+            text[40..].to_owned(),
+            text.to_lowercase(),
+            format!("{}\n {}", &text[..32], &text[32..]),
+            text.as_bytes()
+                .chunks(15)
+                .map(|chunk| std::str::from_utf8(chunk).unwrap())
+                .collect::<Vec<_>>()
+                .join("\u{200b}"),
+        ] {
+            assert_eq!(
+                redact(&long, &format!("bad \u{fc} <{echo}>, really")),
+                "bad \u{fc} <[redacted]>, really",
+                "{echo}"
+            );
+        }
+        assert_eq!(redact(&long, &format!("{text} twice {text}")), "[redacted] twice [redacted]");
         assert_eq!(redact(&long, "The token must be updated"), "The token must be updated");
+    }
+
+    #[test]
+    fn a_short_token_is_blotted_out_whole_and_a_very_short_one_as_a_word() {
+        assert_eq!(redact(&token("hunter2!!"), "is HUNTER2!! good"), "is [redacted] good");
         assert_eq!(redact(&token("t0p"), "bad t0p, t0p"), "bad [redacted], [redacted]");
         assert_eq!(redact(&token("a"), "a bad token 'a'"), "[redacted] bad token '[redacted]'");
     }

@@ -97,8 +97,9 @@ impl std::error::Error for Error {}
 
 /// Calls that are cut off get this long to bring their status to the caller.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// The admin port has few and short connections.
+/// The admin port has few connections, and none that waits for long between two scrapes.
 const ADMIN_CONNECTIONS: usize = 256;
+const ADMIN_IDLE: Duration = Duration::from_secs(120);
 
 /// A gateway with its ports taken.
 pub struct Gateway {
@@ -136,6 +137,7 @@ impl Gateway {
         let admin_config = server::Config {
             protocol: server::Protocol::Http1And2,
             max_connections: ADMIN_CONNECTIONS,
+            max_idle: ADMIN_IDLE,
             ..config.server.clone()
         };
         let (tls, connections) = (config.tls.clone(), metrics.connections.clone());

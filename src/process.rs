@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
@@ -14,6 +15,8 @@ use crate::gateway::UpstreamAt;
 use crate::gateway::{Gateway, Shutdown};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE, Sandbox};
 
+/// How long the tasks that a second signal cuts off may take to end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
 const USAGE: u8 = 64;
 
@@ -39,9 +42,11 @@ fn act(action: Action) -> Result<ExitCode, String> {
     match action {
         Action::Serve(serve) => {
             let runtime = runtime(serve.workers)?;
+            // Flushed when the calls that were cut off have had their say.
+            let _log = serve.telemetry.install();
             let ended = runtime.block_on(self::serve(*serve));
             // Dropped, it would wait for every name that is still being resolved.
-            runtime.shutdown_background();
+            runtime.shutdown_timeout(LAST_WORDS);
             ended
         }
         Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
@@ -69,7 +74,6 @@ fn runtime(workers: usize) -> Result<Runtime, String> {
 }
 
 async fn serve(serve: Serve) -> Result<ExitCode, String> {
-    let _log = serve.telemetry.install();
     raise_descriptor_limit();
     let with_sandbox = matches!(serve.gateway.upstream_at, UpstreamAt::Sandbox);
     let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;

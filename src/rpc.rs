@@ -366,7 +366,7 @@ impl http_body::Body for EndOnStop {
         std::task::ready!(self.stop.as_mut().poll(context));
         self.ended = true;
         let mut trailers = HeaderMap::new();
-        let status = Failure::Draining.status(&HeaderValue::from_static(""));
+        let status = Failure::Draining.status(&request::request_id(&HeaderMap::new()));
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 

@@ -196,8 +196,8 @@ impl Upstream {
         };
         if reply.status != 200 {
             let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.credential);
-            let told = reply.headers.get(header::RETRY_AFTER);
-            let retry_after = told.and_then(|value| retry_after(value.as_bytes(), SystemTime::now()));
+            let mut told = reply.headers.get_all(header::RETRY_AFTER).iter();
+            let retry_after = told.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
         let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.credential));
@@ -213,8 +213,10 @@ impl Upstream {
                 "the body has a content coding, which was not asked for".into(),
             ));
         }
-        let share = Share::read(body, &query.id, |key| self.unknown.note(&key, &self.metrics))
-            .map_err(|malformed| failed(Kind::Malformed, malformed.to_string()))?;
+        // A key may repeat the token, too.
+        let note = |key: String| self.unknown.note(&query.credential.redact(&key), &self.metrics);
+        let share = Share::read(body, &query.id, note)
+            .map_err(|malformed| failed(Kind::Malformed, query.credential.redact(&malformed.to_string())))?;
         Ok(Found { share, request_id })
     }
 }

@@ -149,12 +149,23 @@ pub(super) struct Flags {
     log_format: Option<String>,
 }
 
-/// Gives every flag its variable: `--upstream-url` is `GATEWAY_UPSTREAM_URL`.
+/// Gives every flag its variable: `--upstream-url` is `GATEWAY_UPSTREAM_URL`. An empty one counts as none, as a template
+/// writes it where there is nothing to say.
 pub(super) fn with_variables(command: Command) -> Command {
     command.mut_args(|arg| {
         let variable = variable(arg.get_id().as_str());
-        arg.env(variable).hide_env_values(true)
+        match std::env::var_os(&variable) {
+            Some(value) if value.is_empty() => arg,
+            _ => arg.env(variable).hide_env_values(true),
+        }
     })
+}
+
+/// The variables that are not UTF-8, which nothing can be read from.
+pub(super) fn broken_variables(command: &Command) -> Vec<String> {
+    let variables = command.get_arguments().map(|arg| variable(arg.get_id().as_str()));
+    let is_broken = |name: &String| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+    variables.filter(is_broken).map(|name| format!("{name} is not UTF-8")).collect()
 }
 
 fn variable(flag: &str) -> String {

@@ -27,6 +27,13 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
         .and_then(|read| if read.is_zero() { Err("must be more than zero".into()) } else { Ok(read) })
 }
 
+/// A duration that a client may wait: more than zero, and not longer than any gateway would.
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    positive_duration(text)
+        .and_then(|read| if read > DAY { Err("must be at most 24h".into()) } else { Ok(read) })
+}
+
 /// `512B`, `64KiB`, `1MiB`, `1GiB`; not zero.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let (count, unit) = number_and_unit(text);

@@ -80,19 +80,22 @@ where
     }
     let decoder = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
-    let request = messages.message().await.map_err(unreadable)?.ok_or(Failure::NotOneMessage)?;
-    match messages.message().await.map_err(unreadable)? {
+    let request = next(&mut messages).await?.ok_or(Failure::NotOneMessage)?;
+    match next(&mut messages).await? {
         None => Ok(request),
         Some(_) => Err(Failure::NotOneMessage),
     }
 }
 
-/// What tonic says of a message that it cannot read.
-fn unreadable(status: tonic::Status) -> Failure {
-    if status.code() == tonic::Code::OutOfRange {
-        Failure::RequestTooLarge
-    } else {
-        Failure::UnreadableMessage
+async fn next(
+    messages: &mut Streaming<GetBackupShareRequest>,
+) -> Result<Option<GetBackupShareRequest>, Failure> {
+    match messages.message().await {
+        Ok(message) => Ok(message),
+        // Not tonic's word but the connection's: the caller is gone, and this call will be dropped any moment.
+        Err(status) if std::error::Error::source(&status).is_some() => std::future::pending().await,
+        Err(status) if status.code() == tonic::Code::OutOfRange => Err(Failure::RequestTooLarge),
+        Err(_) => Err(Failure::UnreadableMessage),
     }
 }
 

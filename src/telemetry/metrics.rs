@@ -81,6 +81,12 @@ impl Metrics {
             admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
             registry: families.0.clone(),
         };
+        // Those of a healthy gateway are there from the start, so that a rate has a beginning.
+        metrics.calls.with_label_values(&["vbs.v2.BackupShareService/GetBackupShare", "OK"]);
+        metrics.attempts.with_label_values(&["200", ""]);
+        for reason in ["connect", "lost", "timeout", "status", "stale"] {
+            metrics.retries.with_label_values(&[reason]);
+        }
         let build = IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]);
         families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.0.register(Box::new(ProcessCollector::for_self()))?;

@@ -37,9 +37,11 @@ const NAMES: [(&str, &str); 3] =
 /// The codes of the Volume Backup Service begin so.
 const VBS_CODES: [&str; 4] = ["VolumeBackup.", "AutoBackup.", "VBS.", "common."];
 
-/// The API gateway's words for a signature that does not fit hold the access key and the canonical request.
-const TELLTALE_CODES: [&str; 2] = ["APIGW.0301", "APIG.0301"];
-const TELLTALE_WORDS: &str = "canonicalrequest";
+/// The API gateway's message about a signature holds the access key and the canonical request. It is known by its code and
+/// by its words, wherever they stand and however they are spelt.
+const TELLTALES: [&str; 4] = ["apigw.0301", "apig.0301", "canonicalrequest", "secretkey"];
+/// The codes of the API gateway begin so.
+const API_GATEWAY: [&str; 2] = ["apigw.", "apig."];
 
 impl ErrorBody {
     /// Reads the body of an error. Whatever it holds, the answer is one: what cannot be read says nothing.
@@ -50,11 +52,15 @@ impl ErrorBody {
         let wrapped = || top.values().filter_map(Value::as_object).find_map(Spoken::in_object);
         let is_flat = flat.is_some();
         let Some(spoken) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
-        let voice = spoken.voice(!is_flat && top.len() == 1 && !is_keystone(&top));
-        let telltale = top.values().any(holds_telltale_code);
-        let Spoken { code, message } = spoken;
-        let message = message.filter(|text| !telltale && !text.to_lowercase().contains(TELLTALE_WORDS));
-        Self { code, message, request_id, voice }
+        // The raw text: of a key that stands twice only one value is among the parsed ones.
+        let raw = squeezed(&String::from_utf8_lossy(body));
+        let in_vbs_wrapper =
+            !is_flat && top.len() == 1 && !is_keystone(&top) && !is_one_of(&raw, &API_GATEWAY);
+        let voice = spoken.voice(in_vbs_wrapper);
+        let telltale = is_one_of(&raw, &TELLTALES)
+            || top.iter().any(|(key, value)| is_telltale(key) || holds_telltale(value));
+        let Spoken { code, message, .. } = spoken;
+        Self { code, message: message.filter(|_| !telltale), request_id, voice }
     }
 }
 
@@ -62,14 +68,18 @@ impl ErrorBody {
 struct Spoken {
     code: Option<String>,
     message: Option<String>,
+    /// There is something under the code's name that is neither a text nor a number.
+    odd_code: bool,
 }
 
 impl Spoken {
     fn in_object(object: &Map<String, Value>) -> Option<Self> {
         NAMES.iter().find_map(|(code, message)| {
-            let code = object.get(*code).and_then(code_text);
+            let found = object.get(*code).filter(|code| !code.is_null());
+            let code = found.and_then(code_text);
             let message = object.get(*message).and_then(text);
-            (code.is_some() || message.is_some()).then_some(Self { code, message })
+            let odd_code = found.is_some() && code.is_none();
+            (code.is_some() || message.is_some()).then_some(Self { code, message, odd_code })
         })
     }
 
@@ -77,7 +87,7 @@ impl Spoken {
     fn voice(&self, in_vbs_wrapper: bool) -> Voice {
         let is_vbs = match self.code.as_deref() {
             Some(code) if !is_number(code) => VBS_CODES.iter().any(|prefix| code.starts_with(prefix)),
-            _ => in_vbs_wrapper && self.message.is_some(),
+            _ => in_vbs_wrapper && self.message.is_some() && !self.odd_code,
         };
         if is_vbs { Voice::Vbs } else { Voice::Other }
     }
@@ -97,16 +107,35 @@ fn code_text(value: &Value) -> Option<String> {
     text(value).or_else(|| value.as_number().map(ToString::to_string)).filter(|code| !code.is_empty())
 }
 
+/// A bare number: `404`, and whatever else JSON calls one.
 fn is_number(code: &str) -> bool {
-    code.bytes().all(|b| b.is_ascii_digit())
+    code.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
-/// Whether a telltale code stands anywhere, in `details` too: its message may stand anywhere as well.
-fn holds_telltale_code(value: &Value) -> bool {
+/// `text` in small letters, without all that can stand between the letters of a word.
+fn squeezed(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').map(|c| c.to_ascii_lowercase()).collect()
+}
+
+fn is_one_of(squeezed: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| squeezed.contains(word))
+}
+
+fn is_telltale(text: &str) -> bool {
+    let words: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
+    let names_a_key = |word: &str| words.iter().any(|found| found == word);
+    // "ak XXX not exist"
+    is_one_of(&squeezed(text), &TELLTALES) || (names_a_key("ak") && names_a_key("exist"))
+}
+
+/// Whether a telltale stands anywhere in it.
+fn holds_telltale(value: &Value) -> bool {
     match value {
-        Value::String(text) => TELLTALE_CODES.contains(&text.as_str()),
-        Value::Array(values) => values.iter().any(holds_telltale_code),
-        Value::Object(members) => members.values().any(holds_telltale_code),
+        Value::String(text) => is_telltale(text),
+        Value::Array(values) => values.iter().any(holds_telltale),
+        Value::Object(members) => {
+            members.iter().any(|(key, value)| is_telltale(key) || holds_telltale(value))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

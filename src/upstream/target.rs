@@ -80,6 +80,9 @@ impl BaseUrl {
         }
         // `Url` has already swallowed the dots, and `http:/host` and `http:\\host` too, without a word.
         let path = text.splitn(4, '/').nth(3).unwrap_or_default();
+        if text.split('/').nth(2).is_some_and(|authority| authority.contains('@')) || url.port() == Some(0) {
+            return Err("must hold nothing but a host, a port over zero and a path".into());
+        }
         if text.bytes().any(|b| b == b'\\' || b <= b' ')
             || !text.get(url.scheme().len()..).unwrap_or_default().starts_with("://")
         {
@@ -158,6 +161,9 @@ mod tests {
             "https://vbs.example/%2e%2E/b",
             "https://vbs.example/./b",
             "https://vbs.example\\b",
+            "https://@vbs.example",
+            "https://:@vbs.example/x",
+            "https://vbs.example:0",
             "https://vbs.example:99999",
             "https:/vbs.example",
             " https://vbs.example",

@@ -97,6 +97,9 @@ impl Roots {
     }
 }
 
+/// The most headers of a reply: far more than any upstream sends, and hyper's own limit is for no reason 100.
+const MAX_HEADERS: usize = 1000;
+
 /// The client. Its pool is the process's.
 pub(super) struct Transport {
     config: Config,
@@ -229,6 +232,7 @@ fn client(config: &Config, max_idle: usize) -> Result<Client, String> {
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)
+        .http1_max_headers(MAX_HEADERS)
         .connector_layer(NoteOpened);
     let builder = match &config.proxy {
         Some(Proxy(proxy)) => builder.proxy(proxy.clone()),
@@ -245,8 +249,21 @@ fn fault(error: &reqwest::Error, reused: bool) -> Fault {
     } else if error.is_connect() {
         Fault::Unreachable(detail)
     } else {
-        Fault::Lost { detail, stale: reused }
+        // What cannot be parsed has come. That half a head came before the end, hyper does not tell.
+        Fault::Lost { detail, stale: reused && !is_parse(error) }
     }
+}
+
+/// Whether the upstream said something that is no HTTP.
+fn is_parse(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// The causes of an error, outermost first, without reqwest's own line, which holds the URL.
@@ -263,7 +280,8 @@ fn describe(error: &reqwest::Error) -> String {
 
 /// Header values of a reply, as text where they are visible ASCII.
 pub(super) fn first_text<'a>(headers: &'a HeaderMap, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|name| headers.get(*name)?.to_str().ok().filter(|text| !text.is_empty()))
+    let visible = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    names.iter().find_map(|name| headers.get(*name)?.to_str().ok().filter(visible))
 }
 
 /// Whether the body is coded (gzip and the like), which was never asked for.

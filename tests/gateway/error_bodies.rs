@@ -150,6 +150,10 @@ async fn the_voice_of_a_404_is_told_by_wrapper_and_code() {
         (r#"{"error_code":"VolumeBackup.0014","error_msg":"flat"}"#, true),
         (r#"{"code":"common.0011","message":"flat"}"#, true),
         (r#"{"errorCode":"VBS.0001","errorMsg":"flat"}"#, true),
+        (r#"{"itemNotFound":{"message":"x","code":true}}"#, false),
+        (r#"{"itemNotFound":{"message":"x","code":{}}}"#, false),
+        (r#"{"itemNotFound":{"message":"x","code":""}}"#, false),
+        (r#"{"error":{"message":"x","code":"APIGW.0101"},"error":{"message":"y","code":404}}"#, false),
         (r#"{"itemNotFound":{"code":404}}"#, false),
         (r#"{"itemNotFound":{}}"#, false),
         (r#"{"itemNotFound":"text"}"#, false),
@@ -189,6 +193,24 @@ async fn what_an_upstream_says_is_stripped_cut_and_never_holds_the_token() {
 }
 
 #[tokio::test]
+async fn no_part_of_a_token_gets_out_wherever_the_upstream_puts_it() {
+    let most = &TOKEN[1..];
+    let parted = format!("{} {}", &TOKEN[..20], &TOKEN[20..]);
+    for echo in [TOKEN, most, &TOKEN[..14], &TOKEN[20..], &TOKEN.to_uppercase(), &parted] {
+        let body = format!(r#"{{"error":{{"message":"bad {echo}","code":"{echo}"}}}}"#);
+        let upstream = Upstream::replying(400, &[("x-request-id", &echo.replace(' ', ""))], body).await;
+        let told = format!("{:?}", Running::before(&upstream).await.failure().await).to_lowercase();
+        for part in [&TOKEN[1..14], &TOKEN[22..]] {
+            assert!(!told.contains(&part.to_lowercase()), "{part} of {echo} in {told}");
+        }
+    }
+    // As a key, of a reply that cannot be read.
+    let body = format!(r#"{{"shared":{{"{TOKEN}":tru}}}}"#);
+    let upstream = Upstream::replying(200, &[], body).await;
+    assert_eq!(Running::before(&upstream).await.failure().await.reason, "UPSTREAM_MALFORMED_RESPONSE");
+}
+
+#[tokio::test]
 async fn the_longest_status_stays_under_four_kibibytes() {
     // Everything as long as it may be, and of characters that take three bytes each once percent-encoded.
     let message = "\u{9f98}".repeat(1000);
@@ -208,13 +230,24 @@ async fn the_longest_status_stays_under_four_kibibytes() {
 #[tokio::test]
 async fn the_words_for_a_refused_signature_stay_here() {
     for body in [
-        r#"{"error":{"code":"APIGW.0301","message":"canonical SECRETKEY"}}"#,
-        r#"{"error_code":"PAP5.0011","error_msg":"SECRETKEY","details":[{"error_code":"APIG.0301"}]}"#,
-        r#"{"error_msg":"verify aksk signature fail, canonicalRequest:GET|SECRETKEY"}"#,
+        r#"{"error":{"code":"APIGW.0301","message":"canonical QTWAOYTT"}}"#,
+        r#"{"error_code":"PAP5.0011","error_msg":"QTWAOYTT","details":[{"error_code":"APIG.0301"}]}"#,
+        r#"{"error_msg":"verify aksk signature fail, canonicalRequest:GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"verify aksk signature fail, canonicalR\u0000equest:GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"verify aksk signature fail, Canonical Request: GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"Get secretKey failed,ak:QTWAOYTT,err:ak not exist"}"#,
+        r#"{"error_msg":"ak QTWAOYTT not exist"}"#,
+        r#"{"error_code":"APIGW.0301\u0000","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"apigw.0301 ","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"APIGW.03\u00301","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"APIGW.0301","error_code":"X.1","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"X.1","error_msg":"APIGW.0301: QTWAOYTT"}"#,
+        r#"{"message":"{\"error_code\":\"APIGW.0301\",\"error_msg\":\"QTWAOYTT\"}"}"#,
+        r#"{"APIGW.0301":{"message":"QTWAOYTT"}}"#,
     ] {
         let upstream = Upstream::replying(401, &[], body).await;
         let failure = Running::before(&upstream).await.failure().await;
         assert_eq!(failure.reason, "UPSTREAM_UNAUTHENTICATED");
-        assert!(!format!("{failure:?}").contains("SECRETKEY"), "{failure:?}");
+        assert!(!format!("{failure:?}").contains("QTWAOYTT"), "{failure:?}");
     }
 }

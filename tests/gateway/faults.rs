@@ -216,6 +216,26 @@ async fn an_upstream_that_closes_every_new_connection_too_sees_each_attempt_once
 }
 
 #[tokio::test]
+async fn what_is_no_http_on_a_reused_connection_is_no_stale_connection() {
+    let garbage = vec![send("220 mail.example ESMTP\r\n"), Step::Close];
+    let upstream =
+        Upstream::scripted(move |_, number| if number == 1 { documented() } else { garbage.clone() }).await;
+    let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+    gateway.get().await.unwrap();
+    let failure = gateway.failure().await;
+    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_reply_with_many_headers_is_a_reply() {
+    let names: Vec<String> = (0..300).map(|number| format!("x-header-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
+    let upstream = Upstream::replying(200, &headers, DOCUMENTED).await;
+    Running::before(&upstream).await.get().await.unwrap();
+}
+
+#[tokio::test]
 async fn connections_turn_over_without_a_lost_call() {
     let upstream = Upstream::scripted(|_, _| documented()).await;
     let gateway =

@@ -217,6 +217,7 @@ async fn what_cannot_be_configured_exits_64() {
         &["serve", "--upstream-url=https://vbs.example/?x=1"],
         &["get"],
         &["get", "--project-id=p", SHARE, "--deadline=5"],
+        &["get", "--project-id=p", SHARE, "--deadline=4294967295h"],
         &["no-such-command"],
         &[],
     ] {
@@ -227,6 +228,28 @@ async fn what_cannot_be_configured_exits_64() {
     for asked in [&["--help"][..], &["--version"], &["serve", "--help"], &["get", "--help"]] {
         assert_eq!(output(gateway(asked)).await.status.code(), Some(0), "{asked:?}");
     }
+}
+
+#[tokio::test]
+async fn an_empty_variable_counts_as_none_and_one_that_is_no_text_is_named() {
+    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    for name in [
+        "UPSTREAM_URL",
+        "WORKERS",
+        "LOG_FORMAT",
+        "UPSTREAM_CA",
+        "UPSTREAM_PROXY",
+        "NO_REFLECTION",
+        "ALLOW",
+        "TLS_CERT",
+    ] {
+        command.env(format!("GATEWAY_{name}"), "");
+    }
+    Served::spawn(command).await;
+    let mut command = gateway(&["serve", "--sandbox"]);
+    command.env("GATEWAY_LOG", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
+    let refused = output(command).await;
+    assert_eq!((refused.status.code(), text(&refused.stderr).trim()), (Some(64), "GATEWAY_LOG is not UTF-8"));
 }
 
 #[tokio::test]
@@ -270,6 +293,12 @@ async fn a_second_signal_ends_it_at_once_whatever_runs() {
     served.signal(rustix::process::Signal::TERM);
     let status = soon("the end", served.child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(1));
+    let line = served.line().await;
+    assert_eq!(
+        (&line["message"], &line["rpc.code"]),
+        (&"call".into(), &"CANCELLED".into()),
+        "cut off, but not unsaid"
+    );
 }
 
 #[tokio::test]

@@ -99,6 +99,21 @@ async fn a_caller_that_cancels_ends_the_upstream_request_and_counts_as_cancelled
 }
 
 #[tokio::test]
+async fn a_caller_that_leaves_before_its_message_is_whole_counts_as_cancelled() {
+    let (gateway, upstream) = stalled(&[]).await;
+    for (count, part) in [(1.0, 0), (2.0, 3), (3.0, peer::message().len())] {
+        let mut connection = peer::connect(gateway.grpc).await;
+        let (_response, mut body) = connection.send_request(Raw::call().request, false).unwrap();
+        body.send_data(peer::message().slice(..part), false).unwrap();
+        gateway.metric_becomes("rpc_server_active_requests", 1.0).await;
+        body.send_reset(h2::Reason::CANCEL);
+        gateway.metric_becomes(&calls("CANCELLED"), count).await;
+    }
+    assert!(gateway.metric(&calls("INTERNAL")).await.abs() < f64::EPSILON);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
 async fn a_caller_that_vanishes_ends_the_upstream_request() {
     let (gateway, upstream) = stalled(&["--attempt-timeout=60s"]).await;
     let stream = tokio::net::TcpStream::connect(gateway.grpc).await.unwrap();
