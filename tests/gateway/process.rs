@@ -134,6 +134,29 @@ async fn a_cancelled_call_has_its_line_with_all_that_is_known() {
 }
 
 #[tokio::test]
+async fn an_unknown_key_is_logged_once_and_64_of_them_at_most() {
+    let keys: String = (0..100).map(|number| format!(r#""new_{number}_{}": 1,"#, "x".repeat(100))).collect();
+    let body = DOCUMENTED.replacen("\"shared\": {", &format!("\"shared\": {{{keys}"), 1);
+    let upstream = Upstream::replying(200, &[], body).await;
+    let url = format!("--upstream-url={}", upstream.url());
+    let mut served = Served::start(&[&url, "--allow-plaintext-upstream"]).await;
+    let (mut logged, mut calls) = (Vec::new(), 0);
+    for _ in 0..2 {
+        assert!(served.get(PROJECT, SHARE).await.status.success());
+    }
+    while calls < 2 {
+        let line = served.line().await;
+        match line["key"].as_str() {
+            Some(key) => logged.push(key.to_owned()),
+            None => calls += usize::from(line["message"] == "call"),
+        }
+    }
+    assert_eq!(logged.len(), 64);
+    assert!(logged.iter().all(|key| key.starts_with("shared.new_") && key.len() == 64), "{logged:?}");
+    assert!((metric(served.admin, "upstream_unknown_fields_total").await - 200.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
 async fn sigterm_and_sigint_end_it_in_order() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let mut served = Served::start(&["--sandbox"]).await;

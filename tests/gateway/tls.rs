@@ -143,6 +143,29 @@ async fn with_a_certificate_the_port_speaks_tls_only() {
 }
 
 #[tokio::test]
+async fn a_peer_that_does_not_finish_its_tls_handshake_is_closed() {
+    let files = Files::new();
+    let gateway = start(files.tls(), &["--handshake-timeout=300ms"]).await;
+    // Nothing; half a ClientHello; one byte of it after the other.
+    let hello: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    for (what, bytes, pause) in
+        [("silence", &hello[..0], 0), ("half a hello", hello, 0), ("a byte at a time", hello, 100)]
+    {
+        let mut peer = tokio::net::TcpStream::connect(gateway.grpc).await.unwrap();
+        for byte in bytes {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if tokio::io::AsyncWriteExt::write_all(&mut peer, &[*byte]).await.is_err() {
+                break;
+            }
+        }
+        let mut rest = Vec::new();
+        let _ = soon(what, tokio::io::AsyncReadExt::read_to_end(&mut peer, &mut rest)).await;
+        gateway.metric_becomes("server_connections", 0.0).await;
+    }
+    get(&gateway, files.caller(None)).await.unwrap();
+}
+
+#[tokio::test]
 async fn with_a_client_ca_every_caller_must_prove_who_it_is() {
     let files = Files::new();
     let gateway = start(files.mutual(), &[]).await;
