@@ -64,9 +64,13 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be an IP address and a port, such as 0.0.0.0:50051".into())
 }
 
-/// `true` or `false`.
+/// `true` or `false`; `1` or `0` where a template writes them.
 pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "must be true or false".into())
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("must be true or false".into()),
+    }
 }
 
 fn number_and_unit(text: &str) -> (&str, &str) {
