@@ -154,8 +154,11 @@ fn blot(text: &str, secret: &str) -> String {
     if length == 0 || letters.len() < length {
         return text.to_owned();
     }
-    let parts: HashSet<&[u8]> = secret.as_bytes().windows(length).collect();
     let plain: Vec<u8> = letters.iter().map(|(_, b)| *b).collect();
+    let parts = common(&plain, secret.as_bytes(), length);
+    if parts.is_empty() {
+        return text.to_owned();
+    }
     let place = |letter: usize| letters.get(letter).map_or(text.len(), |(at, _)| *at);
     let mut clean = String::with_capacity(text.len());
     let (mut copied, mut blotted) = (0, 0);
@@ -172,6 +175,37 @@ fn blot(text: &str, secret: &str) -> String {
     }
     clean.push_str(text.get(copied..).unwrap_or_default());
     clean
+}
+
+/// The parts of `length` bytes that a short text has in common with a secret of many thousand bytes. This is
+/// done for every call, so that most of the secret is passed over by a look at two bytes.
+fn common<'a>(text: &'a [u8], secret: &'a [u8], length: usize) -> HashSet<&'a [u8]> {
+    let pair = |part: &[u8]| if let [a, b, ..] = part { usize::from(*a) << 8 | usize::from(*b) } else { 0 };
+    let mut begins = BitSet::default();
+    text.windows(length).for_each(|part| begins.insert(pair(part)));
+    let candidates: HashSet<&[u8]> = text.windows(length).collect();
+    secret.windows(length).filter(|part| begins.contains(pair(part)) && candidates.contains(part)).collect()
+}
+
+/// Which pairs of bytes there are.
+struct BitSet([u64; 1024]);
+
+impl Default for BitSet {
+    fn default() -> Self {
+        Self([0; 1024])
+    }
+}
+
+impl BitSet {
+    fn insert(&mut self, pair: usize) {
+        if let Some(word) = self.0.get_mut(pair / 64) {
+            *word |= 1 << (pair % 64);
+        }
+    }
+
+    fn contains(&self, pair: usize) -> bool {
+        self.0.get(pair / 64).is_some_and(|word| word >> (pair % 64) & 1 == 1)
+    }
 }
 
 /// Whether this part of the text stands by itself.

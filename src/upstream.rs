@@ -13,6 +13,7 @@ mod transport;
 mod wire;
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -213,9 +214,9 @@ impl Upstream {
                 "the body has a content coding, which was not asked for".into(),
             ));
         }
-        // A key may repeat the token, too.
-        let note = |key: String| self.unknown.note(&query.credential.redact(&key), &self.metrics);
+        let note = |key: String| self.unknown.note(&key, &query.credential, &self.metrics);
         let share = Share::read(body, &query.id, note)
+            // A key may repeat the token, too.
             .map_err(|malformed| failed(Kind::Malformed, query.credential.redact(&malformed.to_string())))?;
         Ok(Found { share, request_id })
     }
@@ -309,22 +310,27 @@ impl Drop for AttemptRecord<'_> {
 /// The keys that nobody knows: every one is counted, the first [`UnknownKeys::MOST`] are logged once each.
 #[derive(Debug, Default)]
 struct UnknownKeys {
-    seen: Mutex<HashSet<String>>,
+    /// Hashes of them: a key may hold anything, and there may be many in one reply.
+    seen: Mutex<HashSet<u64>>,
 }
 
 impl UnknownKeys {
     const MOST: usize = 64;
     const LONGEST: usize = 64;
 
-    fn note(&self, path: &str, metrics: &Metrics) {
+    fn note(&self, path: &str, credential: &Credential, metrics: &Metrics) {
         metrics.unknown_fields.inc();
-        let key: String = path.chars().filter(|c| c.is_ascii_graphic()).take(Self::LONGEST).collect();
-        let is_new = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.len() < Self::MOST && seen.insert(key.clone())
-        };
-        if is_new {
+        if self.is_new(path) {
+            let plain: String = path.chars().filter(char::is_ascii_graphic).take(4 * Self::LONGEST).collect();
+            let key: String = credential.redact(&plain).chars().take(Self::LONGEST).collect();
             tracing::warn!(key, "the upstream's reply has a key that this version does not know");
         }
+    }
+
+    fn is_new(&self, path: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.len() < Self::MOST && seen.insert(hasher.finish())
     }
 }

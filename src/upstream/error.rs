@@ -167,7 +167,10 @@ pub(super) fn safe_request_id(id: &str, credential: &Credential) -> Option<Strin
 
 /// `text` without control characters and without the token, cut between characters.
 fn sanitize(text: &str, credential: &Credential, limit: usize) -> String {
-    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+    /// More is cut off anyway, and need not be searched.
+    const MOST: usize = 4096;
+
+    let plain: String = text.chars().filter(|c| !c.is_control()).take(MOST).collect();
     let mut clean = credential.redact(&plain);
     let end = (0..=limit.min(clean.len())).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
     clean.truncate(end);

@@ -298,6 +298,19 @@ async fn unknown_keys_are_passed_over_and_counted() {
 }
 
 #[tokio::test]
+async fn a_reply_full_of_unknown_keys_is_read_in_time_whatever_the_token() {
+    let keys = r#""a":1,"#.repeat(100_000);
+    let body = DOCUMENTED.replacen("\"backup\": {", &format!("\"backup\": {{{keys}"), 1);
+    let upstream = Upstream::replying(200, &[], body).await;
+    let gateway = Running::before(&upstream).await;
+    let token: String = (0..32_768_u32).map(|at| char::from_digit(at % 36, 36).unwrap()).collect();
+    let mut asked = without_token(PROJECT, SHARE);
+    asked.metadata_mut().insert("x-auth-token", token.parse().unwrap());
+    gateway.call(asked).await.unwrap();
+    assert!((gateway.metric("upstream_unknown_fields_total").await - 100_000.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
 async fn the_content_type_never_refuses_a_body_that_parses() {
     for headers in [
         &[][..],

@@ -1,0 +1,73 @@
+//! A whole reply that is not 200, as far as the status that goes to the caller.
+//!
+//! The input is a body, or a line `STATUS REQUEST-ID` and a body; without the line the status is 404, which is read by
+//! whose voice it is in.
+//!
+//! - Never a panic, and the rules of every status hold (size, token, control characters, metadata).
+//! - A code and a message come only out of a JSON object, and the message is one that stands in it.
+//! - Nothing is passed on that the API gateway says of a signature.
+//! - Only a 404 with a code of the service's own, or in one wrapper with no code or a bare number, is about the share.
+#![no_main]
+
+use backup_share_gateway::rpc::Failure;
+use backup_share_gateway::upstream::{Error, Kind};
+use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, credential};
+use http::HeaderValue;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use tonic::Code;
+
+fuzz_target!(|input: &[u8]| {
+    let (status, request_id, body) = split(input);
+    let error = Error::of_reply(status, request_id, Some(body), &credential());
+    let json = serde_json::from_slice(body).ok().filter(Value::is_object);
+    if let Some(message) = &error.message {
+        let json = json.as_ref().expect("a message out of what is no JSON object");
+        assert!(!message.is_empty() && message.len() <= 512);
+        let says_so = |text: &str| credential().redact(&plain(text)).starts_with(message);
+        assert!(any_text(json, &says_so), "invented: {message}");
+        assert!(!plain(message).to_lowercase().contains("canonicalrequest"), "a canonical request");
+        let telltale = |code: &str| ["APIGW.0301", "APIG.0301"].contains(&plain(code).as_str());
+        assert!(!any_text(json, &telltale), "the message of a refused signature");
+    }
+    if error.code.is_some() {
+        assert!(json.is_some(), "a code out of what is no JSON object");
+    }
+    if error.kind == Kind::ShareNotFound {
+        let code = error.code.as_deref().unwrap_or_default();
+        let own = ["VolumeBackup.", "AutoBackup.", "VBS.", "common."].iter().any(|own| code.starts_with(own));
+        let wrapped = json.as_ref().and_then(Value::as_object).is_some_and(|top| {
+            let keystone = top.get("error").is_some_and(|error| error.get("title").is_some());
+            top.len() == 1 && top.values().all(Value::is_object) && !keystone
+        });
+        let number = code.bytes().all(|b| b.is_ascii_digit());
+        assert!(status == 404 && (own || wrapped && number), "{error:?}");
+    }
+
+    let failure = Failure::Upstream(Box::new(error));
+    assert_ne!(failure.code(), Code::Ok);
+    assert_status_rules(&failure.status(&HeaderValue::from_static(REQUEST_ID)));
+});
+
+/// The status, the `X-Request-Id`, and the body.
+fn split(input: &[u8]) -> (u16, Option<&str>, &[u8]) {
+    let head = input.iter().position(|b| *b == b'\n').and_then(|end| {
+        let (status, id) = std::str::from_utf8(&input[..end]).ok()?.split_once(' ')?;
+        Some((status.parse().ok()?, Some(id), &input[end + 1..]))
+    });
+    head.unwrap_or((404, None, input))
+}
+
+/// Whether a string anywhere in `json` is such.
+fn any_text(json: &Value, is_such: &dyn Fn(&str) -> bool) -> bool {
+    match json {
+        Value::String(text) => is_such(text),
+        Value::Array(values) => values.iter().any(|value| any_text(value, is_such)),
+        Value::Object(members) => members.values().any(|value| any_text(value, is_such)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
