@@ -51,7 +51,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    expires: i64,
+    expires: f64,
 }
 
 impl Tls {
@@ -74,7 +74,7 @@ impl Tls {
     }
 
     /// When the certificate in use expires, in seconds since 1970.
-    pub fn expires(&self) -> i64 {
+    pub fn expires(&self) -> f64 {
         self.current.load().expires
     }
 
@@ -91,7 +91,8 @@ impl Loaded {
         let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         let (_, leaf) =
             leaf.ok_or_else(|| format!("{}: is no X.509 certificate", files.certificate.display()))?;
-        let expires = leaf.validity().not_after.timestamp();
+        #[expect(clippy::cast_precision_loss, reason = "a date has no 53 bits")]
+        let expires = leaf.validity().not_after.timestamp() as f64;
 
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

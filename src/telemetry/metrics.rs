@@ -32,8 +32,8 @@ pub struct Metrics {
     pub shed: IntCounter,
     /// Open connections on the gRPC port.
     pub connections: IntGauge,
-    /// When the gRPC port's certificate expires, in seconds since 1970; 0 without TLS.
-    pub certificate_expiry: IntGauge,
+    /// When the gRPC port's certificate expires, in seconds since 1970; NaN without TLS, which no alert takes for a date.
+    pub certificate_expiry: Gauge,
     /// New certificates that were refused.
     pub reload_failures: IntCounter,
     /// Open connections on the admin port; counted for its limit, and no metric.
@@ -72,15 +72,16 @@ impl Metrics {
             panics: families.counter("panics_total", "Panics caught in a handler.")?,
             shed: families.counter("shed_total", "Calls refused for too many in flight.")?,
             connections: families.gauge("server_connections", "Open gRPC connections.")?,
-            certificate_expiry: families.gauge(
+            certificate_expiry: families.register(Gauge::new(
                 "tls_certificate_expiry_timestamp_seconds",
-                "When the certificate in use expires, in seconds since 1970; 0 without TLS.",
-            )?,
+                "When the certificate in use expires, in seconds since 1970; NaN without TLS.",
+            ))?,
             reload_failures: families
                 .counter("tls_reload_failures_total", "New certificates that were refused.")?,
             admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
             registry: families.0.clone(),
         };
+        metrics.certificate_expiry.set(f64::NAN);
         // Those of a healthy gateway are there from the start, so that a rate has a beginning.
         metrics.calls.with_label_values(&["vbs.v2.BackupShareService/GetBackupShare", "OK"]);
         metrics.attempts.with_label_values(&["200", ""]);

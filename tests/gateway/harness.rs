@@ -293,7 +293,9 @@ impl Running {
     /// Waits until a metric has a value. Metrics have no event to wait for, so it is asked again and again.
     pub async fn metric_becomes(&self, name: &str, value: f64) {
         soon(name, async {
-            while (self.metric(name).await - value).abs() > f64::EPSILON {
+            // What is not a number yet has not become anything.
+            let is_there = |found: f64| (found - value).abs() <= f64::EPSILON;
+            while !is_there(self.metric(name).await) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
