@@ -107,9 +107,9 @@ fn code_text(value: &Value) -> Option<String> {
     text(value).or_else(|| value.as_number().map(ToString::to_string)).filter(|code| !code.is_empty())
 }
 
-/// A bare number: `404`, and whatever else JSON calls one.
+/// A bare number, as an HTTP status is one: `404`, but not `4.04`.
 fn is_number(code: &str) -> bool {
-    code.parse::<f64>().is_ok_and(f64::is_finite)
+    code.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// `text` in small letters, without all that can stand between the letters of a word.

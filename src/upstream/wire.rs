@@ -94,13 +94,12 @@ impl Share {
         }
         let text = std::str::from_utf8(body)
             .map_err(|error| Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-        let mut json = serde_json::Deserializer::from_str(text);
-        let mut track = serde_path_to_error::Track::new();
-        let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
         let mut report = |path: serde_ignored::Path<'_>| unknown(path.to_string());
-        let read = object::<Envelope, _>(serde_ignored::Deserializer::new(tracked, &mut report));
-        let share = read.map_err(|error| Malformed::at(&track.path().to_string(), &error))?.shared;
-        json.end().map_err(|error| Malformed::at(".", &error))?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let read = object::<Envelope, _>(serde_ignored::Deserializer::new(&mut json, &mut report));
+        let Ok(Envelope { shared: share }) = read.and_then(|envelope| json.end().map(|()| envelope)) else {
+            return Err(Malformed::in_text(text));
+        };
         if !asked.names(&share.id) {
             return Err(Malformed("shared.id: is not the ID asked for".into()));
         }
@@ -109,6 +108,19 @@ impl Share {
 }
 
 impl Malformed {
+    /// Reads a text that is not a share once more, to tell where it went wrong: to keep track of the path doubles the cost
+    /// of reading, and few replies need it.
+    fn in_text(text: &str) -> Self {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let mut track = serde_path_to_error::Track::new();
+        match object::<Envelope, _>(serde_path_to_error::Deserializer::new(&mut json, &mut track)) {
+            Err(error) => Self::at(&track.path().to_string(), &error),
+            Ok(_) => {
+                json.end().map_or_else(|error| Self::at(".", &error), |()| Self("cannot be read".into()))
+            }
+        }
+    }
+
     /// Keeps of serde's message only what our own types put into it: the value that it quotes may be a secret.
     fn at(path: &str, error: &serde_json::Error) -> Self {
         let whole = error.to_string();

@@ -150,6 +150,8 @@ async fn the_voice_of_a_404_is_told_by_wrapper_and_code() {
         (r#"{"error_code":"VolumeBackup.0014","error_msg":"flat"}"#, true),
         (r#"{"code":"common.0011","message":"flat"}"#, true),
         (r#"{"errorCode":"VBS.0001","errorMsg":"flat"}"#, true),
+        (r#"{"itemNotFound":{"message":"x","code":4.04}}"#, false),
+        (r#"{"itemNotFound":{"message":"x","code":-404}}"#, false),
         (r#"{"itemNotFound":{"message":"x","code":true}}"#, false),
         (r#"{"itemNotFound":{"message":"x","code":{}}}"#, false),
         (r#"{"itemNotFound":{"message":"x","code":""}}"#, false),
