@@ -88,7 +88,7 @@ impl Credential {
         matches!(self, Self::Keys(..))
     }
 
-    /// `text` with every place blotted out at which it repeats a secret, or the beginning of one: an upstream that
+    /// `text` with every place blotted out at which it repeats a secret, or a telling part of one: an upstream that
     /// echoes it must not bring it into a status or a log.
     pub fn redact(&self, text: &str) -> String {
         match self {
@@ -143,7 +143,7 @@ fn blot(text: &str, secret: &str) -> String {
     const SHORT: usize = 8;
     const BLOT: &str = "[redacted]";
 
-    let secret = secret.to_ascii_lowercase();
+    let secret = Zeroizing::new(secret.to_ascii_lowercase());
     let length = secret.len().min(TELLING);
     let letters: Vec<(usize, u8)> = text
         .bytes()

@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, header};
 use ring::{digest, hmac};
+use zeroize::Zeroizing;
 
 use super::Secret;
 use crate::reload::Snapshot;
@@ -106,7 +107,7 @@ impl KeysSource {
             Some(file) => {
                 let text = std::fs::read_to_string(&file)
                     .map_err(|error| format!("{}: cannot be read ({error})", file.display()))?;
-                Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
+                Some(Secret::new(Zeroizing::new(text).trim_end_matches(['\r', '\n'])))
             }
             None => self.variables.get(name).cloned(),
         };
@@ -209,7 +210,8 @@ impl Keys {
                 let day = date.get(..8).unwrap_or(date);
                 // Region and service are empty.
                 let scope = format!("{day}///sdk_request");
-                let mut key = mac(format!("SDK{secret}").as_bytes(), day);
+                let seed = Zeroizing::new(format!("SDK{secret}"));
+                let mut key = mac(seed.as_bytes(), day);
                 for part in ["", "", "sdk_request"] {
                     key = mac(key.as_ref(), part);
                 }

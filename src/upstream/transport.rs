@@ -256,26 +256,19 @@ fn fault(error: &reqwest::Error, reused: bool) -> Fault {
 
 /// Whether the upstream said something that is no HTTP.
 fn is_parse(error: &reqwest::Error) -> bool {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
+    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
-/// The causes of an error, outermost first, without reqwest's own line, which holds the URL.
+/// The causes of an error in words, outermost first.
 fn describe(error: &reqwest::Error) -> String {
-    let mut causes = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        causes.push(cause.to_string());
-        next = cause.source();
-    }
-    causes.dedup();
-    causes.join(": ")
+    let mut words: Vec<String> = causes(error).map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
+}
+
+/// The causes of an error, without reqwest's own, which holds the URL.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
 }
 
 /// Header values of a reply, as text where they are visible ASCII.
