@@ -33,6 +33,11 @@ enum Command {
     /// Every flag can be given as the environment variable named beside it. Durations and sizes need a unit:
     /// 250ms, 15s, 30m, 1h; 64KiB, 1MiB.
     Serve(Box<serve::Flags>),
+    /// Look at the configuration of `serve`, and start nothing.
+    ///
+    /// Takes the flags of `serve`, and their variables. A line a step says what was found and what to do. Exit status: 0;
+    /// 64 where the configuration is wrong; 69 where --connect finds something that cannot be reached.
+    Check(Box<CheckFlags>),
     /// Run the embedded upstream alone.
     ///
     /// It answers as VBS does and wants an X-Auth-Token, any. Share 8332443e-9866-41d8-8a58-a898cf5db030 is the one of
@@ -45,6 +50,15 @@ enum Command {
     Get(GetFlags),
     /// Ask a gateway's health: exit status 0 when it is SERVING, else 1.
     Health(HealthFlags),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckFlags {
+    /// Go step by step to the upstream and, where the gateway has an account, to the identity service and its catalog.
+    #[arg(long)]
+    connect: bool,
+    #[command(flatten)]
+    serve: serve::Flags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +118,13 @@ struct TargetFlags {
 pub enum Action {
     /// Run the gateway.
     Serve(Box<Serve>),
+    /// Look at what the gateway would run on.
+    Check {
+        /// All of it.
+        serve: Box<Serve>,
+        /// And at what it leads to.
+        connect: bool,
+    },
     /// Run the embedded upstream alone.
     Sandbox {
         /// Where it listens.
@@ -149,7 +170,9 @@ pub enum Refusal {
 
 /// Reads the command line and the environment.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Refusal> {
-    let command = Cli::command().mut_subcommand("serve", serve::with_variables);
+    let command = Cli::command()
+        .mut_subcommand("serve", serve::with_variables)
+        .mut_subcommand("check", serve::with_variables);
     let broken = command.find_subcommand("serve").map(serve::broken_variables).unwrap_or_default();
     if !broken.is_empty() {
         return Err(Refusal::Wrong(broken));
@@ -158,6 +181,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Re
     match Cli::from_arg_matches(&matches).map_err(refusal)?.command {
         Command::Serve(flags) => {
             flags.read().map(|serve| Action::Serve(Box::new(serve))).map_err(Refusal::Wrong)
+        }
+        Command::Check(flags) => {
+            let CheckFlags { connect, serve } = *flags;
+            let check = |serve| Action::Check { serve: Box::new(serve), connect };
+            serve.read().map(check).map_err(Refusal::Wrong)
         }
         Command::Sandbox(flags) => {
             let mut reader = Reader::default();

@@ -53,6 +53,8 @@ pub enum UpstreamAt {
     Url(BaseUrl),
     /// In this process: the embedded one, on a loopback port, over real HTTP.
     Sandbox,
+    /// Where the identity service's catalog says.
+    Catalog,
 }
 
 /// How a gateway is told to stop.
@@ -154,13 +156,14 @@ impl Gateway {
 
         let (access, credentials) = (config.rpc.access.clone(), config.rpc.credentials.clone());
         let (base_url, sandbox) = match config.upstream_at {
-            UpstreamAt::Url(url) => (url, None),
+            UpstreamAt::Url(url) => (Some(url), None),
+            UpstreamAt::Catalog => (None, None),
             UpstreamAt::Sandbox => {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let sandbox = Sandbox::bind(address).await.map_err(at(address))?;
                 let address = sandbox.local_addr().map_err(at(address))?;
                 let url = BaseUrl::parse(&format!("http://{address}"), true).map_err(Error::Setup)?;
-                (url, Some(sandbox))
+                (Some(url), Some(sandbox))
             }
         };
         let upstream = Upstream::new(base_url, config.upstream, metrics.clone()).map_err(Error::Setup)?;
@@ -195,11 +198,20 @@ impl Gateway {
 
     /// Serves until `shutdown` says so. `Ok` means that it ended in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let draining = self.metrics.draining.clone();
         let (grpc_address, admin_address) = (self.grpc_address()?, self.admin_address()?);
+        self.readiness.set(self.credentials.is_ready());
+        tracing::info!(grpc.address = %grpc_address, admin.address = %admin_address, "listening");
         let mut tasks = Tasks {
             grpc: tokio::spawn(self.grpc.serve(GrpcPort(self.rpc))),
             admin: tokio::spawn(self.admin.serve(AdminPort(self.admin_pages))),
-            reload: tokio::spawn(keep_fresh(self.tls, self.access, self.credentials, self.metrics)),
+            reload: tokio::spawn(keep_fresh(
+                self.tls,
+                self.access,
+                self.credentials.clone(),
+                self.metrics.clone(),
+            )),
+            tokens: tokio::spawn(keep_token(self.credentials.clone(), self.metrics)),
             sandbox: tokio::spawn(async move {
                 match self.sandbox {
                     Some(sandbox) => sandbox.serve().await,
@@ -207,14 +219,19 @@ impl Gateway {
                 }
             }),
         };
-        self.readiness.set(true);
-        tracing::info!(grpc.address = %grpc_address, admin.address = %admin_address, "listening");
+        let serve = async {
+            self.credentials.ready().await;
+            self.readiness.set(true);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = shutdown.drain.cancelled() => {}
             () = shutdown.now.cancelled() => return Err(Error::Cut),
             died = tasks.died() => return Err(died),
+            () = serve => {}
         }
         self.readiness.set(false);
+        draining.set(1);
         tracing::info!(delay_s = self.drain_delay.as_secs_f64(), "draining: not serving any more");
         tokio::select! {
             () = sleep(self.drain_delay) => {}
@@ -303,15 +320,28 @@ async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, credenti
         })
         .await;
     };
-    let keys = async {
-        let Mode::AkSk(aksk) = credentials else { return std::future::pending().await };
-        reload::on_change(aksk.snapshot(), || match aksk.reload() {
-            Ok(()) => tracing::info!("the new keys are in use"),
-            Err(error) => tracing::error!(error, "the new keys are refused, the old ones stay in use"),
-        })
-        .await;
+    let credential = async {
+        let said = |result: Result<(), String>| match result {
+            Ok(()) => tracing::info!("the new credential is in use"),
+            Err(error) => tracing::error!(error, "the new credential is refused, the old one stays in use"),
+        };
+        match credentials {
+            Mode::PassThrough => std::future::pending().await,
+            Mode::Keystone(keystone) => {
+                reload::on_change(keystone.snapshot(), || said(keystone.reload())).await;
+            }
+            Mode::AkSk(aksk) => reload::on_change(aksk.snapshot(), || said(aksk.reload())).await,
+        }
     };
-    tokio::join!(certificates, rules, keys);
+    tokio::join!(certificates, rules, credential);
+}
+
+/// Gets and renews the gateway's own token, where it has an account. Never ends.
+async fn keep_token(credentials: Mode, metrics: Metrics) {
+    match credentials {
+        Mode::Keystone(keystone) => keystone.run(&metrics).await,
+        Mode::PassThrough | Mode::AkSk(_) => std::future::pending().await,
+    }
 }
 
 /// The tasks that run as long as the process; they end with it.
@@ -319,6 +349,7 @@ struct Tasks {
     grpc: JoinHandle<()>,
     admin: JoinHandle<()>,
     reload: JoinHandle<()>,
+    tokens: JoinHandle<()>,
     sandbox: JoinHandle<()>,
 }
 
@@ -329,6 +360,7 @@ impl Tasks {
             _ = &mut self.grpc => Error::Died("gRPC server"),
             _ = &mut self.admin => Error::Died("admin server"),
             _ = &mut self.reload => Error::Died("reload"),
+            _ = &mut self.tokens => Error::Died("token renewal"),
             _ = &mut self.sandbox => Error::Died("sandbox"),
         }
     }
@@ -339,6 +371,7 @@ impl Drop for Tasks {
         self.grpc.abort();
         self.admin.abort();
         self.reload.abort();
+        self.tokens.abort();
         self.sandbox.abort();
     }
 }
@@ -349,14 +382,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_dies_is_named() {
-        for dead in 0..4 {
+        for dead in 0..5 {
             let task = |number| match number == dead {
                 true => tokio::spawn(async { panic!("for the test") }),
                 false => tokio::spawn(std::future::pending()),
             };
-            let mut tasks = Tasks { grpc: task(0), admin: task(1), reload: task(2), sandbox: task(3) };
+            let mut tasks =
+                Tasks { grpc: task(0), admin: task(1), reload: task(2), tokens: task(3), sandbox: task(4) };
             let Error::Died(name) = tasks.died().await else { panic!("another error") };
-            assert_eq!(name, ["gRPC server", "admin server", "reload", "sandbox"][dead]);
+            assert_eq!(name, ["gRPC server", "admin server", "reload", "token renewal", "sandbox"][dead]);
         }
     }
 }

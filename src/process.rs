@@ -9,16 +9,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::check::{self, Verdict};
 use crate::cli::{Action, Refusal, Serve};
 use crate::client;
 use crate::gateway::UpstreamAt;
 use crate::gateway::{Gateway, Shutdown};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE, Sandbox};
+use crate::telemetry::traces::Exporter;
 
 /// How long the tasks that a second signal cuts off may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long the collector may take for the last spans of a process that ended in order.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
 const USAGE: u8 = 64;
+/// `EX_UNAVAILABLE`: something cannot be reached.
+const UNAVAILABLE: u8 = 69;
 
 /// Runs what the command line asks for.
 pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
@@ -40,14 +46,29 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
 
 fn act(action: Action) -> Result<ExitCode, String> {
     match action {
-        Action::Serve(serve) => {
+        Action::Serve(mut serve) => {
             let runtime = runtime(serve.workers)?;
             // Flushed when the calls that were cut off have had their say.
             let _log = serve.telemetry.install();
+            let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
+            if let Some(exporter) = &exporter {
+                serve.gateway.rpc.traces = exporter.traces();
+            }
             let ended = runtime.block_on(self::serve(*serve));
             // Dropped, it would wait for every name that is still being resolved.
             runtime.shutdown_timeout(LAST_WORDS);
+            if let Some(exporter) = exporter {
+                exporter.finish(if ended.is_ok() { LAST_SPANS } else { LAST_WORDS });
+            }
             ended
+        }
+        Action::Check { serve, connect } => {
+            let checking = check::run(serve.gateway, connect, |line| say(io::stdout(), line));
+            Ok(match runtime(1)?.block_on(checking) {
+                Verdict::Good => ExitCode::SUCCESS,
+                Verdict::Misconfigured => ExitCode::from(USAGE),
+                Verdict::Unreachable => ExitCode::from(UNAVAILABLE),
+            })
         }
         Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
         Action::Get { target, project_id, id, token } => {

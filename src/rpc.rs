@@ -18,18 +18,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
+use http_body_util::{BodyExt, Full};
 use prost::Message;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
-use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
 use tonic::service::Routes;
-use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 pub use allow::Access;
@@ -39,7 +38,7 @@ pub use status::{DOMAIN, Failure, Violation, code_name};
 use crate::credentials::{self, Credential};
 use crate::health::Readiness;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::upstream::{Found, Query, Upstream};
 use access_log::Record;
 
@@ -61,6 +60,8 @@ pub struct Config {
     pub access: Option<Arc<Access>>,
     /// Where the credentials for the upstream come from.
     pub credentials: credentials::Mode,
+    /// The spans of the calls.
+    pub traces: Traces,
 }
 
 /// Who calls.
@@ -182,12 +183,14 @@ impl Inner {
     {
         let (head, body) = request.into_parts();
         let call = Call::read(&head.headers, caller, arrival, &self.config.deadlines);
-        let trace_id = request::trace_id(&call.trace);
+        let trace = request::trace_context(&head.headers);
+        let span = self.config.traces.call(METHOD, trace, call.caller.address);
         let time = call.deadline - arrival;
         let id = call.request_id.to_str().unwrap_or_default();
-        let mut record = Record::begin(&self.metrics, arrival, id, trace_id, &call.caller, time);
-        let answer = AssertUnwindSafe(self.answer(&call, &head.headers, body, &record)).catch_unwind();
-        let result = answer.await.unwrap_or_else(|_| {
+        let mut record = Record::begin(&self.metrics, arrival, id, span, &call.caller, time);
+        // Boxed: a future is moved some times until it runs, and this is what makes it large.
+        let answer = Box::pin(self.answer(&call, &head.headers, body, &record));
+        let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
             self.metrics.panics.inc();
             Err(Failure::Panic)
         });
@@ -257,10 +260,10 @@ impl Inner {
             id: checked.id,
             credential,
             request_id: call.request_id.clone(),
-            trace: call.trace.clone(),
+            span: &record.span,
             deadline: call.deadline,
             may_retry: call.may_retry,
-            attempts: &record.attempts,
+            progress: &record.progress,
         };
         let result = self.upstream.get_backup_share(&query).await;
         result.map_err(|error| Failure::Upstream(Box::new(error)))
@@ -271,7 +274,6 @@ impl Inner {
 struct Call {
     caller: Caller,
     request_id: HeaderValue,
-    trace: crate::upstream::TraceContext,
     deadline: Instant,
     timeout_is_malformed: bool,
     may_retry: bool,
@@ -283,7 +285,6 @@ impl Call {
         Self {
             caller,
             request_id: request::request_id(headers),
-            trace: request::trace_context(headers),
             deadline: arrival + limits.clamp(timeout.ok().flatten()),
             timeout_is_malformed: timeout.is_err(),
             // A client that retries by itself would multiply our attempts with its own.
@@ -293,15 +294,24 @@ impl Call {
 }
 
 fn succeed(reply: GetBackupShareResponse, request_id: &HeaderValue) -> Response<Body> {
-    let encoder = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default().encoder();
-    let message = futures_util::stream::iter([Ok(reply)]);
-    let body =
-        EncodeBody::new_server(encoder, message, None, SingleMessageCompressionOverride::default(), None);
+    let trailers = HeaderMap::from_iter([(status::HEADER, HeaderValue::from_static("0"))]);
+    let body = Full::new(framed(&reply)).with_trailers(std::future::ready(Some(Ok(trailers))));
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
     headers.insert(request::REQUEST_ID_HEADER, request_id.clone());
     response
+}
+
+/// A message as gRPC frames it: not compressed, its length, its bytes.
+fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(5 + length);
+    frame.put_u8(0);
+    // No reply is near 4 GiB: the upstream's body has a limit.
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut frame);
+    frame.freeze()
 }
 
 /// What is no gRPC gets an answer of HTTP.

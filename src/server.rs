@@ -40,6 +40,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// The body of the response.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
+        + Unpin
         + 'static;
 
     /// Answers. Dropping the future means that the peer does not wait any more.

@@ -8,37 +8,38 @@ mod error;
 mod error_body;
 mod retry;
 mod target;
-mod timestamp;
-mod transport;
 mod wire;
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
 use url::{Position, Url};
 
 pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use error_body::{ErrorBody, Voice};
 pub use retry::retry_after;
-pub use target::{BaseUrl, ProjectId, ShareId};
-pub use timestamp::Timestamp;
-pub use transport::{Config as TransportConfig, Proxy, Roots};
+pub use target::{ProjectId, ShareId, share_url};
 pub use wire::{Backup, Malformed, Share};
 
-use crate::credentials::{self, Credential};
-use crate::telemetry::Metrics;
-use transport::{Body, Connection, Fault, Reply, Transport};
+pub use crate::base_url::BaseUrl;
+pub use crate::http_client::{Config as HttpConfig, Proxy, Roots};
+pub use crate::timestamp::Timestamp;
+
+use crate::credentials::{self, Credential, IdentityError, Proof};
+use crate::http_client::{self, Body, Connection, Fault, HttpClient, Reply};
+use crate::telemetry::traces::AttemptSpan;
+use crate::telemetry::{CallSpan, Metrics};
 
 /// How the upstream is asked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The connections.
-    pub transport: TransportConfig,
+    pub http: HttpConfig,
     /// The longest time of one attempt.
     pub attempt_timeout: Duration,
     /// The most attempts at one call, 1 or more.
@@ -56,24 +57,41 @@ pub struct Query<'a> {
     pub credential: Credential,
     /// Sent as `X-Request-Id`.
     pub request_id: HeaderValue,
-    /// The W3C trace context to continue, if any.
-    pub trace: TraceContext,
+    /// What the attempts belong to, in traces.
+    pub span: &'a CallSpan,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// Whether a failed attempt may be followed by another one.
     pub may_retry: bool,
-    /// Kept at the number of attempts made, so that it is known of a call that was cancelled, too. An attempt on a
-    /// connection that turns out to be stale does not count.
-    pub attempts: &'a AtomicU32,
+    /// Kept up to date.
+    pub progress: &'a Progress,
 }
 
-/// W3C trace context, as it is sent on.
-#[derive(Clone, Debug, Default)]
-pub struct TraceContext {
-    /// `traceparent`.
-    pub parent: Option<HeaderValue>,
-    /// `tracestate`, never without `traceparent`.
-    pub state: Option<HeaderValue>,
+/// How far a call has come, known of one that was cancelled, too.
+#[derive(Debug, Default)]
+pub struct Progress {
+    attempts: AtomicU32,
+    credential_micros: AtomicU64,
+}
+
+impl Progress {
+    /// Attempts made. One on a connection that turns out to be stale does not count.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// How long the call has waited for a credential.
+    pub fn waited_for_credential(&self) -> Duration {
+        Duration::from_micros(self.credential_micros.load(Ordering::Relaxed))
+    }
+
+    async fn timed<T>(&self, waiting: impl Future<Output = T>) -> T {
+        let since = Instant::now();
+        let result = waiting.await;
+        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.credential_micros.fetch_add(micros, Ordering::Relaxed);
+        result
+    }
 }
 
 /// A share, and how it was got.
@@ -87,9 +105,10 @@ pub struct Found {
 
 /// The upstream, as the whole process sees it: its connections, its retry tokens, its unknown keys.
 pub struct Upstream {
-    base_url: BaseUrl,
+    /// Else it comes with the credential.
+    base_url: Option<BaseUrl>,
     config: Config,
-    transport: Transport,
+    http: HttpClient,
     bucket: retry::Bucket,
     unknown: UnknownKeys,
     metrics: Metrics,
@@ -103,26 +122,28 @@ const DEADLINE_PASSED: &str = "the caller's deadline passed";
 
 impl Upstream {
     /// Makes the client; it connects to nothing yet.
-    pub fn new(base_url: BaseUrl, config: Config, metrics: Metrics) -> Result<Self, String> {
-        let transport = Transport::new(config.transport.clone())?;
+    pub fn new(base_url: Option<BaseUrl>, config: Config, metrics: Metrics) -> Result<Self, String> {
+        let http = HttpClient::new(config.http.clone())?;
         let bucket = retry::Bucket::full();
         metrics.retry_tokens.set(bucket.tokens());
-        Ok(Self { base_url, config, transport, bucket, unknown: UnknownKeys::default(), metrics })
+        Ok(Self { base_url, config, http, bucket, unknown: UnknownKeys::default(), metrics })
     }
 
     /// Asks until there is an answer, a final failure, or no more time.
     pub async fn get_backup_share(&self, query: &Query<'_>) -> Result<Found, Error> {
+        let mut proof = query.progress.timed(query.credential.proof()).await?;
         let mut attempts = 0;
         let mut connection = Connection::Any;
-        let mut stale_before = false;
+        let (mut stale_before, mut refused_before) = (false, false);
         loop {
             if query.deadline <= Instant::now() {
                 return Err(Error { attempts, ..Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED) });
             }
             attempts += 1;
-            query.attempts.store(attempts, Ordering::Relaxed);
-            let failure = match self.attempt(query, connection).await {
+            query.progress.attempts.store(attempts, Ordering::Relaxed);
+            let failure = match self.attempt(query, &proof, connection).await {
                 Ok(found) => {
+                    proof.was_accepted();
                     self.bucket.reward();
                     self.metrics.retry_tokens.set(self.bucket.tokens());
                     return Ok(found);
@@ -138,11 +159,40 @@ impl Upstream {
                 continue;
             }
             let error = Error { attempts, ..failure.error };
+            if error.kind == Kind::OwnCredentialRefused {
+                let may_renew = !std::mem::replace(&mut refused_before, true);
+                proof = self.after_refusal(query, &proof, error, may_renew).await?;
+                continue;
+            }
             let Some(wait) = self.wait_before_retry(query, &error) else { return Err(error) };
             if error.kind == Kind::ConnectionLost {
                 connection = Connection::New;
             }
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// What to prove it with after a 401, if there is something: once a call. No retry token pays for it, since it does not
+    /// come again; or one revocation would fail every call in flight but the first five.
+    async fn after_refusal(
+        &self,
+        query: &Query<'_>,
+        refused: &Proof,
+        error: Error,
+        may_renew: bool,
+    ) -> Result<Proof, Error> {
+        query.credential.was_refused(refused);
+        if !may_renew || !query.may_retry || error.attempts >= self.config.max_attempts {
+            return Err(error);
+        }
+        let attempts = error.attempts;
+        let renewed = query.progress.timed(query.credential.successor(refused)).await;
+        match renewed.map_err(|why| Error { attempts, ..why.into() })? {
+            Some(proof) => {
+                self.metrics.retry(retry_reason(&error));
+                Ok(proof)
+            }
+            None => Err(error),
         }
     }
 
@@ -160,7 +210,12 @@ impl Upstream {
         granted.then_some(wait)
     }
 
-    async fn attempt(&self, query: &Query<'_>, connection: Connection) -> Result<Found, Failure> {
+    async fn attempt(
+        &self,
+        query: &Query<'_>,
+        proof: &Proof,
+        connection: Connection,
+    ) -> Result<Found, Failure> {
         // A tie is the deadline's.
         let own_end = Instant::now() + self.config.attempt_timeout;
         let (end, elapsed) = if query.deadline <= own_end {
@@ -168,15 +223,21 @@ impl Upstream {
         } else {
             (own_end, Error::new(Kind::Timeout, "no reply within the attempt's time"))
         };
-        let mut record =
-            AttemptRecord { metrics: &self.metrics, since: Instant::now(), outcome: (None, "cancelled") };
-        let url = self.base_url.share(&query.project_id, &query.id);
-        let headers = headers(query, &url);
-        let exchange = self.transport.get(url, headers, connection);
+        let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
+        let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
+        let url = share_url(base_url, &query.project_id, &query.id);
+        let mut record = AttemptRecord {
+            metrics: &self.metrics,
+            since: Instant::now(),
+            outcome: (None, "cancelled"),
+            span: query.span.attempt(&url),
+        };
+        let headers = headers(query, proof, &url, &record.span);
+        let exchange = self.http.get(url, headers, connection);
         let result = match tokio::time::timeout_at(end, exchange).await {
             Err(_) => Err(elapsed.into()),
             Ok(Err(fault)) => Err(fault.into()),
-            Ok(Ok(reply)) => self.read(query, &reply).map_err(Failure::from),
+            Ok(Ok(reply)) => self.read(query, proof, &reply).map_err(Failure::from),
         };
         record.outcome = match &result {
             Ok(_) => (Some(200), ""),
@@ -188,20 +249,20 @@ impl Upstream {
     }
 
     /// The status before the JSON.
-    fn read(&self, query: &Query<'_>, reply: &Reply) -> Result<Found, Error> {
-        let request_id = transport::first_text(&reply.headers, &REQUEST_ID_HEADERS);
-        let coded = transport::is_coded(&reply.headers);
+    fn read(&self, query: &Query<'_>, proof: &Proof, reply: &Reply) -> Result<Found, Error> {
+        let request_id = http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS);
+        let coded = http_client::is_coded(&reply.headers);
         let body = match &reply.body {
             Body::Whole(bytes) => Some(bytes.as_ref()),
             Body::TooLarge => None,
         };
         if reply.status != 200 {
-            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), &query.credential);
+            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), proof);
             let mut told = reply.headers.get_all(header::RETRY_AFTER).iter();
             let retry_after = told.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
-        let request_id = request_id.and_then(|id| error::safe_request_id(id, &query.credential));
+        let request_id = request_id.and_then(|id| error::safe_request_id(id, proof));
         let failed = |kind, detail: String| Error {
             http_status: Some(200),
             request_id: request_id.clone(),
@@ -214,29 +275,25 @@ impl Upstream {
                 "the body has a content coding, which was not asked for".into(),
             ));
         }
-        let note = |key: String| self.unknown.note(&key, &query.credential, &self.metrics);
+        let note = |key: String| self.unknown.note(&key, proof, &self.metrics);
         let share = Share::read(body, &query.id, note)
             // A key may repeat the token, too.
-            .map_err(|malformed| failed(Kind::Malformed, query.credential.redact(&malformed.to_string())))?;
+            .map_err(|malformed| failed(Kind::Malformed, proof.redact(&malformed.to_string())))?;
         Ok(Found { share, request_id })
     }
 }
 
 /// All that the upstream gets beside `Host`.
-fn headers(query: &Query<'_>, url: &Url) -> HeaderMap {
+fn headers(query: &Query<'_>, proof: &Proof, url: &Url, span: &AttemptSpan<'_>) -> HeaderMap {
     const ACCEPT: &str = "application/json";
     const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    headers.insert("x-request-id", query.request_id.clone());
-    if let Some(parent) = &query.trace.parent {
-        headers.insert("traceparent", parent.clone());
-    }
-    if let Some(state) = &query.trace.state {
-        headers.insert("tracestate", state.clone());
-    }
+    headers.insert(REQUEST_ID, query.request_id.clone());
+    span.add_to(&mut headers);
     let get = credentials::Get {
         host: &url[Position::BeforeHost..Position::AfterPort],
         path: url.path(),
@@ -244,7 +301,7 @@ fn headers(query: &Query<'_>, url: &Url) -> HeaderMap {
         user_agent: USER_AGENT,
         accept: ACCEPT,
     };
-    query.credential.add_to(&mut headers, get, SystemTime::now());
+    proof.add_to(&mut headers, get, SystemTime::now());
     headers
 }
 
@@ -258,6 +315,14 @@ struct Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, stale: false }
+    }
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        let kind = if error.refused { Kind::IdentityRefused } else { Kind::IdentityUnreachable };
+        let (http_status, request_id) = (error.http_status, error.request_id);
+        Self { http_status, request_id, ..Self::new(kind, error.detail) }
     }
 }
 
@@ -298,12 +363,14 @@ struct AttemptRecord<'a> {
     metrics: &'a Metrics,
     since: Instant,
     outcome: (Option<u16>, &'static str),
+    span: AttemptSpan<'a>,
 }
 
 impl Drop for AttemptRecord<'_> {
     fn drop(&mut self) {
         let (status, error_type) = self.outcome;
         self.metrics.attempt(status, error_type, self.since.elapsed());
+        self.span.ended(status, error_type);
     }
 }
 
@@ -318,11 +385,11 @@ impl UnknownKeys {
     const MOST: usize = 64;
     const LONGEST: usize = 64;
 
-    fn note(&self, path: &str, credential: &Credential, metrics: &Metrics) {
+    fn note(&self, path: &str, proof: &Proof, metrics: &Metrics) {
         metrics.unknown_fields.inc();
         if self.is_new(path) {
             let plain: String = path.chars().filter(char::is_ascii_graphic).take(4 * Self::LONGEST).collect();
-            let key: String = credential.redact(&plain).chars().take(Self::LONGEST).collect();
+            let key: String = proof.redact(&plain).chars().take(Self::LONGEST).collect();
             tracing::warn!(key, "the upstream's reply has a key that this version does not know");
         }
     }

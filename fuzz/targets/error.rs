@@ -11,7 +11,7 @@
 
 use backup_share_gateway::rpc::Failure;
 use backup_share_gateway::upstream::{Error, Kind};
-use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, credential};
+use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -19,12 +19,12 @@ use tonic::Code;
 
 fuzz_target!(|input: &[u8]| {
     let (status, request_id, body) = split(input);
-    let error = Error::of_reply(status, request_id, Some(body), &credential());
+    let error = Error::of_reply(status, request_id, Some(body), &proof());
     let json = serde_json::from_slice(body).ok().filter(Value::is_object);
     if let Some(message) = &error.message {
         let json = json.as_ref().expect("a message out of what is no JSON object");
         assert!(!message.is_empty() && message.len() <= 512);
-        let says_so = |text: &str| credential().redact(&plain(text)).starts_with(message);
+        let says_so = |text: &str| proof().redact(&plain(text)).starts_with(message);
         assert!(any_text(json, &says_so), "invented: {message}");
         assert!(!plain(message).to_lowercase().contains("canonicalrequest"), "a canonical request");
         let telltale = |code: &str| ["APIGW.0301", "APIG.0301"].contains(&plain(code).as_str());

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use backup_share_gateway::rpc::Failure;
 use backup_share_gateway::upstream::{self, Error};
-use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, credential};
+use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use tonic_types::StatusExt;
@@ -34,7 +34,7 @@ fuzz_target!(|value: &[u8]| {
         assert_eq!(left, date.duration_since(now).unwrap_or_default());
     }
 
-    let error = Error { retry_after: read, ..Error::of_reply(429, None, None, &credential()) };
+    let error = Error { retry_after: read, ..Error::of_reply(429, None, None, &proof()) };
     let status = Failure::Upstream(Box::new(error)).status(&HeaderValue::from_static(REQUEST_ID));
     assert_status_rules(&status);
     let told = status.get_error_details().retry_info().and_then(|info| info.retry_delay);

@@ -8,7 +8,7 @@
 //!   call; no user, no query, no fragment.
 #![no_main]
 
-use backup_share_gateway::upstream::{BaseUrl, ProjectId, ShareId};
+use backup_share_gateway::upstream::{BaseUrl, ProjectId, ShareId, share_url};
 use backup_share_gateway_fuzz::{PROJECT, SHARE};
 use libfuzzer_sys::fuzz_target;
 use url::Url;
@@ -28,7 +28,7 @@ fuzz_target!(|input: &str| {
     let share = checked_share.or_else(|| ShareId::parse(SHARE.into())).expect("a share");
     let Ok(checked_base) = BaseUrl::parse(base, true) else { return };
     let before = Url::parse(base).expect("a URL that the gateway takes is one");
-    let url = checked_base.share(&project, &share);
+    let url = share_url(&checked_base, &project, &share);
 
     assert_eq!(checked_base.is_plaintext(), url.scheme() == "http");
     assert_eq!(url.scheme(), before.scheme());

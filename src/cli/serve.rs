@@ -2,19 +2,25 @@
 
 #![allow(rustdoc::bare_urls, reason = "the documentation of a flag is its help text")]
 
+use std::collections::HashMap;
+use std::env::VarError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Command};
+use zeroize::Zeroizing;
 
 use super::{Reader, units};
-use crate::credentials::{AkSk, KeysSource, Mode, Scheme, Secret};
+use crate::credentials::{
+    AKSK_VARIABLES, AkSk, CA_VARIABLE, KEYSTONE_VARIABLES, Keystone, KeystoneConfig, Mode, Scheme, Secret,
+    Variables,
+};
 use crate::gateway::{self, UpstreamAt};
 use crate::rpc::{self, Access};
 use crate::server::{self, Tls, TlsFiles};
-use crate::telemetry::{self, LogFormat};
-use crate::upstream::{self, BaseUrl, Proxy, Roots};
+use crate::telemetry::{self, LogFormat, Traces, traces};
+use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 
 /// What `serve` runs on.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub struct Serve {
     pub gateway: gateway::Config,
     /// The log.
     pub telemetry: telemetry::Config,
+    /// Where spans go, if anywhere.
+    pub traces: Option<traces::Config>,
     /// Threads that serve calls.
     pub workers: usize,
 }
@@ -130,14 +138,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DURATION", default_value = "5m", help_heading = "Upstream")]
     upstream_connection_lifetime: String,
 
-    /// Whose credential goes upstream: passthrough, the caller's token; aksk, the gateway's own keys.
+    /// Whose credential goes upstream: passthrough, the caller's token; keystone, a token of the gateway's own account at the
+    /// identity service (OS_AUTH_URL and the others of OpenStack's variables); aksk, the gateway's own keys.
     #[arg(long, value_name = "MODE", default_value = "passthrough", help_heading = "Credentials")]
     auth: String,
     /// How the keys sign: sdk, or legacy as Open Telekom Cloud's own clients do.
     #[arg(long, value_name = "SCHEME", default_value = "sdk", help_heading = "Credentials")]
     aksk_scheme: String,
-    /// Folder whose files are named as the variables that they replace: OS_ACCESS_KEY, OS_SECRET_KEY, OS_SECURITY_TOKEN, or
-    /// HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, HUAWEICLOUD_SDK_SECURITY_TOKEN. Read again when they change.
+    /// Folder whose files are named as the variables that they replace: OS_PASSWORD and its kin; OS_ACCESS_KEY, OS_SECRET_KEY,
+    /// OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, HUAWEICLOUD_SDK_SECURITY_TOKEN. Read again when they change.
     #[arg(long, value_name = "FOLDER", help_heading = "Credentials")]
     secrets_dir: Option<PathBuf>,
 
@@ -153,6 +162,10 @@ pub(super) struct Flags {
 /// writes it where there is nothing to say.
 pub(super) fn with_variables(command: Command) -> Command {
     command.mut_args(|arg| {
+        // The one flag that is `check`'s alone.
+        if arg.get_id() == "connect" {
+            return arg;
+        }
         let variable = variable(arg.get_id().as_str());
         match std::env::var_os(&variable) {
             Some(value) if value.is_empty() => arg,
@@ -197,6 +210,14 @@ impl Reader {
     }
 }
 
+/// Whose credential goes upstream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Auth {
+    PassThrough,
+    Keystone,
+    AkSk,
+}
+
 /// Bounds that catch a slip of the finger.
 const MOST: u32 = 1_000_000;
 const MOST_WORKERS: u32 = 1024;
@@ -207,6 +228,7 @@ impl Flags {
     pub(super) fn read(self) -> Result<Serve, Vec<String>> {
         let mut reader = Reader::default();
         let upstream_at = self.upstream_at(&mut reader);
+        let upstream = self.upstream(&mut reader, &upstream_at);
         let max_deadline = reader.duration("max-deadline", &self.max_deadline);
         let gateway = gateway::Config {
             listen: reader.value("listen", &self.listen, units::NOWHERE, units::address),
@@ -220,10 +242,11 @@ impl Flags {
                 },
                 reflection: !reader.yes_or_no("no-reflection", &self.no_reflection),
                 access: self.access(&mut reader),
-                credentials: self.credentials(&mut reader),
+                credentials: self.credentials(&mut reader, &upstream.http),
+                traces: Traces::default(),
             },
             tls: self.tls(&mut reader),
-            upstream: self.upstream(&mut reader, &upstream_at),
+            upstream,
             upstream_at,
             drain_delay: reader.value("drain-delay", &self.drain_delay, Duration::ZERO, units::duration),
             drain_timeout: reader.value(
@@ -239,8 +262,13 @@ impl Flags {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let telemetry = self.telemetry(&mut reader);
+        let variable = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
+        let traces = traces::Config::read(variable).unwrap_or_else(|problems| {
+            reader.problems.extend(problems);
+            None
+        });
         let problems = reader.problems;
-        if problems.is_empty() { Ok(Serve { gateway, telemetry, workers }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Serve { gateway, telemetry, traces, workers }) } else { Err(problems) }
     }
 
     fn upstream_at(&self, reader: &mut Reader) -> UpstreamAt {
@@ -262,10 +290,10 @@ impl Flags {
                 };
                 reader.value("upstream-url", text, UpstreamAt::Sandbox, read)
             }
+            None if sandbox => UpstreamAt::Sandbox,
+            None if self.is_keystone() => UpstreamAt::Catalog,
             None => {
-                if !sandbox {
-                    reader.problems.push("--upstream-url (GATEWAY_UPSTREAM_URL) is needed, such as https://vbs.eu-de.otc.t-systems.com; --sandbox tries the gateway without one".into());
-                }
+                reader.problems.push("--upstream-url (GATEWAY_UPSTREAM_URL) is needed, such as https://vbs.eu-de.otc.t-systems.com; --sandbox tries the gateway without one, and --auth keystone finds it in the catalog".into());
                 UpstreamAt::Sandbox
             }
         }
@@ -302,33 +330,59 @@ impl Flags {
         Access::load(rules, self.allow_file.clone()).map(Arc::new).map_err(refused).ok()
     }
 
-    fn credentials(&self, reader: &mut Reader) -> Mode {
+    fn credentials(&self, reader: &mut Reader, http: &HttpConfig) -> Mode {
         let scheme = reader.value("aksk-scheme", &self.aksk_scheme, Scheme::Sdk, |text| match text {
             "sdk" => Ok(Scheme::Sdk),
             "legacy" => Ok(Scheme::Legacy),
             _ => Err("must be sdk or legacy".into()),
         });
-        let holds_keys = reader.value("auth", &self.auth, false, |text| match text {
-            "passthrough" => Ok(false),
-            "aksk" => Ok(true),
-            _ => Err("must be passthrough or aksk".into()),
-        });
-        if !holds_keys {
+        let auth = self.auth(reader);
+        if auth == Auth::PassThrough {
             return Mode::PassThrough;
         }
         if self.tls_client_ca.is_none() || (self.allow.is_empty() && self.allow_file.is_none()) {
-            reader.problems.push("--auth aksk (GATEWAY_AUTH) lends the gateway's own rights to its callers, so they must prove who they are (--tls-cert, --tls-key, --tls-client-ca) and rules must say what each may read (--allow or --allow-file)".into());
+            reader.problems.push(format!("--auth {} (GATEWAY_AUTH) lends the gateway's own rights to its callers, so they must prove who they are (--tls-cert, --tls-key, --tls-client-ca) and rules must say what each may read (--allow or --allow-file)", self.auth));
         }
-        let set = |name| Some((name, Secret::new(std::env::var(name).ok()?)));
-        let variables = KeysSource::VARIABLES.into_iter().filter_map(set).collect();
-        let source = KeysSource { folder: self.secrets_dir.clone(), variables };
-        match AkSk::load(source, scheme) {
-            Ok(aksk) => Mode::AkSk(Arc::new(aksk)),
-            Err(why) => {
-                reader.problems.push(format!("--auth aksk (GATEWAY_AUTH): {why}"));
-                Mode::PassThrough
+        let mode = if auth == Auth::AkSk {
+            let variables = self.variables(reader, &AKSK_VARIABLES);
+            AkSk::load(variables, scheme).map(|aksk| Mode::AkSk(Arc::new(aksk))).map_err(|why| vec![why])
+        } else {
+            let config = KeystoneConfig {
+                variables: self.variables(reader, &KEYSTONE_VARIABLES),
+                allow_plaintext: reader.yes_or_no("allow-plaintext-upstream", &self.allow_plaintext_upstream),
+                endpoint_from_catalog: self.upstream_url.is_none(),
+                http: http.clone(),
+            };
+            Keystone::load(config).map(|keystone| Mode::Keystone(Arc::new(keystone)))
+        };
+        let problem = |why| format!("--auth {} (GATEWAY_AUTH): {why}", self.auth);
+        let refused = |problems: Vec<String>| reader.problems.extend(problems.into_iter().map(problem));
+        mode.map_err(refused).unwrap_or(Mode::PassThrough)
+    }
+
+    fn is_keystone(&self) -> bool {
+        self.auth == "keystone"
+    }
+
+    fn auth(&self, reader: &mut Reader) -> Auth {
+        reader.value("auth", &self.auth, Auth::PassThrough, |text| match text {
+            "passthrough" => Ok(Auth::PassThrough),
+            "keystone" => Ok(Auth::Keystone),
+            "aksk" => Ok(Auth::AkSk),
+            _ => Err("must be passthrough, keystone or aksk".into()),
+        })
+    }
+
+    fn variables(&self, reader: &mut Reader, names: &[&'static str]) -> Variables {
+        let mut set = HashMap::new();
+        for name in names {
+            match std::env::var(name).map(Zeroizing::new) {
+                Ok(value) => drop(set.insert(*name, Secret::new(value.as_str()))),
+                Err(VarError::NotPresent) => {}
+                Err(VarError::NotUnicode(_)) => reader.problems.push(format!("{name} is not UTF-8")),
             }
         }
+        Variables { folder: self.secrets_dir.clone(), set }
     }
 
     fn server(&self, reader: &mut Reader, max_deadline: Duration) -> server::Config {
@@ -347,7 +401,7 @@ impl Flags {
 
     fn upstream(&self, reader: &mut Reader, at: &UpstreamAt) -> upstream::Config {
         upstream::Config {
-            transport: upstream::TransportConfig {
+            http: HttpConfig {
                 roots: self.roots(reader, at),
                 proxy: self.upstream_proxy.as_ref().and_then(|text| {
                     reader.value("upstream-proxy", text, None, |text| Proxy::parse(text).map(Some))
@@ -373,19 +427,27 @@ impl Flags {
             return reader
                 .value("upstream-ca", file, Roots::none(), |file| Roots::from_pem_file(Path::new(file)));
         }
-        match at {
-            UpstreamAt::Url(url) if !url.is_plaintext() => {
-                let roots = Roots::system();
-                if roots.is_empty() {
-                    reader.problems.push(
-                        "--upstream-ca (GATEWAY_UPSTREAM_CA) is needed: the system has no root certificates"
-                            .into(),
-                    );
-                }
-                roots
-            }
-            UpstreamAt::Url(_) | UpstreamAt::Sandbox => Roots::none(),
+        // It is for every service, as OpenStack has it. That it can be read is seen to with the rest of the account.
+        let file = self.is_keystone().then(|| self.variables(reader, &[CA_VARIABLE]).value(CA_VARIABLE).ok());
+        if let Some(file) = file.flatten().flatten() {
+            return Roots::from_pem_file(Path::new(file.expose())).unwrap_or(Roots::none());
         }
+        let is_plaintext = match at {
+            UpstreamAt::Url(url) => url.is_plaintext(),
+            UpstreamAt::Sandbox => true,
+            UpstreamAt::Catalog => false,
+        };
+        if is_plaintext {
+            return Roots::none();
+        }
+        let roots = Roots::system();
+        // Where a catalog may say http, it is not needed for certain.
+        if roots.is_empty() && self.upstream_url.is_some() {
+            reader.problems.push(
+                "--upstream-ca (GATEWAY_UPSTREAM_CA) is needed: the system has no root certificates".into(),
+            );
+        }
+        roots
     }
 
     fn telemetry(&self, reader: &mut Reader) -> telemetry::Config {

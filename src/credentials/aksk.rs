@@ -7,9 +7,7 @@
 //!
 //! A signature is good for one attempt: it holds the date, from which the upstream allows 15 minutes.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +16,7 @@ use http::{HeaderMap, HeaderValue, header};
 use ring::{digest, hmac};
 use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{Secret, Variables};
 use crate::reload::Snapshot;
 
 /// Which form of the signature.
@@ -56,78 +54,50 @@ pub struct Get<'a> {
     pub accept: &'a str,
 }
 
-/// Where the keys come from: a folder whose files are named as the variables that they replace, or else the variables.
-#[derive(Clone, Debug)]
-pub struct KeysSource {
-    /// The folder, such as a mounted Kubernetes secret.
-    pub folder: Option<PathBuf>,
-    /// The variables that are set.
-    pub variables: HashMap<&'static str, Secret>,
-}
+/// The variables that are read: OpenStack's habit first, then the vendor's.
+pub const VARIABLES: [&str; 6] = [
+    "OS_ACCESS_KEY",
+    "HUAWEICLOUD_SDK_AK",
+    "OS_SECRET_KEY",
+    "HUAWEICLOUD_SDK_SK",
+    "OS_SECURITY_TOKEN",
+    "HUAWEICLOUD_SDK_SECURITY_TOKEN",
+];
 
-impl KeysSource {
-    /// The variables that are read: OpenStack's habit first, then the vendor's.
-    pub const VARIABLES: [&'static str; 6] = [
-        "OS_ACCESS_KEY",
-        "HUAWEICLOUD_SDK_AK",
-        "OS_SECRET_KEY",
-        "HUAWEICLOUD_SDK_SK",
-        "OS_SECURITY_TOKEN",
-        "HUAWEICLOUD_SDK_SECURITY_TOKEN",
-    ];
-
-    fn read(&self) -> Result<Keys, String> {
-        let [access, access_too, secret, secret_too, token, token_too] = Self::VARIABLES;
-        Ok(Keys {
-            access_key: self.needed([access, access_too])?,
-            secret_key: self.needed([secret, secret_too])?,
-            security_token: self.first([token, token_too])?,
+impl Keys {
+    fn read(variables: &Variables) -> Result<Self, String> {
+        let [access, access_too, secret, secret_too, token, token_too] = VARIABLES;
+        let needed = |names: [&'static str; 2]| {
+            let [first, second] = names;
+            let missing =
+                || format!("{first} (or {second}) is needed, in the environment or in --secrets-dir");
+            Self::first(variables, names)?.ok_or_else(missing)
+        };
+        Ok(Self {
+            access_key: needed([access, access_too])?,
+            secret_key: needed([secret, secret_too])?,
+            security_token: Self::first(variables, [token, token_too])?,
         })
     }
 
-    fn needed(&self, names: [&'static str; 2]) -> Result<Secret, String> {
-        let [first, second] = names;
-        let missing = || format!("{first} (or {second}) is needed, in the environment or in --secrets-dir");
-        self.first(names)?.ok_or_else(missing)
-    }
-
-    fn first(&self, names: [&'static str; 2]) -> Result<Option<Secret>, String> {
+    fn first(variables: &Variables, names: [&'static str; 2]) -> Result<Option<Secret>, String> {
         for name in names {
-            if let Some(value) = self.value(name)? {
-                return Ok(Some(value));
+            match variables.value(name)? {
+                Some(value) if !value.expose().bytes().all(|b| b.is_ascii_graphic()) => {
+                    return Err(format!("{name} must be visible ASCII"));
+                }
+                Some(value) => return Ok(Some(value)),
+                None => {}
             }
         }
         Ok(None)
-    }
-
-    /// The file's content without the newline at its end, else the variable's.
-    fn value(&self, name: &'static str) -> Result<Option<Secret>, String> {
-        let file = self.folder.as_ref().map(|folder| folder.join(name)).filter(|file| file.exists());
-        let value = match file {
-            Some(file) => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("{}: cannot be read ({error})", file.display()))?;
-                Some(Secret::new(Zeroizing::new(text).trim_end_matches(['\r', '\n'])))
-            }
-            None => self.variables.get(name).cloned(),
-        };
-        match value {
-            Some(value) if !value.expose().bytes().all(|b| b.is_ascii_graphic()) => {
-                Err(format!("{name} must be visible ASCII"))
-            }
-            value => Ok(value.filter(|value| !value.expose().is_empty())),
-        }
-    }
-
-    fn paths(&self) -> Vec<PathBuf> {
-        self.folder.iter().flat_map(|folder| Self::VARIABLES.map(|name| folder.join(name))).collect()
     }
 }
 
 /// The gateway's keys, which may change while it runs.
 #[derive(Debug)]
 pub struct AkSk {
-    source: KeysSource,
+    variables: Variables,
     scheme: Scheme,
     snapshot: Snapshot,
     current: ArcSwap<Keys>,
@@ -135,15 +105,15 @@ pub struct AkSk {
 
 impl AkSk {
     /// Reads the keys. The error says what is missing.
-    pub fn load(source: KeysSource, scheme: Scheme) -> Result<Self, String> {
-        let snapshot = Snapshot::take(source.paths());
-        let current = ArcSwap::from_pointee(source.read()?);
-        Ok(Self { source, scheme, snapshot, current })
+    pub fn load(variables: Variables, scheme: Scheme) -> Result<Self, String> {
+        let snapshot = Snapshot::take(variables.paths(&VARIABLES));
+        let current = ArcSwap::from_pointee(Keys::read(&variables)?);
+        Ok(Self { variables, scheme, snapshot, current })
     }
 
     /// Reads the keys again. After an error those that were in use stay.
     pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(self.source.read()?));
+        self.current.store(Arc::new(Keys::read(&self.variables)?));
         Ok(())
     }
 
@@ -455,8 +425,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         put("OS_ACCESS_KEY", "access\n");
-        let variables = HashMap::from([("HUAWEICLOUD_SDK_SK", Secret::new("of the environment"))]);
-        let source = KeysSource { folder: Some(folder.path().into()), variables };
+        let set = [("HUAWEICLOUD_SDK_SK", Secret::new("of the environment"))].into();
+        let source = Variables { folder: Some(folder.path().into()), set };
         assert!(AkSk::load(source.clone(), Scheme::Sdk).unwrap_err().contains("must be visible ASCII"));
         put("OS_SECRET_KEY", "secret\r\n");
         let aksk = AkSk::load(source, Scheme::Sdk).unwrap();

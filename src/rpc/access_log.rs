@@ -2,7 +2,6 @@
 //! cancelled, which is what dropping an unfinished [`Record`] means.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,20 +9,21 @@ use tonic::Code;
 
 use super::status::{Failure, code_name};
 use super::{Caller, METHOD};
-use crate::telemetry::Metrics;
-use crate::upstream::{ProjectId, ShareId};
+use crate::telemetry::{CallSpan, Metrics};
+use crate::upstream::{Progress, ProjectId, ShareId};
 
 /// What is known of a call so far.
 pub(super) struct Record {
     metrics: Metrics,
     arrival: Instant,
     request_id: String,
-    trace_id: Option<String>,
+    /// The call's span, which ends with it.
+    pub(super) span: CallSpan,
     caller: Caller,
     deadline: Duration,
     asked: OnceLock<Asked>,
-    /// Attempts at the upstream so far.
-    pub(super) attempts: AtomicU32,
+    /// How far the upstream's part has come.
+    pub(super) progress: Progress,
     outcome: Outcome,
 }
 
@@ -48,7 +48,7 @@ impl Record {
         metrics: &Metrics,
         arrival: Instant,
         request_id: &str,
-        trace_id: Option<&str>,
+        span: CallSpan,
         caller: &Caller,
         deadline: Duration,
     ) -> Self {
@@ -57,11 +57,11 @@ impl Record {
             metrics: metrics.clone(),
             arrival,
             request_id: request_id.to_owned(),
-            trace_id: trace_id.map(str::to_owned),
+            span,
             caller: caller.clone(),
             deadline,
             asked: OnceLock::new(),
-            attempts: AtomicU32::new(0),
+            progress: Progress::default(),
             outcome: Outcome {
                 code: Code::Cancelled,
                 reason: None,
@@ -111,21 +111,24 @@ impl Drop for Record {
         self.metrics.active_requests.dec();
         self.metrics.call(METHOD, code, duration);
         let (outcome, asked) = (&self.outcome, self.asked.get());
+        let waited = self.progress.waited_for_credential();
+        self.span.ended(code, outcome.reason);
         tracing::info!(
             rpc.method = METHOD,
             rpc.code = code,
             reason = outcome.reason,
             request_id = self.request_id,
-            trace_id = self.trace_id,
+            trace_id = self.span.trace_id(),
             caller = self.caller.names.first(),
             peer = self.caller.address.map(tracing::field::display),
             project_id = asked.map(|asked| asked.project_id.as_str()),
             share_id = asked.map(|asked| asked.share_id.as_str()),
-            attempts = asked.map(|_| self.attempts.load(Ordering::Relaxed)),
+            attempts = asked.map(|_| self.progress.attempts()),
             http.status = outcome.http_status,
             upstream_request_id = outcome.upstream_request_id,
             duration_ms = millis(duration),
-            upstream_ms = asked.map(|asked| millis(asked.since.elapsed())),
+            credential_ms = asked.map(|_| millis(waited)),
+            upstream_ms = asked.map(|asked| millis(asked.since.elapsed().saturating_sub(waited))),
             deadline_ms = millis(self.deadline),
             detail = outcome.detail,
             "call"

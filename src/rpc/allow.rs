@@ -48,6 +48,25 @@ impl Access {
         self.snapshot.clone()
     }
 
+    /// What each caller may read, for people.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let rules = self.rules.load();
+        let of = |projects: &Projects| match (projects.every, projects.these.len()) {
+            (true, _) => "every project".to_owned(),
+            (false, 1) => "1 project".to_owned(),
+            (false, count) => format!("{count} projects"),
+        };
+        let mut lines: Vec<String> =
+            rules.0.iter().map(|(caller, projects)| format!("{caller} may read {}", of(projects))).collect();
+        lines.sort();
+        lines
+    }
+
+    /// One of the projects that a rule names.
+    pub(crate) fn a_project(&self) -> Option<String> {
+        self.rules.load().0.values().flat_map(|projects| &projects.these).min().cloned()
+    }
+
     /// Whether any rule is about a caller with one of these names.
     pub(super) fn knows(&self, names: &[String]) -> bool {
         let rules = self.rules.load();

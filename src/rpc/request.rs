@@ -1,5 +1,6 @@
 //! What the caller sent, read from the HTTP headers and the one message, and checked before anything is asked.
 
+use http::header::{AsHeaderName, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body;
 use tonic::codec::{Codec, Streaming};
@@ -8,13 +9,14 @@ use tonic_prost::ProstCodec;
 use super::deadline;
 use super::status::{Failure, Violation};
 use crate::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use crate::upstream::{ProjectId, ShareId, TraceContext};
+use crate::telemetry::TraceContext;
+use crate::upstream::{ProjectId, ShareId};
 
 /// The longest request message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The header of the request's ID, towards the gateway, the upstream and back.
-pub(super) const REQUEST_ID_HEADER: &str = "x-request-id";
+pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The caller's ID of the request if it is one that can be kept, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
@@ -41,11 +43,6 @@ pub(super) fn trace_context(headers: &HeaderMap) -> TraceContext {
     TraceContext { parent: Some(parent.clone()), state }
 }
 
-/// The trace's ID in a `traceparent` that [`trace_context`] let pass.
-pub(super) fn trace_id(trace: &TraceContext) -> Option<&str> {
-    trace.parent.as_ref()?.to_str().ok()?.split('-').nth(1)
-}
-
 /// `version-traceid-parentid-flags` in lower-case hex; a later version may have more behind it.
 fn is_traceparent(value: &[u8]) -> bool {
     let hex = |field: &[u8], length| {
@@ -64,7 +61,7 @@ fn is_traceparent(value: &[u8]) -> bool {
         && hex(flags, 2)
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }

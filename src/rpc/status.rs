@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -22,6 +22,9 @@ use crate::upstream::{self, Kind};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "backup-share-gateway";
+
+/// The trailer that holds the code.
+pub(super) const HEADER: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where a caller is told to wait and the upstream did not say for how long.
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -202,7 +205,9 @@ impl Failure {
 
     fn metadata(&self) -> HashMap<String, String> {
         let Some(error) = self.upstream() else { return HashMap::new() };
-        let said = (error.kind != Kind::DeadlineExceeded).then(|| "vbs".to_owned());
+        let of_identity = matches!(error.kind, Kind::IdentityRefused | Kind::IdentityUnreachable);
+        let service = if of_identity { "identity" } else { "vbs" };
+        let said = (error.kind != Kind::DeadlineExceeded).then(|| service.to_owned());
         [
             ("httpStatus", error.http_status.map(|status| status.to_string())),
             ("upstreamCode", error.code.clone()),
@@ -243,11 +248,9 @@ impl Failure {
 
 /// The request's ID, as it goes back in the initial metadata.
 pub(super) fn request_id_metadata(request_id: &HeaderValue) -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    if let Ok(id) = MetadataValue::try_from(request_id.as_bytes()) {
-        metadata.insert(REQUEST_ID_HEADER, id);
-    }
-    metadata
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(REQUEST_ID_HEADER, request_id.clone());
+    MetadataMap::from_headers(headers)
 }
 
 /// The table of the upstream's failures. The sentences say whose fault it is and what to do; an upstream's own message
@@ -265,6 +268,16 @@ fn kind_meaning(kind: Kind) -> Meaning {
             Code::Internal,
             "UPSTREAM_UNAUTHENTICATED",
             "VBS refused the gateway's own credential; the gateway's operator must check it",
+        ),
+        Kind::IdentityRefused => meaning(
+            Code::Internal,
+            "UPSTREAM_UNAUTHENTICATED",
+            "The identity service refused the gateway's own account; the gateway's operator must check it",
+        ),
+        Kind::IdentityUnreachable => meaning(
+            Code::Unavailable,
+            "UPSTREAM_UNREACHABLE",
+            "The gateway has no token: the identity service cannot be asked, or gave no usable answer; try again later",
         ),
         Kind::Forbidden => meaning(
             Code::PermissionDenied,

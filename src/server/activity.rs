@@ -49,17 +49,17 @@ impl Drop for Running {
 
 /// A response body that keeps its request running until it is sent.
 pub(super) struct Counted<B> {
-    body: Pin<Box<B>>,
+    body: B,
     _running: Running,
 }
 
 impl<B> Counted<B> {
     pub(super) fn new(body: B, running: Running) -> Self {
-        Self { body: Box::pin(body), _running: running }
+        Self { body, _running: running }
     }
 }
 
-impl<B: Body> Body for Counted<B> {
+impl<B: Body + Unpin> Body for Counted<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -67,7 +67,7 @@ impl<B: Body> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(context)
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::certificate::Certificate;
 use crate::reload::Snapshot;
 
 /// Where the PEM files are.
@@ -51,7 +52,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    expires: f64,
+    certificate: Certificate,
 }
 
 impl Tls {
@@ -75,7 +76,14 @@ impl Tls {
 
     /// When the certificate in use expires, in seconds since 1970.
     pub fn expires(&self) -> f64 {
-        self.current.load().expires
+        #[expect(clippy::cast_precision_loss, reason = "a date has no 53 bits")]
+        let expires = self.current.load().certificate.expires as f64;
+        expires
+    }
+
+    /// The certificate in use.
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.current.load().certificate.clone()
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -88,11 +96,9 @@ impl Loaded {
         let chain = certificates(&files.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&pem(&files.key)?)
             .map_err(|error| format!("{}: holds no private key ({error})", files.key.display()))?;
-        let leaf = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
-        let (_, leaf) =
-            leaf.ok_or_else(|| format!("{}: is no X.509 certificate", files.certificate.display()))?;
-        #[expect(clippy::cast_precision_loss, reason = "a date has no 53 bits")]
-        let expires = leaf.validity().not_after.timestamp() as f64;
+        let certificate = chain.first().and_then(Certificate::read);
+        let certificate =
+            certificate.ok_or_else(|| format!("{}: is no X.509 certificate", files.certificate.display()))?;
 
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -114,7 +120,7 @@ impl Loaded {
             )
         })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config), expires })
+        Ok(Self { config: Arc::new(config), certificate })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -20,6 +21,7 @@ pub struct Metrics {
     calls: HistogramVec,
     attempts: HistogramVec,
     retries: IntCounterVec,
+    renewals: IntCounterVec,
     /// Calls that are being served.
     pub active_requests: IntGauge,
     /// Retry tokens left, 0 to 10.
@@ -32,6 +34,8 @@ pub struct Metrics {
     pub shed: IntCounter,
     /// Open connections on the gRPC port.
     pub connections: IntGauge,
+    /// 1 from the first signal to stop on, else 0.
+    pub draining: IntGauge,
     /// When the gRPC port's certificate expires, in seconds since 1970; NaN without TLS, which no alert takes for a date.
     pub certificate_expiry: Gauge,
     /// New certificates that were refused.
@@ -62,6 +66,13 @@ impl Metrics {
                 ),
                 &["reason"],
             ))?,
+            renewals: families.register(IntCounterVec::new(
+                Opts::new(
+                    "auth_token_renewals_total",
+                    "Requests for a token of the gateway's own, by how they ended.",
+                ),
+                &["outcome"],
+            ))?,
             active_requests: families.gauge("rpc_server_active_requests", "Calls being served.")?,
             retry_tokens: families
                 .register(Gauge::new("upstream_retry_tokens", "Retry tokens left, 0 to 10."))?,
@@ -72,6 +83,7 @@ impl Metrics {
             panics: families.counter("panics_total", "Panics caught in a handler.")?,
             shed: families.counter("shed_total", "Calls refused for too many in flight.")?,
             connections: families.gauge("server_connections", "Open gRPC connections.")?,
+            draining: families.gauge("server_draining", "1 from the first signal to stop on, else 0.")?,
             certificate_expiry: families.register(Gauge::new(
                 "tls_certificate_expiry_timestamp_seconds",
                 "When the certificate in use expires, in seconds since 1970; NaN without TLS.",
@@ -88,8 +100,12 @@ impl Metrics {
         for reason in ["connect", "lost", "timeout", "status", "stale"] {
             metrics.retries.with_label_values(&[reason]);
         }
+        for outcome in ["success", "refused", "unreachable"] {
+            metrics.renewals.with_label_values(&[outcome]);
+        }
         let build = IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]);
         families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        families.0.register(Box::new(LogLinesDropped::new()?))?;
         families.0.register(Box::new(ProcessCollector::for_self()))?;
         Ok(metrics)
     }
@@ -110,9 +126,36 @@ impl Metrics {
         self.retries.with_label_values(&[reason]).inc();
     }
 
+    /// The identity service was asked for a token.
+    pub fn renewal(&self, outcome: &str) {
+        self.renewals.with_label_values(&[outcome]).inc();
+    }
+
     /// All families in Prometheus's text format.
     pub fn text(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// The log's own count of the lines that it lost, read when it is asked for.
+struct LogLinesDropped(IntCounter);
+
+impl LogLinesDropped {
+    fn new() -> Result<Self, Error> {
+        IntCounter::new("log_lines_dropped_total", "Log lines that nobody took in time.").map(Self)
+    }
+}
+
+impl Collector for LogLinesDropped {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // Made for this scrape alone: another one may run at the same time.
+        let Ok(Self(counter)) = Self::new() else { return Vec::new() };
+        counter.inc_by(super::dropped_log_lines() as u64);
+        counter.collect()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::error_body::{ErrorBody, Voice};
-use crate::credentials::Credential;
+use crate::credentials::Proof;
 
 /// What went wrong, by the step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,10 @@ pub enum Kind {
     ConnectionLost,
     /// The caller's deadline passed.
     DeadlineExceeded,
+    /// The identity service refused the gateway's own account.
+    IdentityRefused,
+    /// The identity service cannot be asked, or gave no usable answer.
+    IdentityUnreachable,
 }
 
 impl Kind {
@@ -131,24 +135,17 @@ impl Error {
     }
 
     /// A whole reply that is not 200. `body` is `None` where it was longer than the limit, or coded.
-    pub fn of_reply(
-        status: u16,
-        request_id: Option<&str>,
-        body: Option<&[u8]>,
-        credential: &Credential,
-    ) -> Self {
+    pub fn of_reply(status: u16, request_id: Option<&str>, body: Option<&[u8]>, proof: &Proof) -> Self {
         let said = body.map(ErrorBody::read).unwrap_or_default();
         let kind = match status {
-            401 if credential.is_own() => Kind::OwnCredentialRefused,
+            401 if proof.is_own() => Kind::OwnCredentialRefused,
             status => Kind::of_status(status, said.voice),
         };
-        let safe = |text: &str, limit| sanitize(text, credential, limit);
+        let safe = |text: &str, limit| sanitize(text, proof, limit);
         Self {
             http_status: Some(status),
             code: said.code.as_deref().map(|code| safe(code, MAX_METADATA_BYTES)),
-            request_id: request_id
-                .or(said.request_id.as_deref())
-                .and_then(|id| safe_request_id(id, credential)),
+            request_id: request_id.or(said.request_id.as_deref()).and_then(|id| safe_request_id(id, proof)),
             message: said
                 .message
                 .as_deref()
@@ -160,18 +157,18 @@ impl Error {
 }
 
 /// An ID of a request as the upstream names it, if it is one that can be searched for.
-pub(super) fn safe_request_id(id: &str, credential: &Credential) -> Option<String> {
+pub(super) fn safe_request_id(id: &str, proof: &Proof) -> Option<String> {
     let visible = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
-    visible.then(|| sanitize(id, credential, MAX_METADATA_BYTES))
+    visible.then(|| sanitize(id, proof, MAX_METADATA_BYTES))
 }
 
 /// `text` without control characters and without the token, cut between characters.
-fn sanitize(text: &str, credential: &Credential, limit: usize) -> String {
+fn sanitize(text: &str, proof: &Proof, limit: usize) -> String {
     /// More is cut off anyway, and need not be searched.
     const MOST: usize = 4096;
 
     let plain: String = text.chars().filter(|c| !c.is_control()).take(MOST).collect();
-    let mut clean = credential.redact(&plain);
+    let mut clean = proof.redact(&plain);
     let end = (0..=limit.min(clean.len())).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
     clean.truncate(end);
     clean
@@ -180,13 +177,13 @@ fn sanitize(text: &str, credential: &Credential, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::{Mode, TOKEN_HEADER};
+    use crate::credentials::{TOKEN_HEADER, Token};
     use http::{HeaderMap, HeaderValue};
 
-    fn token() -> Credential {
+    fn token() -> Proof {
         let mut headers = HeaderMap::new();
         headers.insert(TOKEN_HEADER, HeaderValue::from_static("gAAAAABl-a-token-of-a-caller"));
-        Mode::PassThrough.credential(&headers).unwrap()
+        Proof::Caller(Token::from_headers(&headers).unwrap())
     }
 
     #[test]

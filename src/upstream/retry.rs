@@ -53,7 +53,9 @@ fn is_retried(kind: Kind) -> Retried {
         | Kind::UnexpectedStatus
         | Kind::Malformed
         | Kind::TooLarge
-        | Kind::DeadlineExceeded => Retried::Never,
+        | Kind::DeadlineExceeded
+        | Kind::IdentityRefused
+        | Kind::IdentityUnreachable => Retried::Never,
     }
 }
 

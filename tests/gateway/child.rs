@@ -41,9 +41,14 @@ impl Served {
     pub async fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = soon("the first line", log.next_line()).await.unwrap().unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["message"], "listening");
+        let line = loop {
+            // At its most talkative it says more before.
+            let line = soon("the first lines", log.next_line()).await.unwrap().unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "listening" {
+                break line;
+            }
+        };
         let address = |key: &str| line[key].as_str().unwrap().parse::<SocketAddr>().unwrap();
         let (grpc, admin) = (address("grpc.address"), address("admin.address"));
         assert!(grpc.port() != 0 && admin.port() != 0);

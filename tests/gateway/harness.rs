@@ -61,6 +61,7 @@ pub struct Seen {
     pub headers: Vec<(String, String)>,
     /// Which connection it came on, counted from 1.
     pub connection: usize,
+    pub body: Vec<u8>,
 }
 
 impl Seen {
@@ -201,11 +202,19 @@ async fn read_request(
     let head = String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
     let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
     let line = lines.next().unwrap().to_owned();
-    let headers = lines
+    let headers: Vec<(String, String)> = lines
         .map(|line| line.split_once(':').unwrap())
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    Ok(Some(Seen { line, headers, connection }))
+    let mut seen = Seen { line, headers, connection, body: Vec::new() };
+    let length = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
+    while buffer.len() < length {
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+    seen.body = buffer.drain(..length).collect();
+    Ok(Some(seen))
 }
 
 /// A whole reply with its length, after which the connection stays open.

@@ -12,20 +12,24 @@
 
 mod aksk;
 mod call;
+mod check;
 mod child;
 mod connections;
 mod error_bodies;
 mod faults;
 mod floods;
 mod harness;
+mod keystone;
 mod peer;
 mod process;
 mod properties;
 mod replies;
 mod request_rules;
 mod retries;
+mod secrets;
 mod server;
 mod statuses;
 mod time;
 mod tls;
+mod traces;
 mod upstream_safety;

@@ -8,6 +8,7 @@ use tokio::process::Command;
 
 use crate::child::*;
 use crate::harness::*;
+use crate::peer::Raw;
 
 #[tokio::test]
 async fn get_prints_the_share_as_proto_json() {
@@ -131,6 +132,44 @@ async fn a_cancelled_call_has_its_line_with_all_that_is_known() {
     );
     assert_eq!((&line["project_id"], &line["share_id"]), (&PROJECT.into(), &SHARE.into()));
     assert!(line["upstream_ms"].is_number() && line["reason"].is_null(), "{line}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_or_out_of_time_has_its_line_too() {
+    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let url = format!("--upstream-url={}", upstream.url());
+    let flags = ["--allow-plaintext-upstream", "--attempt-timeout=60s", "--max-in-flight=1"];
+    let mut served = Served::start(&[&flags[..], &[&url]].concat()).await;
+    let address = served.grpc.clone();
+    let ask = || {
+        let mut call = gateway(&["get", "--address", &address, "--project-id", PROJECT, SHARE]);
+        call.args(["--deadline", "60s"]).env("OS_TOKEN", TOKEN).stderr(Stdio::null());
+        call
+    };
+    let mut waiting = ask().spawn().unwrap();
+    upstream.received(1).await;
+    output(ask()).await;
+    let shed = served.line().await;
+    assert_eq!(
+        (&shed["rpc.code"], &shed["reason"]),
+        (&"RESOURCE_EXHAUSTED".into(), &"OVERLOADED".into()),
+        "{shed}"
+    );
+    assert!(shed["attempts"].is_null() && shed["project_id"].is_null(), "refused before it was read: {shed}");
+    waiting.kill().await.unwrap();
+    assert_eq!(served.line().await["rpc.code"], "CANCELLED");
+    // A client that keeps the deadline itself might be the first to go.
+    soon("a call", Raw::call().header("grpc-timeout", "200m").send(address.parse().unwrap())).await;
+    let line = served.line().await;
+    assert_eq!(
+        (&line["rpc.code"], &line["reason"], &line["attempts"]),
+        (&"DEADLINE_EXCEEDED".into(), &"DEADLINE_EXCEEDED".into(), &1.into()),
+        "{line}"
+    );
+    for key in ["request_id", "peer", "duration_ms", "upstream_ms", "deadline_ms"] {
+        assert!(!line[key].is_null(), "{key} in {line}");
+    }
+    assert!((metric(served.admin, "shed_total").await - 1.0).abs() < f64::EPSILON);
 }
 
 #[tokio::test]
@@ -325,15 +364,21 @@ async fn a_second_signal_ends_it_at_once_whatever_runs() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_no_call() {
-    // Far more lines than a pipe holds, none of which is read.
-    let served = Served::start(&["--sandbox"]).await;
+async fn a_log_that_nobody_reads_holds_no_call_and_what_is_lost_is_counted() {
+    // At its most talkative, so that it soon has more lines than a pipe and the writer's queue hold; none is read.
+    let served = Served::start(&["--sandbox", "--log=trace"]).await;
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", served.grpc)).unwrap();
     let channel = channel.connect().await.unwrap();
     let mut client =
         backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient::new(channel);
-    for _ in 0..1000 {
-        soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+    assert!(metric(served.admin, "log_lines_dropped_total").await.abs() < f64::EPSILON);
+    let mut calls = 0;
+    while metric(served.admin, "log_lines_dropped_total").await < 1.0 {
+        assert!(calls < 20_000, "{calls} calls, and no line is lost");
+        for _ in 0..100 {
+            soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+            calls += 1;
+        }
     }
     served.signal(rustix::process::Signal::TERM);
     let mut served = served;

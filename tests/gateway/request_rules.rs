@@ -318,7 +318,7 @@ async fn a_panic_in_a_handler_is_internal_and_counted() {
     };
     let metrics = Metrics::new().unwrap();
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
-    let asked = upstream::Upstream::new(url, serve.gateway.upstream, metrics.clone()).unwrap();
+    let asked = upstream::Upstream::new(Some(url), serve.gateway.upstream, metrics.clone()).unwrap();
     let rpc =
         Rpc::new(serve.gateway.rpc, asked, &Readiness::new(), metrics.clone(), Default::default()).unwrap();
     let response = rpc.handle(Raw::call().request.map(|()| Panicking), Default::default()).await;

@@ -37,7 +37,7 @@ impl Authority {
         self.issue_until(names, 2099)
     }
 
-    fn issue_until(&self, names: &[SanType], year: i32) -> Pair {
+    pub fn issue_until(&self, names: &[SanType], year: i32) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
@@ -46,7 +46,7 @@ impl Authority {
     }
 }
 
-fn dns(name: &str) -> SanType {
+pub fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 
@@ -77,7 +77,7 @@ impl Files {
         self.folder.path().join(name)
     }
 
-    fn put(&self, pair: &Pair) {
+    pub fn put(&self, pair: &Pair) {
         std::fs::write(self.path("tls.crt"), &pair.certificate).unwrap();
         std::fs::write(self.path("tls.key"), &pair.key).unwrap();
     }

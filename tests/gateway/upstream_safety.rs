@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 use tonic::Code;
 
 use crate::harness::*;
+use crate::tls::{Files, Pair, dns};
 
 #[tokio::test]
 async fn a_redirect_is_not_followed_and_the_token_stays() {
@@ -73,16 +74,15 @@ async fn a_proxy_that_wants_credentials_is_the_operators_to_mend() {
     );
 }
 
-/// An upstream with TLS and a certificate for `names`, which answers every request with the documented share.
-async fn tls_upstream(names: &[&str]) -> (u16, String) {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+/// The port of an upstream with TLS, which answers every request with the documented share.
+pub async fn tls_upstream(pair: &Pair) -> u16 {
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
+        .with_single_cert(vec![certificate], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -103,20 +103,18 @@ async fn tls_upstream(names: &[&str]) -> (u16, String) {
             });
         }
     });
-    (port, cert.pem())
+    port
 }
 
 #[tokio::test]
 async fn the_upstreams_certificate_is_checked_against_the_given_ca_and_its_name() {
-    let (port, pem) = tls_upstream(&["localhost"]).await;
-    let (_, other_pem) = tls_upstream(&["localhost"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, pem: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, pem).unwrap();
-        format!("--upstream-ca={}", path.display())
+    let (files, others) = (Files::new(), Files::new());
+    let port = tls_upstream(&files.servers.issue(&[dns("localhost")])).await;
+    let ca = |files: &Files| {
+        std::fs::write(files.path("ca.pem"), &files.servers.pem).unwrap();
+        files.flag("upstream-ca", "ca.pem")
     };
-    let (ca, other_ca) = (file("ca.pem", &pem), file("other.pem", &other_pem));
+    let (ca, other_ca) = (ca(&files), ca(&others));
     let url = |host: &str| format!("--upstream-url=https://{host}:{port}");
 
     Running::start(&[&url("localhost"), &ca]).await.get().await.unwrap();

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 exchange with the upstream. The only file that names reqwest.
+//! One HTTP/1.1 exchange with the upstream or the identity service. The only file that names reqwest.
 //!
 //! What reqwest would do unasked is switched off: redirects (it would take the token along), proxy variables, retries,
 //! compression. What it does not do is done here: the body is capped while it streams, pooled connections have a
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
-use reqwest::{Client, redirect, retry};
+use http::{HeaderMap, Method, header};
+use reqwest::{Client, Request, redirect, retry};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use tower_layer::Layer;
@@ -91,6 +91,11 @@ impl Roots {
         if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
     }
 
+    /// As rustls takes them.
+    pub(crate) fn store(&self) -> &Arc<RootCertStore> {
+        &self.0
+    }
+
     /// Whether there is none, so that nobody can be believed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -101,7 +106,7 @@ impl Roots {
 const MAX_HEADERS: usize = 1000;
 
 /// The client. Its pool is the process's.
-pub(super) struct Transport {
+pub(crate) struct HttpClient {
     config: Config,
     pooled: ArcSwap<Pool>,
     /// Keeps nothing in its pool: for attempts that need a new connection.
@@ -115,7 +120,7 @@ struct Pool {
 
 /// Which connection an attempt may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     /// One of the pool, or a new one.
     Any,
     /// A new one.
@@ -124,15 +129,15 @@ pub(super) enum Connection {
 
 /// A whole reply by HTTP's framing.
 #[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
 }
 
 /// The body of a whole reply.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(crate) enum Body {
     Whole(Bytes),
     /// Longer than the limit; the rest was not read.
     TooLarge,
@@ -140,7 +145,7 @@ pub(super) enum Body {
 
 /// Why there is no whole reply. The text is for the log and holds no URL.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// No connection came about.
     Unreachable(String),
     /// A proxy on the way asks for credentials.
@@ -153,9 +158,9 @@ pub(super) enum Fault {
     },
 }
 
-impl Transport {
+impl HttpClient {
     /// Makes the client; it connects to nothing yet.
-    pub(super) fn new(config: Config) -> Result<Self, String> {
+    pub(crate) fn new(config: Config) -> Result<Self, String> {
         let pool = Pool { client: client(&config, usize::MAX)?, made: Instant::now() };
         let fresh = client(&config, 0)?;
         Ok(Self { config, pooled: ArcSwap::from_pointee(pool), fresh })
@@ -163,7 +168,7 @@ impl Transport {
 
     /// Sends a GET and reads the whole reply. It takes as long as it takes: the time is the caller's to limit, and
     /// dropping the future closes the connection.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         url: Url,
         headers: HeaderMap,
@@ -173,12 +178,26 @@ impl Transport {
             Connection::Any => self.pooled_client(),
             Connection::New => self.fresh.clone(),
         };
-        OPENED.scope(Cell::new(false), self.exchange(&client, url, headers)).await
+        let mut request = Request::new(Method::GET, url);
+        *request.headers_mut() = headers;
+        self.exchange(&client, request).await
     }
 
-    async fn exchange(&self, client: &Client, url: Url, headers: HeaderMap) -> Result<Reply, Fault> {
-        let request = client.get(url).headers(headers);
-        let mut response = request.send().await.map_err(|error| fault(&error, !OPENED.with(Cell::get)))?;
+    /// The same with a POST, on a connection of its own.
+    pub(crate) async fn post(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<Reply, Fault> {
+        let mut request = Request::new(Method::POST, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        self.exchange(&self.fresh, request).await
+    }
+
+    async fn exchange(&self, client: &Client, request: Request) -> Result<Reply, Fault> {
+        OPENED.scope(Cell::new(false), self.read(client, request)).await
+    }
+
+    async fn read(&self, client: &Client, request: Request) -> Result<Reply, Fault> {
+        let mut response =
+            client.execute(request).await.map_err(|error| fault(&error, !OPENED.with(Cell::get)))?;
         let limit = self.config.max_response_bytes;
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
@@ -215,13 +234,17 @@ impl Transport {
     }
 }
 
-fn client(config: &Config, max_idle: usize) -> Result<Client, String> {
+/// TLS as it is spoken to a service.
+pub(crate) fn tls(roots: &Roots) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(Arc::clone(&config.roots.0))
-        .with_no_client_auth();
+        .map_err(|error| error.to_string())?;
+    Ok(builder.with_root_certificates(Arc::clone(&roots.0)).with_no_client_auth())
+}
+
+fn client(config: &Config, max_idle: usize) -> Result<Client, String> {
+    let tls = tls(&config.roots)?;
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .http1_only()
@@ -272,13 +295,13 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'stat
 }
 
 /// Header values of a reply, as text where they are visible ASCII.
-pub(super) fn first_text<'a>(headers: &'a HeaderMap, names: &[&str]) -> Option<&'a str> {
+pub(crate) fn first_text<'a>(headers: &'a HeaderMap, names: &[&str]) -> Option<&'a str> {
     let visible = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
     names.iter().find_map(|name| headers.get(*name)?.to_str().ok().filter(visible))
 }
 
 /// Whether the body is coded (gzip and the like), which was never asked for.
-pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
     codings.any(|coding| !coding.is_empty() && !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

@@ -1,0 +1,115 @@
+//! Where a service is: the upstream, or the identity service. A URL of a scheme, a host, a port and a path, and of nothing
+//! that would be dropped, sent on or printed without a word.
+
+use std::fmt;
+
+use url::{Host, Url};
+
+/// Scheme, host, optional port and path prefix.
+#[derive(Clone)]
+pub struct BaseUrl(Url);
+
+impl BaseUrl {
+    /// Reads an `https` URL, or an `http` one where `allow_plaintext` says so, that has nothing but a host, a port
+    /// and a path. The error says what is wrong and never repeats a password.
+    pub fn parse(text: &str, allow_plaintext: bool) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+        match url.scheme() {
+            "https" => {}
+            "http" if allow_plaintext => {}
+            "http" => return Err("is http: tokens would travel unencrypted (https is needed)".into()),
+            _ => return Err("must begin with https://".into()),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("must not hold a user name or a password".into());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("must not hold a query or a fragment".into());
+        }
+        // `Url` has already swallowed the dots, and `http:/host` and `http:\\host` too, without a word.
+        let path = text.splitn(4, '/').nth(3).unwrap_or_default();
+        if text.split('/').nth(2).is_some_and(|authority| authority.contains('@')) || url.port() == Some(0) {
+            return Err("must hold nothing but a host, a port over zero and a path".into());
+        }
+        if text.bytes().any(|b| b == b'\\' || b <= b' ')
+            || !text.get(url.scheme().len()..).unwrap_or_default().starts_with("://")
+        {
+            return Err("must be written as scheme://host[:port][/path]".into());
+        }
+        let dots =
+            |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+        if path.split('/').any(dots) {
+            return Err("must not hold '.' or '..' in its path".into());
+        }
+        Ok(Self(url))
+    }
+
+    /// The URL of `path`, which is percent-encoded where it must be, below this one.
+    pub(crate) fn join(&self, path: &str) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}/{path}", self.0.path().trim_end_matches('/')));
+        url
+    }
+
+    /// Host and port, as they are connected to.
+    pub(crate) fn host_and_port(&self) -> (String, u16) {
+        let host = match self.0.host() {
+            Some(Host::Ipv6(address)) => address.to_string(),
+            Some(host) => host.to_string(),
+            None => String::new(),
+        };
+        (host, self.0.port_or_known_default().unwrap_or_default())
+    }
+
+    /// Whether tokens travel in the clear.
+    pub fn is_plaintext(&self) -> bool {
+        self.0.scheme() == "http"
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BaseUrl({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_a_scheme_a_host_a_port_and_a_path() {
+        for bad in [
+            "",
+            "vbs.example",
+            "ftp://vbs.example",
+            "https://",
+            "https://u@vbs.example",
+            "https://u:p@vbs.example",
+            "https://vbs.example?x=1",
+            "https://vbs.example/#x",
+            "https://vbs.example/a/../b",
+            "https:vbs.example",
+            "https://vbs.example/%2e%2E/b",
+            "https://vbs.example/./b",
+            "https://vbs.example\\b",
+            "https://@vbs.example",
+            "https://:@vbs.example/x",
+            "https://vbs.example:0",
+            "https://vbs.example:99999",
+            "https:/vbs.example",
+            " https://vbs.example",
+            "http://vbs.example",
+        ] {
+            let error = BaseUrl::parse(bad, false).expect_err(bad);
+            assert!(!error.contains("u:p"), "{error}");
+        }
+        assert!(BaseUrl::parse("http://127.0.0.1:8080", true).unwrap().is_plaintext());
+    }
+}

@@ -1,0 +1,332 @@
+//! The `check` command: what can be found out before the gateway runs, and at three in the morning. It starts nothing. Of
+//! each step it says what was found, and what to do where it failed.
+//!
+//! That flags, files, rules and account can be read, and that certificate and key fit, has been seen to by the time that
+//! there is a [`Config`] to check.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, Error as TlsError};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::base_url::BaseUrl;
+use crate::certificate::Certificate;
+use crate::credentials::{Credential, Keystone, Mode, Token};
+use crate::gateway::{Config, UpstreamAt};
+use crate::http_client;
+use crate::rpc::Failure;
+use crate::telemetry::{Metrics, TraceContext};
+use crate::upstream::{Error, Kind, Progress, ProjectId, Query, Roots, ShareId, Upstream};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All that was looked at is good.
+    Good,
+    /// The configuration is wrong.
+    Misconfigured,
+    /// Something cannot be reached, or is not what it should be.
+    Unreachable,
+}
+
+/// A share that nobody has.
+const NO_SHARE: &str = "00000000-0000-4000-8000-000000000000";
+const NO_PROJECT: &str = "00000000000000000000000000000000";
+
+/// Checks `config`, and with `connect` what it leads to; `say` gets a line a step.
+pub async fn run(config: Config, connect: bool, say: impl FnMut(&str)) -> Verdict {
+    let mut report = Report { say, failed: false };
+    report.configuration(&config);
+    if report.failed {
+        return Verdict::Misconfigured;
+    }
+    if connect {
+        report.connect(config).await;
+    }
+    if report.failed { Verdict::Unreachable } else { Verdict::Good }
+}
+
+struct Report<S> {
+    say: S,
+    failed: bool,
+}
+
+/// A step has failed, and said so: those after it make no sense.
+struct Failed;
+
+impl<S: FnMut(&str)> Report<S> {
+    fn ok(&mut self, step: &str, found: &str) {
+        (self.say)(&format!("ok    {step}: {found}"));
+    }
+
+    fn skip(&mut self, step: &str, why: &str) {
+        (self.say)(&format!("skip  {step}: {why}"));
+    }
+
+    fn fail(&mut self, step: &str, found: &str, todo: &str) -> Failed {
+        self.failed = true;
+        (self.say)(&format!("FAIL  {step}: {found}; {todo}"));
+        Failed
+    }
+
+    fn configuration(&mut self, config: &Config) {
+        self.ok("configuration", "every flag and every file can be read");
+        if let Some(tls) = &config.tls {
+            let certificate = tls.certificate();
+            let described = format!("{}; the key fits", certificate.describe());
+            if certificate.has_expired(SystemTime::now()) {
+                self.fail("certificate", &described, "it has expired: renew it (--tls-cert, --tls-key)");
+            } else {
+                self.ok("certificate", &described);
+            }
+        }
+        for line in config.rpc.access.iter().flat_map(|access| access.describe()) {
+            self.ok("rule", &line);
+        }
+        let credential = match &config.rpc.credentials {
+            Mode::PassThrough => "the caller's token",
+            Mode::Keystone(_) => "a token of the gateway's own account",
+            Mode::AkSk(_) => "the gateway's own keys",
+        };
+        self.ok("credential", credential);
+    }
+
+    async fn connect(&mut self, config: Config) {
+        // What has failed has been said.
+        let _ = self.reach_all(config).await;
+    }
+
+    async fn reach_all(&mut self, config: Config) -> Result<(), Failed> {
+        let mut project = config.rpc.access.as_ref().and_then(|access| access.a_project());
+        let mut found = None;
+        let direct = config.upstream.http.proxy.is_none();
+        let connect_timeout = config.upstream.http.connect_timeout;
+        if let Mode::Keystone(keystone) = &config.rpc.credentials {
+            let (url, roots) = keystone.identity_service();
+            self.way("identity service", &url, &roots, connect_timeout, direct).await?;
+            let issued = self.identify(keystone).await?;
+            found = issued.endpoint().cloned();
+            project = issued.project_id().map(str::to_owned).or(project);
+        }
+        let url = match &config.upstream_at {
+            UpstreamAt::Sandbox => {
+                self.skip("upstream", "the embedded one starts with the gateway");
+                return Ok(());
+            }
+            UpstreamAt::Url(url) => url.clone(),
+            UpstreamAt::Catalog => {
+                let missing = || self.fail("upstream", "the catalog has none", "set --upstream-url");
+                found.ok_or_else(missing)?
+            }
+        };
+        self.way("upstream", &url, &config.upstream.http.roots, connect_timeout, direct).await?;
+        self.route(config, url, project).await
+    }
+
+    /// Name, TCP and TLS.
+    async fn way(
+        &mut self,
+        who: &str,
+        url: &BaseUrl,
+        roots: &Roots,
+        limit: Duration,
+        direct: bool,
+    ) -> Result<(), Failed> {
+        if !direct {
+            self.skip(&format!("{who}, name, TCP and TLS"), "they are the proxy's (--upstream-proxy)");
+            return Ok(());
+        }
+        let (host, port) = url.host_and_port();
+        let addresses = self.name(who, &host, port, limit).await?;
+        let stream = self.tcp(who, &addresses, limit).await?;
+        if url.is_plaintext() {
+            self.skip(&format!("{who}, TLS"), "the URL is http: tokens travel in the clear");
+            return Ok(());
+        }
+        self.tls(who, &host, roots, stream, limit).await
+    }
+
+    async fn name(
+        &mut self,
+        who: &str,
+        host: &str,
+        port: u16,
+        limit: Duration,
+    ) -> Result<Vec<SocketAddr>, Failed> {
+        let step = format!("{who}, name");
+        let found = match timeout(limit, lookup_host((host, port))).await {
+            Ok(found) => found.map(Iterator::collect::<Vec<_>>).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", limit.as_secs_f64())),
+        };
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                let all: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+                self.ok(&step, &format!("{host} is {}", all.join(", ")));
+                Ok(addresses)
+            }
+            Ok(_) => {
+                Err(self.fail(&step, &format!("{host} has no address"), "check the URL and the name server"))
+            }
+            Err(why) => Err(self.fail(
+                &step,
+                &format!("{host} cannot be resolved ({why})"),
+                "check the URL and the name server",
+            )),
+        }
+    }
+
+    async fn tcp(
+        &mut self,
+        who: &str,
+        addresses: &[SocketAddr],
+        limit: Duration,
+    ) -> Result<TcpStream, Failed> {
+        let step = format!("{who}, TCP");
+        let mut refusals = Vec::new();
+        for address in addresses {
+            match timeout(limit, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    self.ok(&step, &format!("{address} takes connections"));
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => refusals.push(format!("{address}: {error}")),
+                Err(_) => refusals.push(format!("{address}: no answer within {} s", limit.as_secs_f64())),
+            }
+        }
+        let todo = "check port, firewall and network policy, or set --upstream-proxy";
+        Err(self.fail(&step, &refusals.join(", "), todo))
+    }
+
+    async fn tls(
+        &mut self,
+        who: &str,
+        host: &str,
+        roots: &Roots,
+        stream: TcpStream,
+        limit: Duration,
+    ) -> Result<(), Failed> {
+        let step = format!("{who}, TLS");
+        let handshake = async {
+            let name = ServerName::try_from(host.to_owned())
+                .map_err(|error| (error.to_string(), "check the URL"))?;
+            let config =
+                http_client::tls(roots).map_err(|error| (error, "this is a fault of the gateway"))?;
+            let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+            connected.map_err(|error| (error.to_string(), advice(&error)))
+        };
+        match timeout(limit, handshake).await {
+            Ok(Ok(stream)) => {
+                let (_, connection) = stream.get_ref();
+                let leaf = connection.peer_certificates().and_then(<[_]>::first).and_then(Certificate::read);
+                self.ok(&step, &leaf.map_or_else(|| "no certificate".into(), |leaf| leaf.describe()));
+                Ok(())
+            }
+            Ok(Err((why, todo))) => Err(self.fail(&step, &why, todo)),
+            Err(_) => {
+                let why = format!("no answer within {} s", limit.as_secs_f64());
+                Err(self.fail(&step, &why, "does the port speak TLS?"))
+            }
+        }
+    }
+
+    async fn identify(&mut self, keystone: &Keystone) -> Result<Arc<crate::credentials::Issued>, Failed> {
+        let step = "identity service, token";
+        match keystone.try_once().await {
+            Ok(issued) => {
+                let project = issued.project_id().unwrap_or("no project");
+                self.ok(step, &format!("issued for {project}, holds {} s", issued.lifetime().as_secs()));
+                if let Some(endpoint) = issued.endpoint() {
+                    self.ok("identity service, catalog", &format!("the upstream is at {endpoint}"));
+                }
+                Ok(issued)
+            }
+            Err(why) => {
+                Err(self.fail(step, &why, "see the OS_ variables, in the environment or in --secrets-dir"))
+            }
+        }
+    }
+
+    /// Asks for a share that nobody has, and looks at who answers.
+    async fn route(&mut self, config: Config, url: BaseUrl, project: Option<String>) -> Result<(), Failed> {
+        let step = "upstream, route";
+        let (credential, own) = match config.rpc.credentials {
+            Mode::PassThrough => (Credential::Caller(Token::of_nobody()), false),
+            Mode::Keystone(keystone) => (Credential::Keystone(keystone), true),
+            Mode::AkSk(aksk) => (Credential::AkSk(aksk), true),
+        };
+        let upstream = Metrics::new()
+            .map_err(|error| error.to_string())
+            .and_then(|metrics| Upstream::new(Some(url), config.upstream, metrics));
+        let upstream = upstream.map_err(|why| self.fail(step, &why, "this is a fault of the gateway"))?;
+        let project = project.and_then(ProjectId::parse).or_else(|| ProjectId::parse(NO_PROJECT.into()));
+        let Some((project_id, id)) = project.zip(ShareId::parse(NO_SHARE.into())) else { return Ok(()) };
+        let query = Query {
+            project_id,
+            id,
+            credential,
+            request_id: HeaderValue::from_static("backup-share-gateway-check"),
+            span: &config.rpc.traces.call("check", TraceContext::default(), None),
+            deadline: Instant::now() + config.rpc.deadlines.max,
+            may_retry: false,
+            progress: &Progress::default(),
+        };
+        match upstream.get_backup_share(&query).await {
+            Ok(_) => self.ok(step, "VBS answered with a share"),
+            Err(error) => match voice(&error, own) {
+                Some(found) => self.ok(step, found),
+                None => return Err(self.wrong_voice(error, own)),
+            },
+        }
+        Ok(())
+    }
+
+    fn wrong_voice(&mut self, error: Error, own: bool) -> Failed {
+        let detail = error.detail.clone();
+        let is_foreign = wants_token(&error) && !own;
+        let failure = Failure::Upstream(Box::new(error));
+        let status = failure.status(&HeaderValue::from_static("check"));
+        let todo = if is_foreign { "this is not VBS's voice: check the URL" } else { status.message() };
+        self.fail("upstream, route", &format!("{} ({detail})", failure.reason()), todo)
+    }
+}
+
+/// What an error tells of VBS, where it is in its voice: that the share is not there, or, as far as one comes without a
+/// credential, that one is asked for in JSON of a known shape.
+fn voice(error: &Error, own: bool) -> Option<&'static str> {
+    let in_shape = error.code.is_some() || error.message.is_some();
+    if error.kind == Kind::ShareNotFound {
+        Some("VBS answered: it has no such share, as it should be")
+    } else if wants_token(error) && !own && in_shape {
+        Some("it wants a token, as VBS does; `get` shows what it says to a good one")
+    } else {
+        None
+    }
+}
+
+fn wants_token(error: &Error) -> bool {
+    matches!(error.kind, Kind::Unauthenticated | Kind::Forbidden)
+}
+
+/// What to do about a handshake that failed.
+fn advice(error: &std::io::Error) -> &'static str {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsError>());
+    match cause {
+        // Another CA may have the same name.
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "who signed it is not believed: set --upstream-ca (the identity service: OS_CACERT)",
+        Some(TlsError::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "the certificate is of another name: check the URL",
+        Some(TlsError::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => "its owner must renew it; or the clock here is wrong",
+        _ => "does the port speak TLS?",
+    }
+}
