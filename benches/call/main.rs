@@ -1,0 +1,260 @@
+//! `cargo bench --bench call`: what one call costs, in the gateway with all that is on by default and in the floor (a bare
+//! translator on tonic and reqwest, `benches/common/floor.rs`), measured in turn in one run. Loopback only; about three
+//! minutes. It needs two cores: one for the program under test, one for the caller and the upstream.
+//!
+//! Other work on the machine moves every figure, but both sides alike: the ratios are what to look at.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::exit
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod report;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use common::load::{Callers, Ended, percentile, times};
+use common::process::{Process, be_floor_if_told, output, pin};
+use common::upstream;
+use report::{Cost, Latency, Memory, Report, Sides, median};
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+
+/// Calls in flight and connections.
+const SHAPES: [(usize, usize); 9] =
+    [(1, 1), (1, 8), (1, 500), (16, 1), (16, 8), (16, 500), (128, 1), (128, 8), (128, 500)];
+/// The shape of which the rates are fractions, and in which cores and IDs are compared.
+const LOADED: (usize, usize) = (128, 8);
+/// Fractions of the rate that the gateway can carry, at which calls are offered.
+const FRACTIONS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
+/// The cores of the program under test, and that of the caller and the upstream.
+const TESTED: &[usize] = &[0];
+const CALLER: &[usize] = &[1];
+
+#[derive(Parser)]
+#[command(about = "What one call costs, beside a bare tonic + reqwest translator")]
+struct Options {
+    /// Rounds; in each of them the gateway and the floor take turns.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of one turn.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Print JSON in place of the tables.
+    #[arg(long)]
+    json: bool,
+    /// What cargo passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    be_floor_if_told();
+    let options = Options::parse();
+    pin(CALLER);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let report = runtime.block_on(measure(&options));
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report).unwrap());
+    } else {
+        let plot = output("latency.svg");
+        std::fs::write(&plot, report.plot()).unwrap();
+        print!("{report}");
+        println!("\nLatency against offered rate, as a plot: {}", plot.display());
+    }
+}
+
+async fn measure(options: &Options) -> Report {
+    let upstream = upstream::start().await;
+    let started = first_answer(upstream).await;
+    let pair = pinned(TESTED, || Sides {
+        gateway: Process::gateway(upstream, &[], &[]),
+        floor: Process::floor(upstream, &[]),
+    });
+    let idle = pair.each(Process::memory);
+    let mut shapes = Vec::new();
+    let mut loaded_rate = 0.0;
+    for (in_flight, connections) in SHAPES {
+        let (cost, rate) = shape(options, &pair, in_flight, connections).await;
+        if (in_flight, connections) == LOADED {
+            loaded_rate = rate;
+        }
+        shapes.push(cost);
+    }
+    let memory = Memory { idle, after: pair.each(Process::memory) };
+    let mut latencies = Vec::new();
+    for fraction in FRACTIONS {
+        latencies.push(latency(options, &pair, fraction, fraction * loaded_rate).await);
+    }
+    let ids = varied_ids(options, &pair.gateway).await;
+    drop(pair);
+    Report { shapes, latencies, memory, started, cores: cores(options, upstream).await, ids }
+}
+
+/// Runs `start` with this process, and what it starts, on some cores.
+fn pinned<T>(cores: &[usize], start: impl FnOnce() -> T) -> T {
+    pin(cores);
+    let started = start();
+    pin(CALLER);
+    started
+}
+
+/// What a process spent in one turn, of one call.
+struct Turn {
+    ended: Vec<Ended>,
+    cpu: f64,
+    switches: f64,
+    rate: f64,
+}
+
+/// Keeps the calls of a turn under way and sees what they cost the process.
+async fn turn(options: &Options, process: &Process, calls: impl Future<Output = Vec<Ended>>) -> Turn {
+    let (cpu, switches, since) = (process.cpu(), process.switches(), Instant::now());
+    let ended = timeout(Duration::from_secs_f64(options.seconds + 10.0), calls).await.expect("calls hang");
+    let count = ended.len() as f64;
+    Turn {
+        cpu: (process.cpu() - cpu).as_secs_f64() * 1e6 / count,
+        switches: (process.switches() - switches) as f64 / count,
+        rate: count / since.elapsed().as_secs_f64(),
+        ended,
+    }
+}
+
+fn until(time: Duration) -> impl FnMut() -> bool {
+    let end = Instant::now() + time;
+    move || Instant::now() >= end
+}
+
+async fn saturate(options: &Options, process: &Process, callers: &Callers, in_flight: usize) -> Turn {
+    let time = Duration::from_secs_f64(options.seconds);
+    let turn = turn(options, process, callers.keep(in_flight, until(time))).await;
+    assert_eq!(answered(std::slice::from_ref(&turn)), 1.0, "every call must succeed");
+    turn
+}
+
+/// The share of the calls that succeeded: at a rate that is too high for a moment the gateway refuses some.
+fn answered(turns: &[Turn]) -> f64 {
+    let ended = || turns.iter().flat_map(|turn| &turn.ended);
+    ended().filter(|call| call.code == Code::Ok).count() as f64 / ended().count() as f64
+}
+
+/// One row of the first table, and the rate at which the gateway answered.
+async fn shape(
+    options: &Options,
+    pair: &Sides<Process>,
+    in_flight: usize,
+    connections: usize,
+) -> (Cost, f64) {
+    let callers = Sides {
+        gateway: Callers::connect(pair.gateway.grpc, connections).await,
+        floor: Callers::connect(pair.floor.grpc, connections).await,
+    };
+    // Connections to the upstream are made, and the memory that goes with them.
+    let warm = Duration::from_millis(200);
+    callers.gateway.keep(in_flight, until(warm)).await;
+    callers.floor.keep(in_flight, until(warm)).await;
+    let (mut gateway, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        gateway.push(saturate(options, &pair.gateway, &callers.gateway, in_flight).await);
+        floor.push(saturate(options, &pair.floor, &callers.floor, in_flight).await);
+    }
+    let middle = |turns: &[Turn], of: fn(&Turn) -> f64| median(turns.iter().map(of));
+    let both = |of| Sides { gateway: middle(&gateway, of), floor: middle(&floor, of) };
+    let rate = both(|turn| turn.rate);
+    let cost = Cost {
+        in_flight,
+        connections,
+        cpu_us: both(|turn| turn.cpu),
+        // Of each round: what disturbs a round disturbs both sides of it.
+        cpu_ratio: median(gateway.iter().zip(&floor).map(|(gateway, floor)| gateway.cpu / floor.cpu)),
+        context_switches: both(|turn| turn.switches),
+        latency_ms: Sides { gateway: percentiles(&gateway), floor: percentiles(&floor) },
+        calls_per_second: rate,
+    };
+    (cost, cost_rate(&gateway))
+}
+
+fn cost_rate(turns: &[Turn]) -> f64 {
+    median(turns.iter().map(|turn| turn.rate))
+}
+
+/// p50, p90, p99 and p99.9 of all rounds together.
+fn percentiles(turns: &[Turn]) -> [f64; 4] {
+    let mut all: Vec<Duration> = turns.iter().flat_map(|turn| times(&turn.ended, Code::Ok)).collect();
+    all.sort_unstable();
+    [500, 900, 990, 999].map(|per_mille| percentile(&all, per_mille))
+}
+
+/// Latency at a rate that does not wait for the answers.
+async fn latency(options: &Options, pair: &Sides<Process>, fraction: f64, rate: f64) -> Latency {
+    let time = Duration::from_secs_f64(options.seconds);
+    let callers = Sides {
+        gateway: Callers::connect(pair.gateway.grpc, LOADED.1).await,
+        floor: Callers::connect(pair.floor.grpc, LOADED.1).await,
+    };
+    let (mut gateway, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        gateway.push(turn(options, &pair.gateway, callers.gateway.offer(rate, time)).await);
+        floor.push(turn(options, &pair.floor, callers.floor.offer(rate, time)).await);
+    }
+    let latency_ms = Sides { gateway: percentiles(&gateway), floor: percentiles(&floor) };
+    let p99_ratio = median(gateway.iter().zip(&floor).map(|(gateway, floor)| {
+        percentiles(std::slice::from_ref(gateway))[2] / percentiles(std::slice::from_ref(floor))[2]
+    }));
+    let answered = Sides { gateway: answered(&gateway), floor: answered(&floor) };
+    Latency { fraction, calls_per_second: rate, answered, latency_ms, p99_ratio }
+}
+
+/// CPU of a call and memory while every call asks for another share.
+async fn varied_ids(options: &Options, gateway: &Process) -> Vec<report::Varied> {
+    let callers = Callers::connect(gateway.grpc, LOADED.1).await;
+    let mut calls = 0;
+    let mut rows = Vec::new();
+    for _ in 0..options.rounds {
+        let time = Duration::from_secs_f64(2.0 * options.seconds);
+        let turn = turn(options, gateway, callers.keep_varied(LOADED.0, until(time))).await;
+        calls += turn.ended.len();
+        rows.push(report::Varied { calls, cpu_us: turn.cpu, memory_mib: gateway.memory() });
+    }
+    rows
+}
+
+/// Milliseconds from the start of the gateway's process to its first answer: the shortest of some starts.
+async fn first_answer(upstream: SocketAddr) -> f64 {
+    let mut shortest = f64::INFINITY;
+    for _ in 0..10 {
+        let gateway = pinned(TESTED, || Process::gateway(upstream, &[], &[]));
+        let since = Instant::now();
+        let callers = Callers::connect(gateway.grpc, 1).await;
+        let mut first = true;
+        let ended = callers.keep(1, || !std::mem::take(&mut first)).await;
+        assert_eq!(times(&ended, Code::Ok).len(), 1, "the first call must succeed");
+        shortest = shortest.min((gateway.started_in + since.elapsed()).as_secs_f64() * 1e3);
+    }
+    shortest
+}
+
+/// CPU of a call with one worker and with two, both free to run on both cores.
+async fn cores(options: &Options, upstream: SocketAddr) -> report::Cores {
+    let start = |workers| pinned(&[TESTED[0], CALLER[0]], || Process::gateway(upstream, &[workers], &[]));
+    let (one, two) = (start("--workers=1"), start("--workers=2"));
+    let callers = (Callers::connect(one.grpc, LOADED.1).await, Callers::connect(two.grpc, LOADED.1).await);
+    let (mut with_one, mut with_two) = (Vec::new(), Vec::new());
+    for _ in 0..=options.rounds {
+        with_one.push(saturate(options, &one, &callers.0, LOADED.0).await.cpu);
+        with_two.push(saturate(options, &two, &callers.1, LOADED.0).await.cpu);
+    }
+    // The first round makes the connections to the upstream.
+    let factor = median(with_one.iter().zip(&with_two).skip(1).map(|(one, two)| 2.0 * one / two));
+    report::Cores {
+        one_us: median(with_one.into_iter().skip(1)),
+        two_us: median(with_two.into_iter().skip(1)),
+        factor,
+    }
+}

@@ -1,0 +1,215 @@
+//! What was measured, as tables, as JSON and as a plot.
+
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) shapes: Vec<Cost>,
+    pub(crate) latencies: Vec<Latency>,
+    pub(crate) memory: Memory,
+    /// Milliseconds from the start of the process to the first answer.
+    pub(crate) started: f64,
+    pub(crate) cores: Cores,
+    pub(crate) ids: Vec<Varied>,
+}
+
+/// The same of both programs.
+#[derive(Serialize)]
+pub(crate) struct Sides<T> {
+    pub(crate) gateway: T,
+    pub(crate) floor: T,
+}
+
+impl<T> Sides<T> {
+    pub(crate) fn each<R>(&self, of: impl Fn(&T) -> R) -> Sides<R> {
+        Sides { gateway: of(&self.gateway), floor: of(&self.floor) }
+    }
+}
+
+/// One call, with so many under way at a time.
+#[derive(Serialize)]
+pub(crate) struct Cost {
+    pub(crate) in_flight: usize,
+    pub(crate) connections: usize,
+    pub(crate) cpu_us: Sides<f64>,
+    pub(crate) cpu_ratio: f64,
+    pub(crate) context_switches: Sides<f64>,
+    pub(crate) calls_per_second: Sides<f64>,
+    /// p50, p90, p99, p99.9.
+    pub(crate) latency_ms: Sides<[f64; 4]>,
+}
+
+/// One call, at a rate.
+#[derive(Serialize)]
+pub(crate) struct Latency {
+    /// Of what the gateway can carry.
+    pub(crate) fraction: f64,
+    pub(crate) calls_per_second: f64,
+    /// The share of the calls that was not refused.
+    pub(crate) answered: Sides<f64>,
+    /// p50, p90, p99, p99.9.
+    pub(crate) latency_ms: Sides<[f64; 4]>,
+    pub p99_ratio: f64,
+}
+
+/// In MiB.
+#[derive(Serialize)]
+pub(crate) struct Memory {
+    pub(crate) idle: Sides<f64>,
+    pub(crate) after: Sides<f64>,
+}
+
+/// CPU of a call in microseconds with one worker and with two, and how much more two can carry.
+#[derive(Serialize)]
+pub(crate) struct Cores {
+    pub(crate) one_us: f64,
+    pub(crate) two_us: f64,
+    pub(crate) factor: f64,
+}
+
+/// After so many calls, each for another share.
+#[derive(Serialize)]
+pub(crate) struct Varied {
+    pub(crate) calls: usize,
+    pub(crate) cpu_us: f64,
+    pub(crate) memory_mib: f64,
+}
+
+/// The middle one.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// p50, p90, p99 and p99.9 in one cell.
+fn quantiles(latency: &[f64; 4]) -> String {
+    latency.map(|ms| format!("{ms:.2}")).join(" / ")
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "One core, as many calls as it answers. Latency is p50 / p90 / p99 / p99.9 in ms.\n")?;
+        writeln!(
+            f,
+            "| in flight | connections | CPU µs a call: gateway | floor | ratio | context switches a call: gateway | floor | calls/s: gateway | floor | latency: gateway | floor |"
+        )?;
+        writeln!(f, "|{}", "---|".repeat(11))?;
+        for cost in &self.shapes {
+            writeln!(
+                f,
+                "| {} | {} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {} | {} |",
+                cost.in_flight,
+                cost.connections,
+                cost.cpu_us.gateway,
+                cost.cpu_us.floor,
+                cost.cpu_ratio,
+                cost.context_switches.gateway,
+                cost.context_switches.floor,
+                cost.calls_per_second.gateway,
+                cost.calls_per_second.floor,
+                quantiles(&cost.latency_ms.gateway),
+                quantiles(&cost.latency_ms.floor),
+            )?;
+        }
+        self.at_a_rate(f)?;
+        self.process(f)
+    }
+}
+
+impl Report {
+    fn at_a_rate(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nOne core, calls offered at a rate, whether earlier ones have been answered or not.\n"
+        )?;
+        writeln!(
+            f,
+            "| of what the gateway carries | calls/s | answered: gateway | floor | latency: gateway | floor | p99, ratio |"
+        )?;
+        writeln!(f, "|{}", "---|".repeat(7))?;
+        for row in &self.latencies {
+            let (gateway, floor) = (quantiles(&row.latency_ms.gateway), quantiles(&row.latency_ms.floor));
+            let percent = 100.0 * row.fraction;
+            writeln!(
+                f,
+                "| {percent:.0} % | {:.0} | {:.1} % | {:.1} % | {gateway} | {floor} | {:.2} |",
+                row.calls_per_second,
+                100.0 * row.answered.gateway,
+                100.0 * row.answered.floor,
+                row.p99_ratio
+            )?;
+        }
+        Ok(())
+    }
+
+    fn process(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Memory { idle, after } = &self.memory;
+        writeln!(f, "\n| | gateway | floor | ratio |\n|---|---|---|---|")?;
+        for (what, memory) in [("idle", idle), ("after all of the above", after)] {
+            let ratio = memory.gateway / memory.floor;
+            writeln!(
+                f,
+                "| memory, {what}, MiB | {:.1} | {:.1} | {ratio:.2} |",
+                memory.gateway, memory.floor
+            )?;
+        }
+        writeln!(f, "\nStart of the process to the first answer: {:.1} ms.", self.started)?;
+        let Cores { one_us, two_us, factor } = &self.cores;
+        writeln!(
+            f,
+            "CPU of a call with one worker {one_us:.1} µs, with two {two_us:.1} µs: two cores carry {factor:.2} times what one does."
+        )?;
+        writeln!(
+            f,
+            "\nEach call for another share:\n\n| calls so far | CPU µs a call | memory, MiB |\n|---|---|---|"
+        )?;
+        self.ids
+            .iter()
+            .try_for_each(|row| writeln!(f, "| {} | {:.1} | {:.1} |", row.calls, row.cpu_us, row.memory_mib))
+    }
+
+    /// p50 and p99 against the offered rate, as SVG.
+    pub(crate) fn plot(&self) -> String {
+        const WIDTH: f64 = 640.0;
+        const HEIGHT: f64 = 360.0;
+        let widest = self.latencies.iter().map(|row| row.calls_per_second).fold(1.0, f64::max);
+        let sides = |row: &Latency| [row.latency_ms.gateway, row.latency_ms.floor];
+        let highest = self.latencies.iter().flat_map(sides).map(|ms| ms[2]).fold(1.0, f64::max);
+        let line = |color: &str, dashes: &str, of: &dyn Fn(&Latency) -> f64| {
+            let point = |row: &Latency| {
+                let x = 60.0 + WIDTH * row.calls_per_second / widest;
+                format!("{x:.1},{:.1}", 20.0 + HEIGHT * (1.0 - of(row) / highest))
+            };
+            let points = self.latencies.iter().map(point).collect::<Vec<_>>().join(" ");
+            format!(
+                r#"<polyline fill="none" stroke="{color}" stroke-dasharray="{dashes}" points="{points}"/>"#
+            )
+        };
+        let lines = [
+            line("#0b6", "", &|row| row.latency_ms.gateway[0]),
+            line("#0b6", "6 4", &|row| row.latency_ms.gateway[2]),
+            line("#888", "", &|row| row.latency_ms.floor[0]),
+            line("#888", "6 4", &|row| row.latency_ms.floor[2]),
+        ];
+        let text = |x: f64, y: f64, anchor: &str, text: &str| {
+            format!(r#"<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>"#)
+        };
+        let texts = [
+            text(55.0, 25.0, "end", &format!("{highest:.1} ms")),
+            text(55.0, 20.0 + HEIGHT, "end", "0"),
+            text(60.0 + WIDTH, 40.0 + HEIGHT, "end", &format!("{widest:.0} calls/s")),
+            text(60.0, 60.0 + HEIGHT, "start", "green: gateway, grey: floor; line: p50, dashes: p99"),
+        ];
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 440\" font-family=\"sans-serif\" font-size=\"13\">\n\
+             <path fill=\"none\" stroke=\"black\" d=\"M60 20V{0}H{1}\"/>\n{2}\n{3}\n</svg>\n",
+            20.0 + HEIGHT,
+            60.0 + WIDTH,
+            lines.join("\n"),
+            texts.join("\n"),
+        )
+    }
+}

@@ -1,0 +1,163 @@
+//! The caller: gRPC by hand on h2, so that it costs little beside what it measures.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use backup_share_gateway::proto::GetBackupShareRequest;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+use super::{PROJECT, SHARE, token};
+
+/// How one call ended, and after what time.
+pub(crate) struct Ended {
+    pub(crate) code: Code,
+    pub(crate) time: Duration,
+    pub(crate) at: Instant,
+}
+
+/// Open connections to one server, and what is sent on them.
+pub(crate) struct Callers {
+    senders: Vec<SendRequest<Bytes>>,
+    server: SocketAddr,
+    call: Call,
+}
+
+impl Callers {
+    /// Opens so many connections.
+    pub(crate) async fn connect(server: SocketAddr, connections: usize) -> Self {
+        let mut senders = Vec::new();
+        for _ in 0..connections {
+            let stream = TcpStream::connect(server).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+            // It ends with its last sender; an error before that fails the calls.
+            tokio::spawn(async move { drop(connection.await) });
+            senders.push(sender);
+        }
+        Self { senders, server, call: Call::new(server, SHARE) }
+    }
+
+    /// Keeps `in_flight` calls under way until `enough` of them have begun.
+    pub(crate) async fn keep(&self, in_flight: usize, mut enough: impl FnMut() -> bool) -> Vec<Ended> {
+        self.keep_each(in_flight, || (!enough()).then(|| self.call.clone())).await
+    }
+
+    /// The same, each call for another share.
+    pub(crate) async fn keep_varied(&self, in_flight: usize, mut enough: impl FnMut() -> bool) -> Vec<Ended> {
+        let other = || {
+            let id = format!("{:08x}-0000-4000-8000-{:012x}", fastrand::u32(..), fastrand::u32(..));
+            Call::new(self.server, &id)
+        };
+        self.keep_each(in_flight, || (!enough()).then(other)).await
+    }
+
+    async fn keep_each(&self, in_flight: usize, mut next: impl FnMut() -> Option<Call>) -> Vec<Ended> {
+        let mut running = FuturesUnordered::new();
+        let mut ended = Vec::new();
+        let senders = &mut self.senders.iter().cycle();
+        loop {
+            while running.len() < in_flight
+                && let Some(call) = next()
+            {
+                let sender = senders.next().unwrap().clone();
+                running.push(async move { call.make(sender).await });
+            }
+            match running.next().await {
+                Some(call) => ended.push(call),
+                None => return ended,
+            }
+        }
+    }
+
+    /// Offers `rate` calls a second for `time`, whether earlier ones have been answered or not.
+    pub(crate) async fn offer(&self, rate: f64, time: Duration) -> Vec<Ended> {
+        let (ended, mut each) = mpsc::unbounded_channel();
+        let began = Instant::now();
+        let senders = &mut self.senders.iter().cycle();
+        let mut sent = 0_u32;
+        while began.elapsed() < time {
+            let due = began.elapsed().as_secs_f64() * rate;
+            while f64::from(sent) < due {
+                let (call, sender, ended) =
+                    (self.call.clone(), senders.next().unwrap().clone(), ended.clone());
+                sent += 1;
+                tokio::spawn(async move { drop(ended.send(call.make(sender).await)) });
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        drop(ended);
+        let mut calls = Vec::new();
+        while let Some(call) = each.recv().await {
+            calls.push(call);
+        }
+        calls
+    }
+}
+
+/// The times of the calls that ended with `code`, shortest first.
+pub(crate) fn times(ended: &[Ended], code: Code) -> Vec<Duration> {
+    let mut times: Vec<_> = ended.iter().filter(|call| call.code == code).map(|call| call.time).collect();
+    times.sort_unstable();
+    times
+}
+
+/// In milliseconds; `per_mille` 990 is the 99th percentile.
+pub(crate) fn percentile(times: &[Duration], per_mille: usize) -> f64 {
+    let at = (times.len() * per_mille / 1000).min(times.len().saturating_sub(1));
+    times.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}
+
+/// One call, ready to be sent.
+#[derive(Clone)]
+pub(crate) struct Call {
+    head: Request<()>,
+    message: Bytes,
+}
+
+impl Call {
+    fn new(server: SocketAddr, id: &str) -> Self {
+        let uri = format!("http://{server}/vbs.v2.BackupShareService/GetBackupShare");
+        let head = Request::post(uri)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", "10S")
+            .header("user-agent", "benchmark")
+            .header("x-auth-token", token());
+        let body = GetBackupShareRequest { project_id: PROJECT.into(), id: id.into() }.encode_to_vec();
+        let mut message = BytesMut::new();
+        message.put_u8(0);
+        message.put_u32(u32::try_from(body.len()).unwrap());
+        message.put_slice(&body);
+        Self { head: head.body(()).unwrap(), message: message.freeze() }
+    }
+
+    async fn make(&self, sender: SendRequest<Bytes>) -> Ended {
+        let since = Instant::now();
+        let code = self.exchange(sender).await.unwrap_or(Code::Unavailable);
+        Ended { code, time: since.elapsed(), at: Instant::now() }
+    }
+
+    async fn exchange(&self, sender: SendRequest<Bytes>) -> Result<Code, h2::Error> {
+        let (reply, mut body) = sender.ready().await?.send_request(self.head.clone(), false)?;
+        body.send_data(self.message.clone(), true)?;
+        let (head, mut reply) = reply.await?.into_parts();
+        while let Some(data) = reply.data().await {
+            reply.flow_control().release_capacity(data?.len())?;
+        }
+        let trailers = reply.trailers().await?;
+        Ok(code(&trailers.unwrap_or(head.headers)))
+    }
+}
+
+fn code(headers: &HeaderMap) -> Code {
+    headers.get("grpc-status").map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()))
+}

@@ -1,0 +1,169 @@
+//! A program under test as a process of its own, and what the kernel says of that process alone.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The gateway, as it was built for this benchmark.
+pub(crate) const GATEWAY: &str = env!("CARGO_BIN_EXE_backup-share-gateway");
+
+/// The argument by which a benchmark starts itself as the floor.
+pub(crate) const FLOOR: &str = "floor";
+
+/// If this process was started as the floor, it is the floor, as long as it lives.
+pub(crate) fn be_floor_if_told() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(FLOOR) {
+        super::floor::serve(arguments.next().unwrap().parse().unwrap());
+    }
+}
+
+/// What runs: the gateway or the floor, bare or below another program.
+pub(crate) fn command(program: &Path, below: &[&OsStr]) -> Command {
+    let Some((first, rest)) = below.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
+/// A process that serves gRPC.
+pub(crate) struct Process {
+    child: Child,
+    /// Where it listens.
+    pub(crate) grpc: SocketAddr,
+    /// The gateway's admin port.
+    pub(crate) admin: Option<SocketAddr>,
+    /// From the start of the process to its word that it listens.
+    pub(crate) started_in: Duration,
+}
+
+impl Process {
+    /// The gateway before `upstream`, with all that is on by default; its log goes to a file.
+    pub(crate) fn gateway(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Self {
+        Self::start(Self::gateway_command(upstream, arguments, below), "gateway")
+    }
+
+    /// The same, which sends every span to `collector`.
+    pub(crate) fn traced(
+        upstream: SocketAddr,
+        collector: SocketAddr,
+        arguments: &[&str],
+        below: &[&OsStr],
+    ) -> Self {
+        let mut command = Self::gateway_command(upstream, arguments, below);
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
+        Self::start(command, "traced")
+    }
+
+    fn gateway_command(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Command {
+        let mut command = command(Path::new(GATEWAY), below);
+        command
+            .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"])
+            .args(["--allow-plaintext-upstream", &format!("--upstream-url=http://{upstream}")])
+            .args(arguments);
+        command
+    }
+
+    /// The floor before `upstream`.
+    pub(crate) fn floor(upstream: SocketAddr, below: &[&OsStr]) -> Self {
+        let mut command = command(&std::env::current_exe().unwrap(), below);
+        command.args([FLOOR, &upstream.to_string()]);
+        Self::start(command, FLOOR)
+    }
+
+    /// Starts it with its standard output in a file, and waits for the line there that has its address.
+    fn start(mut command: Command, name: &str) -> Self {
+        let log = output(&format!("{name}.log"));
+        let since = Instant::now();
+        let child = command.stdout(Stdio::from(fs::File::create(&log).unwrap())).spawn().unwrap();
+        let said = loop {
+            let mut line = String::new();
+            BufReader::new(fs::File::open(&log).unwrap()).read_line(&mut line).unwrap();
+            if line.ends_with('\n') {
+                break serde_json::from_str::<serde_json::Value>(&line).unwrap();
+            }
+            assert!(since.elapsed() < Duration::from_secs(60), "the {name} does not say where it listens");
+            std::thread::sleep(Duration::from_micros(200));
+        };
+        let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
+        let (grpc, admin) = (address("grpc.address").unwrap(), address("admin.address"));
+        Self { child, grpc, admin, started_in: since.elapsed() }
+    }
+
+    /// CPU time so far, user and system.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = self.read("stat");
+        // The name before it may hold anything, but no second ')'.
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+        let ticks = fields[12] + fields[13];
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// Resident memory in MiB.
+    pub(crate) fn memory(&self) -> f64 {
+        number(&self.read("status"), "VmRSS:") as f64 / 1024.0
+    }
+
+    /// Context switches so far, of all threads.
+    pub(crate) fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(self.path("task")).unwrap();
+        let of_task = |task: fs::DirEntry| {
+            // A thread may end meanwhile.
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"]
+                .map(|key| number(&status, key))
+                .iter()
+                .sum::<u64>()
+        };
+        tasks.map(|task| of_task(task.unwrap())).sum()
+    }
+
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The number behind a key at the beginning of a line.
+fn number(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    value.split_whitespace().next().and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Runs this process, and what it starts from now on, on these cores only.
+pub(crate) fn pin(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).expect("a benchmark needs two cores");
+}
+
+/// A file for what a benchmark leaves behind, below `target`.
+pub(crate) fn output(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
+    fs::create_dir_all(&directory).unwrap();
+    directory.join(name)
+}
