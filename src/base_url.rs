@@ -3,11 +3,17 @@
 
 use std::fmt;
 
-use url::{Host, Url};
+use http::HeaderValue;
+use http::uri::{Scheme, Uri};
+use url::Url;
 
 /// Scheme, host, optional port and path prefix.
 #[derive(Clone)]
-pub struct BaseUrl(Url);
+pub struct BaseUrl {
+    uri: Uri,
+    /// Host and port, as `Host` has them.
+    authority: HeaderValue,
+}
 
 impl BaseUrl {
     /// Reads an `https` URL, or an `http` one where `allow_plaintext` says so, that has nothing but a host, a port
@@ -41,41 +47,55 @@ impl BaseUrl {
         if path.split('/').any(dots) {
             return Err("must not hold '.' or '..' in its path".into());
         }
-        Ok(Self(url))
+        Self::of(&url).map_err(|error| format!("cannot stand in a request ({error})"))
+    }
+
+    fn of(url: &Url) -> Result<Self, http::Error> {
+        let uri: Uri = url.as_str().parse()?;
+        let authority = HeaderValue::from_str(uri.authority().map_or("", |authority| authority.as_str()))?;
+        Ok(Self { uri, authority })
     }
 
     /// The URL of `path`, which is percent-encoded where it must be, below this one.
-    pub(crate) fn join(&self, path: &str) -> Url {
-        let mut url = self.0.clone();
-        url.set_path(&format!("{}/{path}", self.0.path().trim_end_matches('/')));
-        url
+    pub(crate) fn join(&self, path: impl fmt::Display) -> Result<Uri, http::Error> {
+        let path = format!("{}/{path}", self.uri.path().trim_end_matches('/'));
+        let mut parts = self.uri.clone().into_parts();
+        parts.path_and_query = Some(path.try_into()?);
+        Ok(parts.try_into()?)
+    }
+
+    /// What says in a request which host is meant.
+    pub(crate) fn host_header(&self) -> HeaderValue {
+        self.authority.clone()
     }
 
     /// Host and port, as they are connected to.
     pub(crate) fn host_and_port(&self) -> (String, u16) {
-        let host = match self.0.host() {
-            Some(Host::Ipv6(address)) => address.to_string(),
-            Some(host) => host.to_string(),
-            None => String::new(),
-        };
-        (host, self.0.port_or_known_default().unwrap_or_default())
+        let host = self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        (host.to_owned(), port(&self.uri))
     }
 
     /// Whether tokens travel in the clear.
     pub fn is_plaintext(&self) -> bool {
-        self.0.scheme() == "http"
+        self.uri.scheme() == Some(&Scheme::HTTP)
     }
+}
+
+/// The port that is connected to.
+pub(crate) fn port(uri: &Uri) -> u16 {
+    let usual = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
+    uri.port_u16().unwrap_or(usual)
 }
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.uri.fmt(f)
     }
 }
 
 impl fmt::Debug for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BaseUrl({})", self.0)
+        write!(f, "BaseUrl({})", self.uri)
     }
 }
 

@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use tokio::time::Instant;
-use url::{Position, Url};
 
 pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use error_body::{ErrorBody, Voice};
@@ -225,15 +224,16 @@ impl Upstream {
         };
         let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
         let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
-        let url = share_url(base_url, &query.project_id, &query.id);
+        let uri = share_url(base_url, &query.project_id, &query.id)
+            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
         let mut record = AttemptRecord {
             metrics: &self.metrics,
             since: Instant::now(),
             outcome: (None, "cancelled"),
-            span: query.span.attempt(&url),
+            span: query.span.attempt(&uri),
         };
-        let headers = headers(query, proof, &url, &record.span);
-        let exchange = self.http.get(url, headers, connection);
+        let headers = headers(query, proof, (base_url, &uri), &record.span);
+        let exchange = self.http.get(uri, headers, connection);
         let result = match tokio::time::timeout_at(end, exchange).await {
             Err(_) => Err(elapsed.into()),
             Ok(Err(fault)) => Err(fault.into()),
@@ -283,20 +283,26 @@ impl Upstream {
     }
 }
 
-/// All that the upstream gets beside `Host`.
-fn headers(query: &Query<'_>, proof: &Proof, url: &Url, span: &AttemptSpan<'_>) -> HeaderMap {
+/// All that the upstream gets.
+fn headers(
+    query: &Query<'_>,
+    proof: &Proof,
+    (base_url, uri): (&BaseUrl, &Uri),
+    span: &AttemptSpan<'_>,
+) -> HeaderMap {
     const ACCEPT: &str = "application/json";
     const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
     let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::HOST, base_url.host_header());
     headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     headers.insert(REQUEST_ID, query.request_id.clone());
     span.add_to(&mut headers);
     let get = credentials::Get {
-        host: &url[Position::BeforeHost..Position::AfterPort],
-        path: url.path(),
+        host: uri.authority().map_or("", |authority| authority.as_str()),
+        path: uri.path(),
         project_id: query.project_id.as_str(),
         user_agent: USER_AGENT,
         accept: ACCEPT,

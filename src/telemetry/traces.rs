@@ -9,16 +9,16 @@ mod exporter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use http::{HeaderMap, HeaderValue};
+pub use exporter::{Config, Exporter};
+use http::{HeaderMap, HeaderValue, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::HeaderInjector;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
-use url::Url;
 
-pub use exporter::{Config, Exporter};
+use crate::base_url;
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
@@ -108,9 +108,9 @@ impl CallSpan {
         }
     }
 
-    /// A request is about to be sent to `url`.
-    pub fn attempt(&self, url: &Url) -> AttemptSpan<'_> {
-        let span = self.live.as_ref().map(|live| live.attempt(url));
+    /// A request is about to be sent to `uri`.
+    pub fn attempt(&self, uri: &Uri) -> AttemptSpan<'_> {
+        let span = self.live.as_ref().map(|live| live.attempt(uri));
         AttemptSpan { incoming: &self.incoming, span }
     }
 
@@ -138,12 +138,12 @@ fn is_servers_fault(code: &str) -> bool {
 }
 
 impl Live {
-    fn attempt(&self, url: &Url) -> opentelemetry_sdk::trace::Span {
+    fn attempt(&self, uri: &Uri) -> opentelemetry_sdk::trace::Span {
         let mut attributes = vec![
             KeyValue::new("http.request.method", "GET"),
-            KeyValue::new("url.full", url.to_string()),
-            KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
-            KeyValue::new("server.port", i64::from(url.port_or_known_default().unwrap_or_default())),
+            KeyValue::new("url.full", uri.to_string()),
+            KeyValue::new("server.address", uri.host().unwrap_or_default().to_owned()),
+            KeyValue::new("server.port", i64::from(base_url::port(uri))),
         ];
         let resent = self.sent.fetch_add(1, Ordering::Relaxed);
         if resent > 0 {

@@ -1,7 +1,7 @@
 //! What a URL may be made of. Only values that passed the checks here can reach one, so neither a path segment
 //! (`..`, `detail`) nor a query (`?x=1`) can be smuggled in.
 
-use url::Url;
+use http::Uri;
 
 use crate::base_url::BaseUrl;
 
@@ -58,8 +58,8 @@ impl ShareId {
 }
 
 /// The URL of one share, below the upstream's.
-pub fn share_url(base: &BaseUrl, project: &ProjectId, id: &ShareId) -> Url {
-    base.join(&format!("v2/{}/os-vendor-backup-sharing/{}", project.0, id.0))
+pub fn share_url(base: &BaseUrl, project: &ProjectId, id: &ShareId) -> Result<Uri, http::Error> {
+    base.join(format_args!("v2/{}/os-vendor-backup-sharing/{}", project.0, id.0))
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     fn share(base: &str) -> String {
         let project = ProjectId::parse("c13f5220dc1949b0b741ea81a7cd5554".into()).unwrap();
         let id = ShareId::parse("8332443E-9866-41D8-8A58-A898CF5DB030".into()).unwrap();
-        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).into()
+        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).unwrap().to_string()
     }
 
     #[test]

@@ -216,15 +216,22 @@ async fn an_upstream_that_closes_every_new_connection_too_sees_each_attempt_once
 }
 
 #[tokio::test]
-async fn what_is_no_http_on_a_reused_connection_is_no_stale_connection() {
-    let garbage = vec![send("220 mail.example ESMTP\r\n"), Step::Close];
-    let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented() } else { garbage.clone() }).await;
-    let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
-    gateway.get().await.unwrap();
-    let failure = gateway.failure().await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
-    assert_eq!(upstream.requests().len(), 2);
+async fn what_is_no_http_or_half_a_head_on_a_reused_connection_is_no_stale_connection() {
+    for half in ["220 mail.example ESMTP\r\n", "H", "HTTP/1.1 200 OK\r\nContent-Len"] {
+        let broken = vec![send(half), Step::Close];
+        let upstream =
+            Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() })
+                .await;
+        let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+        gateway.get().await.unwrap();
+        let failure = gateway.failure().await;
+        assert_eq!(
+            (failure.reason.as_str(), failure.attempts()),
+            ("UPSTREAM_CONNECTION_LOST", Some("1")),
+            "{half}"
+        );
+        assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1), "{half}");
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,24 @@ async fn a_proxy_that_wants_credentials_is_the_operators_to_mend() {
     );
 }
 
+#[tokio::test]
+async fn credentials_in_the_proxys_url_go_to_the_proxy() {
+    // Of RFC 7617, section 2.
+    const BASIC: &str = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
+    let proxy = Upstream::scripted(|_, _| documented()).await;
+    let with_credentials = proxy.url().replace("://", "://Aladdin:open%20sesame@");
+    for scheme in ["http", "https"] {
+        let url = format!("--upstream-url={scheme}://vbs.example");
+        let flags = [url.as_str(), "--allow-plaintext-upstream", "--upstream-proxy", &with_credentials];
+        // What answers is no TLS, so that behind the tunnel there is nobody; by http it is the share.
+        let found = Running::start(&flags).await.get().await.is_ok();
+        let asked = proxy.requests().pop().unwrap();
+        let (tunnelled, proof) = (asked.line.starts_with("CONNECT "), asked.header("proxy-authorization"));
+        assert_eq!((tunnelled, proof), (scheme == "https", Some(BASIC)), "{scheme}");
+        assert_eq!(found, !tunnelled, "{scheme}");
+    }
+}
+
 /// The port of an upstream with TLS, which answers every request with the documented share.
 pub async fn tls_upstream(pair: &Pair) -> u16 {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();

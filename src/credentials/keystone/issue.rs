@@ -119,14 +119,15 @@ async fn ask(
     let body = account
         .request(scope)
         .map_err(|error| unasked(format!("the question cannot be written: {error}")))?;
-    let mut url = account.auth_url.join("auth/tokens");
-    if !catalog {
-        url.set_query(Some("nocatalog=true"));
-    }
+    let path = if catalog { "auth/tokens" } else { "auth/tokens?nocatalog=true" };
+    let uri = account
+        .auth_url
+        .join(path)
+        .map_err(|error| unasked(format!("the question cannot be asked: {error} (OS_AUTH_URL)")))?;
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match timeout(TIMEOUT, client.post(url, headers, body)).await {
+    match timeout(TIMEOUT, client.post(uri, headers, body)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(Fault::Unreachable(why))) => {
             Err(unasked(format!("the identity service cannot be reached: {why} (OS_AUTH_URL, OS_CACERT)")))
