@@ -56,9 +56,9 @@ impl BaseUrl {
         Ok(Self { uri, authority })
     }
 
-    /// The URL of `path`, which is percent-encoded where it must be, below this one.
-    pub(crate) fn join(&self, path: impl fmt::Display) -> Result<Uri, http::Error> {
-        let path = format!("{}/{path}", self.uri.path().trim_end_matches('/'));
+    /// The URL of the path of these parts, which are percent-encoded where they must be, below this one.
+    pub(crate) fn join(&self, path: &[&str]) -> Result<Uri, http::Error> {
+        let path = [&[self.uri.path().trim_end_matches('/'), "/"], path].concat().concat();
         let mut parts = self.uri.clone().into_parts();
         parts.path_and_query = Some(path.try_into()?);
         Ok(parts.try_into()?)

@@ -23,6 +23,7 @@ pub use keystone::{
     CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone, VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret::Secret;
+use token::TOKEN_HEADER_NAME;
 pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, Token, TokenError};
 pub use variables::Variables;
 
@@ -113,8 +114,8 @@ impl Proof {
     /// Adds to `headers` what proves who asks, in this attempt.
     pub fn add_to(&self, headers: &mut HeaderMap, get: Get<'_>, now: SystemTime) {
         match self {
-            Self::Caller(token) => drop(headers.insert(TOKEN_HEADER, token.value())),
-            Self::Issued(issued) => drop(headers.insert(TOKEN_HEADER, issued.token().value())),
+            Self::Caller(token) => drop(headers.insert(TOKEN_HEADER_NAME, token.value())),
+            Self::Issued(issued) => drop(headers.insert(TOKEN_HEADER_NAME, issued.token().value())),
             Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, get, now)),
         }
     }

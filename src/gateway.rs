@@ -275,7 +275,10 @@ impl server::Service for GrpcPort {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
-        self.0.handle(request, rpc::Caller { address: Some(peer.address), names: peer.names })
+        self.0.handle(
+            request,
+            rpc::Caller { address: Some(peer.address), shown: peer.shown, names: peer.names },
+        )
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, Method, Request, Uri, header, uri::Scheme};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy;
@@ -217,9 +217,9 @@ fn describe(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// Header values of a reply, as text where they are visible ASCII.
-pub(crate) fn first_text<'a>(headers: &'a HeaderMap, names: &[&str]) -> Option<&'a str> {
+pub(crate) fn first_text<'a>(headers: &'a HeaderMap, names: &[HeaderName]) -> Option<&'a str> {
     let visible = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    names.iter().find_map(|name| headers.get(*name)?.to_str().ok().filter(visible))
+    names.iter().find_map(|name| headers.get(name)?.to_str().ok().filter(visible))
 }
 
 /// Whether the body is coded (gzip and the like), which was never asked for.

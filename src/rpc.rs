@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
@@ -47,6 +47,9 @@ pub const SERVICE: &str = "vbs.v2.BackupShareService";
 /// The method, as OpenTelemetry names it.
 const METHOD: &str = "vbs.v2.BackupShareService/GetBackupShare";
 
+/// Set by a gRPC client that tries a call again.
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
 /// Limits of the calls.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,6 +72,8 @@ pub struct Config {
 pub struct Caller {
     /// The address that the connection comes from.
     pub address: Option<SocketAddr>,
+    /// The address in words.
+    pub shown: Arc<str>,
     /// The names that its certificate proves.
     pub names: Arc<[String]>,
 }
@@ -188,8 +193,7 @@ impl Inner {
         let time = call.deadline - arrival;
         let id = call.request_id.to_str().unwrap_or_default();
         let mut record = Record::begin(&self.metrics, arrival, id, span, &call.caller, time);
-        // Boxed: a future is moved some times until it runs, and this is what makes it large.
-        let answer = Box::pin(self.answer(&call, &head.headers, body, &record));
+        let answer = self.answer(&call, &head.headers, body, &record);
         let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
             self.metrics.panics.inc();
             Err(Failure::Panic)
@@ -288,7 +292,7 @@ impl Call {
             deadline: arrival + limits.clamp(timeout.ok().flatten()),
             timeout_is_malformed: timeout.is_err(),
             // A client that retries by itself would multiply our attempts with its own.
-            may_retry: !headers.contains_key("grpc-previous-rpc-attempts"),
+            may_retry: !headers.contains_key(PREVIOUS_ATTEMPTS),
         }
     }
 }
@@ -315,7 +319,7 @@ fn framed(message: &impl Message) -> Bytes {
 }
 
 /// What is no gRPC gets an answer of HTTP.
-fn refuse(status: StatusCode, header: Option<(header::HeaderName, &'static str)>) -> Response<Body> {
+fn refuse(status: StatusCode, header: Option<(HeaderName, &'static str)>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     if let Some((name, value)) = header {

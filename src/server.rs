@@ -31,6 +31,8 @@ pub use tls::{Files as TlsFiles, Tls};
 pub struct Peer {
     /// Its address.
     pub address: SocketAddr,
+    /// The address in words: written once, said of every call.
+    pub shown: Arc<str>,
     /// The names that its certificate proves: its SPIFFE ID, or else its DNS names. None without mutual TLS.
     pub names: Arc<[String]>,
 }

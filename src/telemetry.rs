@@ -14,7 +14,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 
 pub use metrics::Metrics;
-pub use traces::{CallSpan, TraceContext, Traces};
+pub use traces::{CallSpan, TRACEPARENT, TRACESTATE, TraceContext, Traces};
 
 /// Lines that wait to be written: a second of many calls, and a few MiB at most while nobody reads.
 const MAX_WAITING_LINES: usize = 16_384;

@@ -114,8 +114,13 @@ pub struct Upstream {
 }
 
 /// Where services of this family put their ID of the request, the gateway's before the services' behind it.
-const REQUEST_ID_HEADERS: [&str; 4] =
-    ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"];
+const REQUEST_ID_HEADERS: [HeaderName; 4] = [
+    REQUEST_ID,
+    HeaderName::from_static("x-openstack-request-id"),
+    HeaderName::from_static("x-compute-request-id"),
+    HeaderName::from_static("x-iam-trace-id"),
+];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const DEADLINE_PASSED: &str = "the caller's deadline passed";
 
@@ -292,7 +297,6 @@ fn headers(
 ) -> HeaderMap {
     const ACCEPT: &str = "application/json";
     const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::HOST, base_url.host_header());

@@ -37,13 +37,13 @@ pub(super) fn blot(text: &str, secret: &str) -> String {
     const SHORT: usize = 8;
     const BLOT: &str = "[redacted]";
 
-    let secret = Zeroizing::new(secret.to_ascii_lowercase());
     let length = secret.len().min(TELLING);
     let plain: Vec<u8> =
         text.bytes().filter(u8::is_ascii_graphic).map(|letter| letter.to_ascii_lowercase()).collect();
-    if length == 0 || plain.len() < length {
+    if length == 0 || plain.len() < length || !may_share(&plain, secret.as_bytes(), length) {
         return text.to_owned();
     }
+    let secret = Zeroizing::new(secret.to_ascii_lowercase());
     let parts = common(&plain, secret.as_bytes(), length);
     if parts.is_empty() {
         return text.to_owned();
@@ -68,9 +68,24 @@ pub(super) fn blot(text: &str, secret: &str) -> String {
     clean
 }
 
-/// The parts of `length` bytes that a short text has in common with a secret of many thousand bytes. This is
-/// done for every call: nearly all of the secret is passed over by a look at the hash of four bytes, and only what is
-/// left is looked up.
+/// Whether a part of `length` bytes may be in both, whatever the case in the secret; nearly always there is none, and this
+/// is asked of every call. Such a part has, among the places at which four of its bytes begin, one in every so many of the
+/// secret's: those are looked up, by their hash, among all fours of the text.
+fn may_share(text: &[u8], secret: &[u8], length: usize) -> bool {
+    let four = length.min(4);
+    let mut begins = BitSet::default();
+    text.windows(four).for_each(|part| begins.insert(begin(part)));
+    let mut parts = secret.windows(four).step_by(length - four + 1);
+    parts.any(|part| {
+        // Fewer than four are not told apart.
+        let mut lower = part.first_chunk().copied().unwrap_or([0; 4]);
+        lower.make_ascii_lowercase();
+        begins.contains(begin(&lower))
+    })
+}
+
+/// The parts of `length` bytes that a short text has in common with a secret of many thousand bytes, nearly all of which
+/// is passed over by a look at the hash of four bytes.
 fn common<'a>(text: &'a [u8], secret: &'a [u8], length: usize) -> HashSet<&'a [u8]> {
     let mut begins = BitSet::default();
     text.windows(length).for_each(|part| begins.insert(begin(part)));

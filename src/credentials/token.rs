@@ -3,11 +3,12 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 /// The header that carries the token, towards the gateway and towards the upstream.
 pub const TOKEN_HEADER: &str = "x-auth-token";
+pub(super) const TOKEN_HEADER_NAME: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 
 /// The longest token that is accepted, in bytes. PKI tokens take 5 KB and more.
 pub const MAX_TOKEN_BYTES: usize = 32_768;
@@ -31,7 +32,7 @@ impl Token {
     /// Reads the one token that the headers must hold. Call this with the HTTP headers, before anything merges the
     /// trailers into them.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, TokenError> {
-        let mut values = headers.get_all(TOKEN_HEADER).iter();
+        let mut values = headers.get_all(TOKEN_HEADER_NAME).iter();
         let value = values.next().ok_or(TokenError::Missing)?;
         if values.next().is_some() {
             return Err(TokenError::Duplicate);

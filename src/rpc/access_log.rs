@@ -120,7 +120,7 @@ impl Drop for Record {
             request_id = self.request_id,
             trace_id = self.span.trace_id(),
             caller = self.caller.names.first(),
-            peer = self.caller.address.map(tracing::field::display),
+            peer = self.caller.address.map(|_| &*self.caller.shown),
             project_id = asked.map(|asked| asked.project_id.as_str()),
             share_id = asked.map(|asked| asked.share_id.as_str()),
             attempts = asked.map(|_| self.progress.attempts()),

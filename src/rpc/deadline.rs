@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 /// The header, as gRPC over HTTP/2 names it.
 pub(super) const HEADER: &str = "grpc-timeout";
+const NAME: HeaderName = HeaderName::from_static(HEADER);
 
 /// The rule, in words for the caller.
 pub(super) const RULE: &str = "must be 1 to 8 digits and a unit: H, M, S, m, u or n";
@@ -32,7 +33,7 @@ impl Limits {
 
 /// Reads the timeout, if the caller sent one.
 pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
-    let mut values = headers.get_all(HEADER).iter();
+    let mut values = headers.get_all(NAME).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => parse(value.as_bytes()).map(Some).ok_or(Malformed),

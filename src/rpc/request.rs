@@ -1,7 +1,6 @@
 //! What the caller sent, read from the HTTP headers and the one message, and checked before anything is asked.
 
-use http::header::{AsHeaderName, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use tonic::codec::{Codec, Streaming};
 use tonic_prost::ProstCodec;
@@ -9,7 +8,7 @@ use tonic_prost::ProstCodec;
 use super::deadline;
 use super::status::{Failure, Violation};
 use crate::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use crate::telemetry::TraceContext;
+use crate::telemetry::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::{ProjectId, ShareId};
 
 /// The longest request message, in bytes.
@@ -17,6 +16,8 @@ const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// The header of the request's ID, towards the gateway, the upstream and back.
 pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// The caller's ID of the request if it is one that can be kept, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
@@ -32,10 +33,10 @@ pub(super) fn trace_context(headers: &HeaderMap) -> TraceContext {
     /// What an implementation must at least be able to carry on.
     const MAX_STATE_BYTES: usize = 512;
 
-    let Some(parent) = only(headers, "traceparent").filter(|value| is_traceparent(value.as_bytes())) else {
+    let Some(parent) = only(headers, TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())) else {
         return TraceContext::default();
     };
-    let states: Vec<&[u8]> = headers.get_all("tracestate").iter().map(HeaderValue::as_bytes).collect();
+    let states: Vec<&[u8]> = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
     let state = states.join(&b","[..]);
     let printable = state.iter().all(|b| (b' '..=b'~').contains(b));
     let fits = !state.is_empty() && state.len() <= MAX_STATE_BYTES && printable;
@@ -61,7 +62,7 @@ fn is_traceparent(value: &[u8]) -> bool {
         && hex(flags, 2)
 }
 
-fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
@@ -72,7 +73,7 @@ where
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    if headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+    if headers.get(ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::UnsupportedEncoding);
     }
     let decoder = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default().decoder();

@@ -74,15 +74,20 @@ impl Connection {
         Ok(Shaken::Tls(Box::new(preface(stream, protocol).await?), names))
     }
 
+    fn identify(&self, names: Arc<[String]>) -> Peer {
+        Peer { address: self.peer, shown: self.peer.to_string().into(), names }
+    }
+
     async fn carry<T>(&self, io: T, names: Arc<[String]>, service: impl Service)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let activity = Activity::new();
-        let (counting, peer) = (activity.clone(), Peer { address: self.peer, names });
+        let (counting, peer) = (activity.clone(), self.identify(names));
         let service = service_fn(move |request| {
             let running = counting.begin();
-            let response = service.clone().answer(request, peer.clone());
+            // Boxed: a future is moved some times until it runs, and this one is large.
+            let response = Box::pin(service.clone().answer(request, peer.clone()));
             async move { Ok::<_, Infallible>(response.await.map(|body| Counted::new(body, running))) }
         });
         let builder = builder(&self.config, self.executor.clone());

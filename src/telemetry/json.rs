@@ -60,9 +60,14 @@ impl Line {
     }
 
     fn push_escaped(&mut self, text: &str) {
+        let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
+        // No early end, so that many bytes are looked at at a time.
+        if text.bytes().fold(true, |so_far, byte| so_far & is_plain(byte)) {
+            return self.0.push_str(text);
+        }
         let mut copied = 0;
         for (at, byte) in text.bytes().enumerate() {
-            if byte >= b' ' && byte != b'"' && byte != b'\\' {
+            if is_plain(byte) {
                 continue;
             }
             self.0.push_str(text.get(copied..at).unwrap_or_default());
@@ -85,22 +90,30 @@ impl Line {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = date(days);
-        self.push_digits(year, 4, '-');
-        self.push_digits(month, 2, '-');
-        self.push_digits(day, 2, 'T');
-        self.push_digits(seconds / 3600, 2, ':');
-        self.push_digits(seconds / 60 % 60, 2, ':');
-        self.push_digits(seconds % 60, 2, '.');
-        self.push_digits(since.subsec_micros().into(), 6, 'Z');
+        for (number, count, then) in [
+            (year, 4, '-'),
+            (month, 2, '-'),
+            (day, 2, 'T'),
+            (seconds / 3600, 2, ':'),
+            (seconds / 60 % 60, 2, ':'),
+            (seconds % 60, 2, '.'),
+            (since.subsec_micros().into(), 6, 'Z'),
+        ] {
+            self.push_digits(number, count);
+            self.0.push(then);
+        }
     }
 
-    /// So many digits, and what follows them.
-    fn push_digits(&mut self, number: u64, count: u32, then: char) {
+    fn push_number(&mut self, number: u64) {
+        self.push_digits(number, number.checked_ilog10().unwrap_or(0) + 1);
+    }
+
+    /// The last so many digits.
+    fn push_digits(&mut self, number: u64, count: u32) {
         for place in (0..count).rev() {
             let digit = u32::try_from(number / 10_u64.pow(place) % 10).unwrap_or_default();
             self.0.push(char::from_digit(digit, 10).unwrap_or('0'));
         }
-        self.0.push(then);
     }
 }
 
@@ -130,12 +143,17 @@ impl Visit for Line {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.key(field.name());
-        let _ = write!(self.0, "{value}");
+        self.push_number(value);
     }
 
-    /// JSON has no infinity.
+    /// JSON has no infinity. The times of every call have three decimals at most and need no search for the shortest form.
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.key(field.name());
+        if let Some(thousandths) = thousandths(value) {
+            self.push_number(thousandths / 1000);
+            self.0.push('.');
+            return self.push_digits(thousandths % 1000, 3);
+        }
         let _ = if value.is_finite() { write!(self.0, "{value:?}") } else { self.0.write_str("null") };
     }
 }
@@ -148,6 +166,16 @@ impl Write for Escaping<'_> {
         self.0.push_escaped(text);
         Ok(())
     }
+}
+
+/// A number that is not negative and has three decimals at most, in thousandths.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
+fn thousandths(value: f64) -> Option<u64> {
+    /// Beyond it not every thousandth has a number of its own.
+    const MOST: f64 = (1_u64 << 40) as f64;
+
+    let rounded = (value * 1000.0).round();
+    ((0.0..MOST).contains(&rounded) && rounded / 1000.0 == value).then_some(rounded as u64)
 }
 
 /// Year, month and day of a day since 1970, by the Gregorian calendar, whose eras of 400 years have 146,097 days. A year
@@ -208,6 +236,10 @@ mod tests {
                 a.number = u64::MAX,
                 negative = i64::MIN,
                 time = 12.345,
+                short = 0.07,
+                fine = 0.123_456,
+                negative_time = -1.5,
+                huge = 1e300,
                 whole = 10_000.0,
                 endless = f64::INFINITY,
                 yes = true,
@@ -223,6 +255,10 @@ mod tests {
         assert_eq!(line["a.number"], u64::MAX);
         assert_eq!(line["negative"], i64::MIN);
         assert_eq!(line["time"], 12.345);
+        assert_eq!(line["short"], 0.07);
+        assert_eq!(line["fine"], 0.123_456);
+        assert_eq!(line["negative_time"], -1.5);
+        assert_eq!(line["huge"], 1e300);
         assert_eq!(line["whole"], 10_000.0);
         assert_eq!(line["endless"], serde_json::Value::Null);
         assert_eq!(line["yes"], true);

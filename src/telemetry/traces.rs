@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 pub use exporter::{Config, Exporter};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
@@ -20,8 +20,10 @@ use opentelemetry_sdk::trace::SdkTracer;
 
 use crate::base_url;
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+/// W3C trace context: the span that a request belongs to.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// And what tracing systems add to it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// W3C trace context, as it came and was found well-formed.
 #[derive(Clone, Debug, Default)]
@@ -49,15 +51,15 @@ impl TraceContext {
 impl Extractor for TraceContext {
     fn get(&self, key: &str) -> Option<&str> {
         let value = match key {
-            TRACEPARENT => &self.parent,
-            TRACESTATE => &self.state,
+            "traceparent" => &self.parent,
+            "tracestate" => &self.state,
             _ => return None,
         };
         value.as_ref()?.to_str().ok()
     }
 
     fn keys(&self) -> Vec<&str> {
-        vec![TRACEPARENT, TRACESTATE]
+        vec!["traceparent", "tracestate"]
     }
 }
 

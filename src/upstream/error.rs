@@ -159,7 +159,7 @@ impl Error {
 /// An ID of a request as the upstream names it, if it is one that can be searched for.
 pub(super) fn safe_request_id(id: &str, proof: &Proof) -> Option<String> {
     let visible = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
-    visible.then(|| sanitize(id, proof, MAX_METADATA_BYTES))
+    visible.then(|| cut(proof.redact(id), MAX_METADATA_BYTES))
 }
 
 /// `text` without control characters and without the token, cut between characters.
@@ -168,10 +168,13 @@ fn sanitize(text: &str, proof: &Proof, limit: usize) -> String {
     const MOST: usize = 4096;
 
     let plain: String = text.chars().filter(|c| !c.is_control()).take(MOST).collect();
-    let mut clean = proof.redact(&plain);
-    let end = (0..=limit.min(clean.len())).rev().find(|at| clean.is_char_boundary(*at)).unwrap_or(0);
-    clean.truncate(end);
-    clean
+    cut(proof.redact(&plain), limit)
+}
+
+fn cut(mut text: String, limit: usize) -> String {
+    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(end);
+    text
 }
 
 #[cfg(test)]

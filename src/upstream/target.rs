@@ -59,7 +59,7 @@ impl ShareId {
 
 /// The URL of one share, below the upstream's.
 pub fn share_url(base: &BaseUrl, project: &ProjectId, id: &ShareId) -> Result<Uri, http::Error> {
-    base.join(format_args!("v2/{}/os-vendor-backup-sharing/{}", project.0, id.0))
+    base.join(&["v2/", &project.0, "/os-vendor-backup-sharing/", &id.0])
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -21,6 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TYPES: [&str; 2] = ["vbsv2", "vbs"];
 /// Times are cut to whole seconds, so that a token may end up to one earlier than it says.
 const ROUNDING: Duration = Duration::from_secs(1);
+const REQUEST_ID_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("x-openstack-request-id"), HeaderName::from_static("x-request-id")];
 /// The longest text of the identity service that is logged, in bytes.
 const MAX_TEXT: usize = 512;
 
@@ -122,7 +124,7 @@ async fn ask(
     let path = if catalog { "auth/tokens" } else { "auth/tokens?nocatalog=true" };
     let uri = account
         .auth_url
-        .join(path)
+        .join(&[path])
         .map_err(|error| unasked(format!("the question cannot be asked: {error} (OS_AUTH_URL)")))?;
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -143,7 +145,7 @@ async fn ask(
 }
 
 fn request_id(reply: &Reply, account: &Account) -> Option<String> {
-    let id = crate::http_client::first_text(&reply.headers, &["x-openstack-request-id", "x-request-id"])?;
+    let id = crate::http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS)?;
     Some(clean(id, account, 128))
 }
 
