@@ -164,21 +164,16 @@ impl<S: FnMut(&str)> Report<S> {
             Ok(found) => found.map(Iterator::collect::<Vec<_>>).map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {} s", limit.as_secs_f64())),
         };
-        match found {
+        let why = match found {
             Ok(addresses) if !addresses.is_empty() => {
                 let all: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
                 self.ok(&step, &format!("{host} is {}", all.join(", ")));
-                Ok(addresses)
+                return Ok(addresses);
             }
-            Ok(_) => {
-                Err(self.fail(&step, &format!("{host} has no address"), "check the URL and the name server"))
-            }
-            Err(why) => Err(self.fail(
-                &step,
-                &format!("{host} cannot be resolved ({why})"),
-                "check the URL and the name server",
-            )),
-        }
+            Ok(_) => format!("{host} has no address"),
+            Err(why) => format!("{host} cannot be resolved ({why})"),
+        };
+        Err(self.fail(&step, &why, "check the URL and the name server"))
     }
 
     async fn tcp(

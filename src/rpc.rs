@@ -218,8 +218,7 @@ impl Inner {
         record: &Record,
     ) -> Result<Found, Failure>
     where
-        B: http_body::Body + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+        B: http_body::Body<Data = Bytes>,
     {
         let _permit = self.admit()?;
         let access = self.config.access.as_deref();

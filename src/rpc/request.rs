@@ -1,13 +1,16 @@
 //! What the caller sent, read from the HTTP headers and the one message, and checked before anything is asked.
 
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
-use tonic::codec::{Codec, Streaming};
-use tonic_prost::ProstCodec;
+use http_body_util::BodyExt;
+use prost::Message;
 
 use super::deadline;
 use super::status::{Failure, Violation};
-use crate::proto::{GetBackupShareRequest, GetBackupShareResponse};
+use crate::proto::GetBackupShareRequest;
 use crate::telemetry::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::{ProjectId, ShareId};
 
@@ -70,31 +73,38 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
 /// Reads exactly one message. The trailers after it are never looked at.
 pub(super) async fn message<B>(headers: &HeaderMap, body: B) -> Result<GetBackupShareRequest, Failure>
 where
-    B: Body + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    B: Body<Data = Bytes>,
 {
     if headers.get(ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::UnsupportedEncoding);
     }
-    let decoder = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default().decoder();
-    let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
-    let request = next(&mut messages).await?.ok_or(Failure::NotOneMessage)?;
-    match next(&mut messages).await? {
-        None => Ok(request),
-        Some(_) => Err(Failure::NotOneMessage),
+    let mut body = pin!(body);
+    let mut received = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        // It is the connection that failed: the caller is gone, and this call will be dropped any moment.
+        let Ok(frame) = frame else { return std::future::pending().await };
+        let Ok(data) = frame.into_data() else { continue };
+        received.extend_from_slice(&data);
+        match split(&received) {
+            Some((_, length, _)) if length > MAX_MESSAGE_BYTES => return Err(Failure::RequestTooLarge),
+            Some((_, length, rest)) if rest.len() > length => return Err(Failure::NotOneMessage),
+            _ => {}
+        }
     }
+    if received.is_empty() {
+        return Err(Failure::NotOneMessage);
+    }
+    let (compressed, length, message) = split(&received).ok_or(Failure::UnreadableMessage)?;
+    if compressed != 0 || message.len() < length {
+        return Err(Failure::UnreadableMessage);
+    }
+    GetBackupShareRequest::decode(message).map_err(|_| Failure::UnreadableMessage)
 }
 
-async fn next(
-    messages: &mut Streaming<GetBackupShareRequest>,
-) -> Result<Option<GetBackupShareRequest>, Failure> {
-    match messages.message().await {
-        Ok(message) => Ok(message),
-        // Not tonic's word but the connection's: the caller is gone, and this call will be dropped any moment.
-        Err(status) if std::error::Error::source(&status).is_some() => std::future::pending().await,
-        Err(status) if status.code() == tonic::Code::OutOfRange => Err(Failure::RequestTooLarge),
-        Err(_) => Err(Failure::UnreadableMessage),
-    }
+/// What stands before a message in gRPC's framing: whether it is compressed, and its length; and what follows.
+fn split(received: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let ([compressed, length @ ..], rest) = received.split_first_chunk::<5>()?;
+    Some((*compressed, usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX), rest))
 }
 
 /// A request that passed the check.

@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use crate::child::{self, Served};
 use crate::harness::*;
-use crate::tls::{Files, SPIFFE, uri};
+use crate::tls::{Files, SPIFFE};
 use crate::traces::Collector;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -95,12 +95,6 @@ async fn start(
     identity: &Upstream,
     collector: &Collector,
 ) -> (Served, Vec<String>) {
-    let reader = files.callers.issue(&[uri(SPIFFE)]);
-    for (name, pem) in
-        [("ca.pem", &files.servers.pem), ("me.crt", &reader.certificate), ("me.key", &reader.key)]
-    {
-        std::fs::write(files.path(name), pem).unwrap();
-    }
     let flags = [
         "serve",
         "--listen=127.0.0.1:0",
@@ -129,9 +123,7 @@ async fn start(
         ("OS_SECRET_KEY", SECRET),
         ("OS_SECURITY_TOKEN", TEMPORARY),
     ]);
-    let tls =
-        [files.flag("tls-ca", "ca.pem"), files.flag("tls-cert", "me.crt"), files.flag("tls-key", "me.key")];
-    (Served::spawn(command).await, [&tls[..], &["--tls-server-name=localhost".to_owned()]].concat())
+    (Served::spawn(command).await, files.get())
 }
 
 fn get(served: &Served, tls: &[String], project: &str, share: &str) -> Command {

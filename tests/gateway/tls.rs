@@ -95,6 +95,19 @@ impl Files {
     }
 
     /// What a caller of the gateway believes, and who it is.
+    /// The flags of `get` for a caller that proves to be [`SPIFFE`].
+    pub fn get(&self) -> Vec<String> {
+        let caller = self.callers.issue(&[uri(SPIFFE)]);
+        let flags = ["tls-ca", "tls-cert", "tls-key"].into_iter();
+        let put = |(flag, pem): (&str, &String)| {
+            let name = format!("get-{flag}.pem");
+            std::fs::write(self.path(&name), pem).unwrap();
+            self.flag(flag, &name)
+        };
+        let files = flags.zip([&self.servers.pem, &caller.certificate, &caller.key]).map(put);
+        files.chain(["--tls-server-name=localhost".into()]).collect()
+    }
+
     pub fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.servers.pem))
