@@ -49,7 +49,7 @@ fn act(action: Action) -> Result<ExitCode, String> {
         Action::Serve(mut serve) => {
             let runtime = runtime(serve.workers)?;
             // Flushed when the calls that were cut off have had their say.
-            let _log = serve.telemetry.install();
+            let _log = serve.telemetry.install()?;
             let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
             if let Some(exporter) = &exporter {
                 serve.gateway.rpc.traces = exporter.traces();

@@ -154,7 +154,7 @@ impl Collector for LogLinesDropped {
     fn collect(&self) -> Vec<MetricFamily> {
         // Made for this scrape alone: another one may run at the same time.
         let Ok(Self(counter)) = Self::new() else { return Vec::new() };
-        counter.inc_by(super::dropped_log_lines() as u64);
+        counter.inc_by(super::dropped_log_lines());
         counter.collect()
     }
 }
