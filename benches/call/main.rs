@@ -19,11 +19,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use common::load::{Callers, Ended, percentile, times};
+use common::load::{Callers, times};
 use common::process::{Process, be_floor_if_told, output, pin};
+use common::turn::{
+    CALLER, TESTED, Turn, answered, cpu_ratio, median, middle, percentiles, pinned, until, warm_up,
+};
 use common::upstream;
-use report::{Cost, Latency, Memory, Report, Sides, median};
-use tokio::time::{Instant, timeout};
+use report::{Cost, Latency, Memory, Report, Sides};
+use tokio::time::Instant;
 use tonic::Code;
 
 /// Calls in flight and connections.
@@ -33,9 +36,6 @@ const SHAPES: [(usize, usize); 9] =
 const LOADED: (usize, usize) = (128, 8);
 /// Fractions of the rate that the gateway can carry, at which calls are offered.
 const FRACTIONS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
-/// The cores of the program under test, and that of the caller and the upstream.
-const TESTED: &[usize] = &[0];
-const CALLER: &[usize] = &[1];
 
 #[derive(Parser)]
 #[command(about = "What one call costs, beside a bare tonic + reqwest translator")]
@@ -52,6 +52,12 @@ struct Options {
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+impl Options {
+    fn turn(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
 }
 
 fn main() {
@@ -97,53 +103,6 @@ async fn measure(options: &Options) -> Report {
     Report { shapes, latencies, memory, started, cores: cores(options, upstream).await, ids }
 }
 
-/// Runs `start` with this process, and what it starts, on some cores.
-fn pinned<T>(cores: &[usize], start: impl FnOnce() -> T) -> T {
-    pin(cores);
-    let started = start();
-    pin(CALLER);
-    started
-}
-
-/// What a process spent in one turn, of one call.
-struct Turn {
-    ended: Vec<Ended>,
-    cpu: f64,
-    switches: f64,
-    rate: f64,
-}
-
-/// Keeps the calls of a turn under way and sees what they cost the process.
-async fn turn(options: &Options, process: &Process, calls: impl Future<Output = Vec<Ended>>) -> Turn {
-    let (cpu, switches, since) = (process.cpu(), process.switches(), Instant::now());
-    let ended = timeout(Duration::from_secs_f64(options.seconds + 10.0), calls).await.expect("calls hang");
-    let count = ended.len() as f64;
-    Turn {
-        cpu: (process.cpu() - cpu).as_secs_f64() * 1e6 / count,
-        switches: (process.switches() - switches) as f64 / count,
-        rate: count / since.elapsed().as_secs_f64(),
-        ended,
-    }
-}
-
-fn until(time: Duration) -> impl FnMut() -> bool {
-    let end = Instant::now() + time;
-    move || Instant::now() >= end
-}
-
-async fn saturate(options: &Options, process: &Process, callers: &Callers, in_flight: usize) -> Turn {
-    let time = Duration::from_secs_f64(options.seconds);
-    let turn = turn(options, process, callers.keep(in_flight, until(time))).await;
-    assert_eq!(answered(std::slice::from_ref(&turn)), 1.0, "every call must succeed");
-    turn
-}
-
-/// The share of the calls that succeeded: at a rate that is too high for a moment the gateway refuses some.
-fn answered(turns: &[Turn]) -> f64 {
-    let ended = || turns.iter().flat_map(|turn| &turn.ended);
-    ended().filter(|call| call.code == Code::Ok).count() as f64 / ended().count() as f64
-}
-
 /// One row of the first table, and the rate at which the gateway answered.
 async fn shape(
     options: &Options,
@@ -155,53 +114,38 @@ async fn shape(
         gateway: Callers::connect(pair.gateway.grpc, connections).await,
         floor: Callers::connect(pair.floor.grpc, connections).await,
     };
-    // Connections to the upstream are made, and the memory that goes with them.
-    let warm = Duration::from_millis(200);
-    callers.gateway.keep(in_flight, until(warm)).await;
-    callers.floor.keep(in_flight, until(warm)).await;
+    warm_up(&callers.gateway, in_flight).await;
+    warm_up(&callers.floor, in_flight).await;
     let (mut gateway, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        gateway.push(saturate(options, &pair.gateway, &callers.gateway, in_flight).await);
-        floor.push(saturate(options, &pair.floor, &callers.floor, in_flight).await);
+        gateway.push(Turn::saturate(&pair.gateway, &callers.gateway, in_flight, options.turn()).await);
+        floor.push(Turn::saturate(&pair.floor, &callers.floor, in_flight, options.turn()).await);
     }
-    let middle = |turns: &[Turn], of: fn(&Turn) -> f64| median(turns.iter().map(of));
-    let both = |of| Sides { gateway: middle(&gateway, of), floor: middle(&floor, of) };
+    let both = |of: fn(&Turn) -> f64| Sides { gateway: middle(&gateway, of), floor: middle(&floor, of) };
     let rate = both(|turn| turn.rate);
     let cost = Cost {
         in_flight,
         connections,
         cpu_us: both(|turn| turn.cpu),
-        // Of each round: what disturbs a round disturbs both sides of it.
-        cpu_ratio: median(gateway.iter().zip(&floor).map(|(gateway, floor)| gateway.cpu / floor.cpu)),
+        cpu_ratio: cpu_ratio(&gateway, &floor),
         context_switches: both(|turn| turn.switches),
         latency_ms: Sides { gateway: percentiles(&gateway), floor: percentiles(&floor) },
         calls_per_second: rate,
     };
-    (cost, cost_rate(&gateway))
-}
-
-fn cost_rate(turns: &[Turn]) -> f64 {
-    median(turns.iter().map(|turn| turn.rate))
-}
-
-/// p50, p90, p99 and p99.9 of all rounds together.
-fn percentiles(turns: &[Turn]) -> [f64; 4] {
-    let mut all: Vec<Duration> = turns.iter().flat_map(|turn| times(&turn.ended, Code::Ok)).collect();
-    all.sort_unstable();
-    [500, 900, 990, 999].map(|per_mille| percentile(&all, per_mille))
+    (cost, middle(&gateway, |turn| turn.rate))
 }
 
 /// Latency at a rate that does not wait for the answers.
 async fn latency(options: &Options, pair: &Sides<Process>, fraction: f64, rate: f64) -> Latency {
-    let time = Duration::from_secs_f64(options.seconds);
+    let time = options.turn();
     let callers = Sides {
         gateway: Callers::connect(pair.gateway.grpc, LOADED.1).await,
         floor: Callers::connect(pair.floor.grpc, LOADED.1).await,
     };
     let (mut gateway, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
-        gateway.push(turn(options, &pair.gateway, callers.gateway.offer(rate, time)).await);
-        floor.push(turn(options, &pair.floor, callers.floor.offer(rate, time)).await);
+        gateway.push(Turn::of(&pair.gateway, time, callers.gateway.offer(rate, time)).await);
+        floor.push(Turn::of(&pair.floor, time, callers.floor.offer(rate, time)).await);
     }
     let latency_ms = Sides { gateway: percentiles(&gateway), floor: percentiles(&floor) };
     let p99_ratio = median(gateway.iter().zip(&floor).map(|(gateway, floor)| {
@@ -217,8 +161,8 @@ async fn varied_ids(options: &Options, gateway: &Process) -> Vec<report::Varied>
     let mut calls = 0;
     let mut rows = Vec::new();
     for _ in 0..options.rounds {
-        let time = Duration::from_secs_f64(2.0 * options.seconds);
-        let turn = turn(options, gateway, callers.keep_varied(LOADED.0, until(time))).await;
+        let time = 2 * options.turn();
+        let turn = Turn::of(gateway, time, callers.keep_varied(LOADED.0, until(time))).await;
         calls += turn.ended.len();
         rows.push(report::Varied { calls, cpu_us: turn.cpu, memory_mib: gateway.memory() });
     }
@@ -247,8 +191,8 @@ async fn cores(options: &Options, upstream: SocketAddr) -> report::Cores {
     let callers = (Callers::connect(one.grpc, LOADED.1).await, Callers::connect(two.grpc, LOADED.1).await);
     let (mut with_one, mut with_two) = (Vec::new(), Vec::new());
     for _ in 0..=options.rounds {
-        with_one.push(saturate(options, &one, &callers.0, LOADED.0).await.cpu);
-        with_two.push(saturate(options, &two, &callers.1, LOADED.0).await.cpu);
+        with_one.push(Turn::saturate(&one, &callers.0, LOADED.0, options.turn()).await.cpu);
+        with_two.push(Turn::saturate(&two, &callers.1, LOADED.0, options.turn()).await.cpu);
     }
     // The first round makes the connections to the upstream.
     let factor = median(with_one.iter().zip(&with_two).skip(1).map(|(one, two)| 2.0 * one / two));

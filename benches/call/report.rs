@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::common::turn::quantiles;
+
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) shapes: Vec<Cost>,
@@ -75,18 +77,6 @@ pub(crate) struct Varied {
     pub(crate) calls: usize,
     pub(crate) cpu_us: f64,
     pub(crate) memory_mib: f64,
-}
-
-/// The middle one.
-pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// p50, p90, p99 and p99.9 in one cell.
-fn quantiles(latency: &[f64; 4]) -> String {
-    latency.map(|ms| format!("{ms:.2}")).join(" / ")
 }
 
 impl fmt::Display for Report {

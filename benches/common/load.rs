@@ -46,6 +46,13 @@ impl Callers {
         Self { senders, server, call: Call::new(server, SHARE) }
     }
 
+    /// Makes one call and keeps what comes back: the messages with their frames.
+    pub(crate) async fn ask(&self) -> (Code, Vec<u8>) {
+        let mut body = Vec::new();
+        let code = self.call.exchange(self.senders[0].clone(), |data| body.extend_from_slice(data)).await;
+        (code.unwrap(), body)
+    }
+
     /// Keeps `in_flight` calls under way until `enough` of them have begun.
     pub(crate) async fn keep(&self, in_flight: usize, mut enough: impl FnMut() -> bool) -> Vec<Ended> {
         self.keep_each(in_flight, || (!enough()).then(|| self.call.clone())).await
@@ -142,16 +149,22 @@ impl Call {
 
     async fn make(&self, sender: SendRequest<Bytes>) -> Ended {
         let since = Instant::now();
-        let code = self.exchange(sender).await.unwrap_or(Code::Unavailable);
+        let code = self.exchange(sender, |_| ()).await.unwrap_or(Code::Unavailable);
         Ended { code, time: since.elapsed(), at: Instant::now() }
     }
 
-    async fn exchange(&self, sender: SendRequest<Bytes>) -> Result<Code, h2::Error> {
+    async fn exchange(
+        &self,
+        sender: SendRequest<Bytes>,
+        mut came: impl FnMut(&[u8]),
+    ) -> Result<Code, h2::Error> {
         let (reply, mut body) = sender.ready().await?.send_request(self.head.clone(), false)?;
         body.send_data(self.message.clone(), true)?;
         let (head, mut reply) = reply.await?.into_parts();
         while let Some(data) = reply.data().await {
-            reply.flow_control().release_capacity(data?.len())?;
+            let data = data?;
+            came(&data);
+            reply.flow_control().release_capacity(data.len())?;
         }
         let trailers = reply.trailers().await?;
         Ok(code(&trailers.unwrap_or(head.headers)))

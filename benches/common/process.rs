@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -95,6 +95,27 @@ impl Process {
         let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
         let (grpc, admin) = (address("grpc.address").unwrap(), address("admin.address"));
         Self { child, grpc, admin, started_in: since.elapsed() }
+    }
+
+    /// Starts what does not say where it listens, with its standard error in a file, and waits until it takes a
+    /// connection at `grpc`.
+    pub(crate) fn listening(mut command: Command, name: &str, grpc: SocketAddr) -> Self {
+        let log = output(&format!("{name}.log"));
+        let since = Instant::now();
+        let child = command.stderr(Stdio::from(fs::File::create(&log).unwrap())).spawn().unwrap();
+        let mut process = Self { child, grpc, admin: None, started_in: Duration::ZERO };
+        while TcpStream::connect(grpc).is_err() {
+            let lives = process.child.try_wait().unwrap().is_none();
+            let in_time = since.elapsed() < Duration::from_secs(60);
+            assert!(
+                lives && in_time,
+                "{name} does not listen; it said:\n{}",
+                fs::read_to_string(&log).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process.started_in = since.elapsed();
+        process
     }
 
     /// CPU time so far, user and system.
