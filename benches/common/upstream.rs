@@ -20,7 +20,8 @@ pub(crate) async fn start() -> SocketAddr {
     address
 }
 
-/// A request has no body and ends with an empty line; none comes before the one before it was answered.
+/// A request has no body and ends with an empty line, as does Envoy's empty body in chunks, which comes with the head; none
+/// comes before the one before it was answered.
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let mut reply = format!(
         "HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 10:00:00 GMT\r\ncontent-type: application/json\r\n\
