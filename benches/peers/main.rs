@@ -31,7 +31,7 @@ const NO_ENVOY: &str = "no Envoy at the path that --envoy or the variable ENVOY 
 #[derive(Parser)]
 #[command(about = "What one call costs, beside Envoy and a bare tonic + reqwest translator")]
 struct Options {
-    /// Envoy's binary, 1.40 or later.
+    /// Envoy's binary.
     #[arg(long, env = "ENVOY", value_name = "PATH")]
     envoy: Option<PathBuf>,
     /// Rounds; in each of them the gateway, Envoy and the floor take turns.
