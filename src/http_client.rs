@@ -186,6 +186,7 @@ impl Pool {
     }
 }
 
+/// Left as it is: a request that was not begun, since its pooled connection had just closed, goes to another one.
 fn client(connector: &Connector, config: &Config, max_idle: usize) -> Client {
     legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
