@@ -122,7 +122,9 @@ impl Connector {
         tcp.set_nodelay(true);
         // Shared out among a name's addresses, so that one that is silent does not take the time of all.
         tcp.set_connect_timeout(Some(limit));
-        let tls = Arc::new(tls(roots)?);
+        let mut tls = tls(roots)?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = Arc::new(tls);
         let direct = HttpsConnector::from((tcp, Arc::clone(&tls)));
         let proxy = proxy.map(|Proxy(proxy)| {
             let tunnel = Tunnel::new(proxy.uri().clone(), direct.clone());

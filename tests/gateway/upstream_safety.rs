@@ -96,12 +96,13 @@ async fn credentials_in_the_proxys_url_go_to_the_proxy() {
 pub async fn tls_upstream(pair: &Pair) -> u16 {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -114,6 +115,7 @@ pub async fn tls_upstream(pair: &Pair) -> u16 {
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(stream.read_u8().await.unwrap());
                 }
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
                 let body =
                     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
                 stream.write_all(body.as_bytes()).await.unwrap();
