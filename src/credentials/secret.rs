@@ -28,14 +28,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Blots out what `text` repeats of a secret: any part of it that is long enough to tell, in whatever case, and with
+/// What stands where a secret stood.
+const BLOT: &str = "[redacted]";
+
+/// Blots out what `text` repeats of a secret of visible ASCII: any part of it that is long enough to tell, in whatever case, and with
 /// whatever blanks, line ends or invisible characters between its letters.
 pub(super) fn blot(text: &str, secret: &str) -> String {
     /// So many letters of a secret in a row are no accident; a shorter secret is looked for whole.
     const TELLING: usize = 12;
     /// So short a secret, which nobody issues but people type, is part of many words.
     const SHORT: usize = 8;
-    const BLOT: &str = "[redacted]";
 
     let length = secret.len().min(TELLING);
     let plain: Vec<u8> =
@@ -66,6 +68,15 @@ pub(super) fn blot(text: &str, secret: &str) -> String {
     }
     clean.push_str(text.get(copied..).unwrap_or_default());
     clean
+}
+
+/// The same of a secret that people type, which may hold blanks and letters of any script: it is looked for as it stands,
+/// and then as its letters of ASCII, which are what is left of a text.
+pub(super) fn blot_typed(text: &str, secret: &str) -> String {
+    let mut letters = Zeroizing::new(String::with_capacity(secret.len()));
+    letters.extend(secret.chars().filter(char::is_ascii_graphic));
+    let whole = if letters.len() == secret.len() { text.to_owned() } else { text.replace(secret, BLOT) };
+    blot(&whole, &letters)
 }
 
 /// Whether a part of `length` bytes may be in both, whatever the case in the secret; nearly always there is none, and this
@@ -169,5 +180,19 @@ mod tests {
         assert_eq!(blot("is HUNTER2!! good", "hunter2!!"), "is [redacted] good");
         assert_eq!(blot("bad t0p, t0p", "t0p"), "bad [redacted], [redacted]");
         assert_eq!(blot("a bad token 'a'", "a"), "[redacted] bad token '[redacted]'");
+    }
+
+    #[test]
+    fn a_secret_with_blanks_or_of_another_script_is_blotted_out_too() {
+        for typed in [
+            "correct horse battery \u{fc}staple",
+            "Gr\u{fc}\u{df}e!23",
+            "\u{43f}\u{430}\u{440}",
+            "\u{e4} \u{e4}",
+            "t0p",
+        ] {
+            assert_eq!(blot_typed(&format!("bad '{typed}'"), typed), "bad '[redacted]'", "{typed}");
+        }
+        assert_eq!(blot_typed("is Correct-HORSE battery", "correct-horse battery staple"), "is [redacted]");
     }
 }

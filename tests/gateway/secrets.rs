@@ -2,7 +2,7 @@
 //! traces. The
 //! upstream and the identity service repeat all that they were sent wherever a reply has room for it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::child::{self, Served};
@@ -11,6 +11,8 @@ use crate::tls::{Files, SPIFFE};
 use crate::traces::Collector;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
+/// One with what is no visible ASCII.
+const PASSPHRASE: &str = "correct horse battery \u{fc}staple";
 const ACCESS: &str = "QTWAOYTTINDUT2QVKYUC";
 const SECRET: &str = "MFyfvK41ba2giqM7Uio6PznpdUKGpownRZlmVmHc";
 const TEMPORARY: &str = "gQpjbi1ub3J0aC00-security-token-of-temporary-keys";
@@ -83,14 +85,18 @@ fn identify(seen: &Seen, number: usize) -> Script {
     match number {
         1 => reply(503, &[], error),
         2 => reply(201, &[("x-subject-token", OWN)], document.to_string()),
-        _ => reply(404, &[("x-openstack-request-id", PASSWORD)], error),
+        _ => {
+            let asked: Value = serde_json::from_slice(&seen.body).unwrap();
+            let password = asked["auth"]["identity"]["password"]["user"]["password"].as_str().unwrap();
+            reply(404, &[("x-openstack-request-id", password)], error)
+        }
     }
 }
 
 /// A gateway in one of the modes, and what its one caller calls it with.
 async fn start(
     files: &Files,
-    mode: &str,
+    (mode, password): (&str, &str),
     upstream: &Upstream,
     identity: &Upstream,
     collector: &Collector,
@@ -116,7 +122,7 @@ async fn start(
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address).as_str()),
         ("OS_AUTH_URL", identity.url().as_str()),
         ("OS_USERNAME", "reader"),
-        ("OS_PASSWORD", PASSWORD),
+        ("OS_PASSWORD", password),
         ("OS_USER_DOMAIN_NAME", "Default"),
         ("OS_PROJECT_ID", PROJECT),
         ("OS_ACCESS_KEY", ACCESS),
@@ -136,11 +142,12 @@ fn get(served: &Served, tls: &[String], project: &str, share: &str) -> Command {
 
 #[tokio::test]
 async fn no_secret_is_told_in_any_mode_whatever_happens() {
-    for mode in ["passthrough", "keystone", "aksk"] {
+    let modes = [("passthrough", ""), ("keystone", PASSWORD), ("keystone", PASSPHRASE), ("aksk", "")];
+    for (mode, password) in modes {
         let (upstream, identity) = (Upstream::scripted(answer).await, Upstream::scripted(identify).await);
         let files = Files::new();
         let collector = Collector::start().await;
-        let (mut served, tls) = start(&files, mode, &upstream, &identity, &collector).await;
+        let (mut served, tls) = start(&files, (mode, password), &upstream, &identity, &collector).await;
         let mut told = Vec::new();
         if mode == "keystone" {
             soon("readiness", async {
@@ -175,7 +182,7 @@ async fn no_secret_is_told_in_any_mode_whatever_happens() {
         told.push(spans);
         assert!(told.iter().any(|line| line.contains(r#""level":"TRACE""#)), "the level is not trace");
         for text in &told {
-            for secret in [TOKEN, OWN, PASSWORD, ACCESS, SECRET, TEMPORARY, KEY_MATERIAL] {
+            for secret in [TOKEN, OWN, PASSWORD, PASSPHRASE, ACCESS, SECRET, TEMPORARY, KEY_MATERIAL] {
                 // A telling part is as bad.
                 let part = &secret[..secret.len().min(16)];
                 assert!(!text.contains(part), "{mode}: {secret} in {text}");

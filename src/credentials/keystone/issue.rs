@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::super::secret::blot;
+use super::super::secret::blot_typed;
 use super::super::token::Token;
 use super::account::{Account, Scope};
 use crate::base_url::BaseUrl;
@@ -172,8 +172,9 @@ fn text(reply: &Reply, account: &Account) -> String {
 
 /// What another has written, fit for the log.
 fn clean(text: &str, account: &Account, limit: usize) -> String {
-    let plain: String = text.chars().filter(|c| !c.is_control()).take(limit).collect();
-    blot(&plain, account.secret().expose())
+    let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+    // Cut at last: half a short secret would not be known again.
+    blot_typed(&plain, account.secret().expose()).chars().take(limit).collect()
 }
 
 fn document(reply: &Reply) -> Result<Document, String> {
