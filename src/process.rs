@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -34,11 +36,11 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(Refusal::Wrong(problems)) => {
-            problems.iter().for_each(|problem| say(io::stderr(), problem));
+            problems.iter().for_each(|problem| complain(problem));
             ExitCode::from(USAGE)
         }
         Ok(action) => act(action).unwrap_or_else(|why| {
-            say(io::stderr(), &why);
+            complain(&why);
             ExitCode::FAILURE
         }),
     }
@@ -101,7 +103,7 @@ async fn serve(serve: Serve) -> Result<ExitCode, String> {
     let gateway = Gateway::bind(serve.gateway).await.map_err(|error| error.to_string())?;
     if with_sandbox {
         let address = gateway.grpc_address().map_err(|error| error.to_string())?;
-        say(io::stderr(), &what_to_type(address.port()));
+        complain(&what_to_type(address.port()));
     }
     gateway.run(shutdown).await.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
 }
@@ -125,7 +127,7 @@ async fn sandbox(listen: SocketAddr) -> Result<ExitCode, String> {
     let sandbox =
         Sandbox::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = sandbox.local_addr().map_err(|error| error.to_string())?;
-    say(io::stderr(), &format!("the embedded upstream listens on http://{address}"));
+    complain(&format!("the embedded upstream listens on http://{address}"));
     let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;
     tokio::select! {
         () = sandbox.serve() => Err("the embedded upstream died".into()),
@@ -156,6 +158,18 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
     {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+}
+
+/// Says it on standard error, where nobody may read, which must not hold the process.
+fn complain(text: &str) {
+    let ((done, said), text) = (mpsc::channel(), text.to_owned());
+    let saying = thread::Builder::new().spawn(move || {
+        say(io::stderr(), &text);
+        let _ = done.send(());
+    });
+    if saying.is_ok() {
+        let _ = said.recv_timeout(LAST_WORDS);
     }
 }
 

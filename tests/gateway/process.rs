@@ -364,6 +364,32 @@ async fn a_second_signal_ends_it_at_once_whatever_runs() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_it_though_nobody_reads_what_it_says() {
+    // Standard output and error are one, as behind `2>&1 |`.
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let end = || Stdio::from(std::os::fd::OwnedFd::from(writer.try_clone().unwrap()));
+    let mut command = gateway(&[
+        "serve",
+        "--upstream-url=https://vbs.example",
+        "--listen=127.0.0.1:0",
+        "--admin-listen=127.0.0.1:0",
+        "--drain-delay=10m",
+    ]);
+    let mut child = command.stdout(end()).stderr(end()).spawn().unwrap();
+    reader.set_nonblocking(true).unwrap();
+    let mut log = BufReader::new(tokio::net::UnixStream::from_std(reader).unwrap()).lines();
+    soon("the first line", log.next_line()).await.unwrap().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut &writer, &[b'x'; 1024]).is_ok() {}
+    writer.set_nonblocking(false).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    assert_eq!(soon("the end", child.wait()).await.unwrap().code(), Some(1));
+}
+
+#[tokio::test]
 async fn a_log_that_nobody_reads_holds_no_call_and_what_is_lost_is_counted() {
     // At its most talkative, so that it soon has more lines than a pipe and the writer's queue hold; none is read.
     let served = Served::start(&["--sandbox", "--log=trace"]).await;
