@@ -21,7 +21,7 @@ use writer::Lines;
 /// The log is the process's.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Log lines that nobody took in time, so far.
+/// Log lines lost so far.
 fn dropped_log_lines() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
 }

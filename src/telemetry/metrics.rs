@@ -142,7 +142,11 @@ struct LogLinesDropped(IntCounter);
 
 impl LogLinesDropped {
     fn new() -> Result<Self, Error> {
-        IntCounter::new("log_lines_dropped_total", "Log lines that nobody took in time.").map(Self)
+        IntCounter::new(
+            "log_lines_dropped_total",
+            "Log lines that nobody took in time, or that could not be written.",
+        )
+        .map(Self)
     }
 }
 

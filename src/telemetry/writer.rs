@@ -54,10 +54,16 @@ impl Lines {
     }
 
     fn run(&self, mut output: impl Write) {
-        let mut batch = Vec::new();
+        let (mut batch, mut torn) = (Vec::new(), false);
         while self.take(&mut batch) {
+            // What is left of a line that broke off must not take the next one with it.
+            let begun = !torn || write(&mut output, b"\n").is_empty();
+            let lost = if begun { write(&mut output, &batch) } else { &batch };
             // There is no other place to say that it cannot be written.
-            let _ = output.write_all(&batch);
+            let lines = lost.iter().filter(|byte| **byte == b'\n').count();
+            self.0.dropped.fetch_add(u64::try_from(lines).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let written = batch.strip_suffix(lost).unwrap_or_default();
+            torn = written.last().map_or(torn && !begun, |last| *last != b'\n');
             batch.clear();
             batch.shrink_to(USUAL_BYTES);
         }
@@ -77,6 +83,21 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes what can be written, and returns the rest.
+fn write<'a>(output: &mut impl Write, mut bytes: &'a [u8]) -> &'a [u8] {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => break,
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process that shares the output has made it one that does not wait by itself.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(LINGER),
+            Err(_) => break,
+        }
+    }
+    bytes
 }
 
 impl Write for &Lines {
@@ -161,5 +182,50 @@ mod tests {
         let expected: String = (0..number - 1).map(line).collect();
         assert!(all == expected.as_bytes(), "{} bytes of {}", all.len(), expected.len());
         assert_eq!(lines.dropped(), 1);
+    }
+
+    /// An output that takes a few bytes at a time, and fails as it is told to in between.
+    struct Moody(Vec<Option<io::ErrorKind>>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Moody {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(Some(kind)) = self.0.pop() {
+                return Err(kind.into());
+            }
+            let count = bytes.len().min(4);
+            self.1.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What came of two batches of lines, and how many lines were lost.
+    fn after(moods: &[Option<io::ErrorKind>]) -> (String, u64) {
+        let (lines, all) = (Lines::default(), Arc::default());
+        let moods = moods.iter().rev().copied().collect();
+        let flush = lines.write_to(Moody(moods, Arc::clone(&all))).unwrap();
+        (&lines).write_all(b"the first\nthe second\n").unwrap();
+        while !lines.lock().bytes.is_empty() {
+            thread::yield_now();
+        }
+        (&lines).write_all(b"the third\n").unwrap();
+        drop(flush);
+        let all = all.lock().unwrap().clone();
+        (String::from_utf8(all).unwrap(), lines.dropped())
+    }
+
+    #[test]
+    fn a_full_output_is_waited_for_and_a_broken_one_costs_whole_lines_which_are_counted() {
+        use io::ErrorKind::{Interrupted, StorageFull, WouldBlock};
+        let whole = "the first\nthe second\nthe third\n";
+        assert_eq!(
+            after(&[Some(WouldBlock), None, Some(Interrupted), None, Some(WouldBlock)]),
+            (whole.into(), 0)
+        );
+        assert_eq!(after(&[None, Some(StorageFull)]), ("the \nthe third\n".into(), 2));
+        assert_eq!(after(&[Some(StorageFull)]), ("the third\n".into(), 2));
+        assert_eq!(after(&[None, Some(StorageFull), Some(StorageFull)]), ("the ".into(), 3));
     }
 }
