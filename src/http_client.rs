@@ -94,7 +94,7 @@ pub(crate) enum Fault {
     /// The connection broke, or spoke no HTTP.
     Lost {
         detail: String,
-        /// The connection was a reused one: the upstream may have closed it before the request reached it.
+        /// The connection came from the pool: the upstream may have closed it before the request reached it.
         stale: bool,
     },
 }
@@ -144,7 +144,8 @@ impl HttpClient {
     }
 
     async fn exchange(&self, client: &Client, request: Request<Full<Bytes>>) -> Result<Reply, Fault> {
-        let response = client.request(request).await.map_err(|error| fault(&error))?;
+        let began = Instant::now();
+        let response = client.request(request).await.map_err(|error| fault(&error, began))?;
         let limit = self.config.max_response_bytes;
         let (head, mut stream) = response.into_parts();
         let whole = |body| Ok(Reply { status: head.status.as_u16(), headers: head.headers, body });
@@ -197,14 +198,14 @@ fn client(connector: &Connector, config: &Config, max_idle: usize) -> Client {
         .build(connector.clone())
 }
 
-fn fault(error: &legacy::Error) -> Fault {
+fn fault(error: &legacy::Error, began: Instant) -> Fault {
     let detail = describe(error);
     if detail.contains("proxy authorization required") {
         Fault::ProxyAuthentication(detail)
     } else if error.is_connect() {
         Fault::Unreachable(detail)
     } else {
-        let stale = error.connect_info().and_then(Talk::on).is_some_and(|talk| talk.is_stale());
+        let stale = error.connect_info().and_then(Talk::on).is_some_and(|talk| talk.is_stale(began));
         Fault::Lost { detail, stale }
     }
 }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::uri::{Scheme, Uri};
 use http::{Extensions, HeaderValue};
@@ -185,13 +185,12 @@ trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
 /// What has been said on a connection, so far as it must be known of one that is lost.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Talk(Arc<Said>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Said {
-    /// An earlier request was answered on it.
-    reused: AtomicBool,
+    opened: Instant,
     /// A byte has come since the last request.
     heard: AtomicBool,
 }
@@ -204,16 +203,18 @@ impl Talk {
         extensions.remove()
     }
 
-    /// The other side may have closed it before the last request reached it: it is a reused one, and not a byte has come.
-    pub(super) fn is_stale(&self) -> bool {
-        self.0.reused.load(Ordering::Relaxed) && !self.0.heard.load(Ordering::Relaxed)
+    fn begin() -> Self {
+        Self(Arc::new(Said { opened: Instant::now(), heard: AtomicBool::new(false) }))
+    }
+
+    /// The other side may have closed it before the last request, which began then, reached it: it comes from the pool, where
+    /// one may lie on which nothing was asked yet, and not a byte has come.
+    pub(super) fn is_stale(&self, began: Instant) -> bool {
+        self.0.opened < began && !self.0.heard.load(Ordering::Relaxed)
     }
 
     fn note_written(&self) {
-        if self.0.heard.load(Ordering::Relaxed) {
-            self.0.reused.store(true, Ordering::Relaxed);
-            self.0.heard.store(false, Ordering::Relaxed);
-        }
+        self.0.heard.store(false, Ordering::Relaxed);
     }
 
     fn note_heard(&self) {
@@ -226,7 +227,7 @@ impl Wire {
     where
         S: hyper::rt::Read + hyper::rt::Write + Send + 'static,
     {
-        Self { stream: Box::pin(TokioIo::new(stream)), to_proxy, talk: Talk::default() }
+        Self { stream: Box::pin(TokioIo::new(stream)), to_proxy, talk: Talk::begin() }
     }
 }
 

@@ -92,8 +92,8 @@ async fn credentials_in_the_proxys_url_go_to_the_proxy() {
     }
 }
 
-/// The port of an upstream with TLS, which answers every request with the documented share.
-pub async fn tls_upstream(pair: &Pair) -> u16 {
+/// What speaks TLS for an upstream.
+pub fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
@@ -103,7 +103,12 @@ pub async fn tls_upstream(pair: &Pair) -> u16 {
         .with_single_cert(vec![certificate], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// The port of an upstream with TLS, which answers every request with the documented share.
+pub async fn tls_upstream(pair: &Pair) -> u16 {
+    let acceptor = tls_acceptor(pair);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
