@@ -265,7 +265,7 @@ impl<S: FnMut(&str)> Report<S> {
             project_id,
             id,
             credential,
-            request_id: HeaderValue::from_static("backup-share-gateway-check"),
+            request_id: &HeaderValue::from_static("backup-share-gateway-check"),
             span: &config.rpc.traces.call("check", TraceContext::default(), None),
             deadline: Instant::now() + config.rpc.deadlines.max,
             may_retry: false,

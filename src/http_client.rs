@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, Request, Uri, header, uri::Scheme};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
@@ -110,22 +111,24 @@ impl HttpClient {
 
     /// Sends a GET and reads the whole reply. It takes as long as it takes: the time is the caller's to limit, and
     /// dropping the future closes the connection.
-    pub(crate) async fn get(
+    pub(crate) fn get(
         &self,
         uri: Uri,
         headers: HeaderMap,
         connection: Connection,
-    ) -> Result<Reply, Fault> {
+    ) -> impl Future<Output = Result<Reply, Fault>> + use<> {
         let request = self.request(Method::GET, uri, headers, Bytes::new());
-        match connection {
-            Connection::Any => self.exchange(&self.pool().client, request).await,
-            Connection::New => self.exchange(&self.fresh, request).await,
-        }
+        let response = match connection {
+            Connection::Any => self.pool().client.request(request),
+            Connection::New => self.fresh.request(request),
+        };
+        whole(response, self.config.max_response_bytes)
     }
 
     /// The same with a POST, on a connection of its own.
     pub(crate) async fn post(&self, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Reply, Fault> {
-        self.exchange(&self.fresh, self.request(Method::POST, uri, headers, body)).await
+        let response = self.fresh.request(self.request(Method::POST, uri, headers, body));
+        whole(response, self.config.max_response_bytes).await
     }
 
     fn request(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
@@ -141,31 +144,6 @@ impl HttpClient {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, proof.clone());
         }
         request
-    }
-
-    async fn exchange(&self, client: &Client, request: Request<Full<Bytes>>) -> Result<Reply, Fault> {
-        let began = Instant::now();
-        let response = client.request(request).await.map_err(|error| fault(&error, began))?;
-        let limit = self.config.max_response_bytes;
-        let (head, mut stream) = response.into_parts();
-        let whole = |body| Ok(Reply { status: head.status.as_u16(), headers: head.headers, body });
-        if stream.size_hint().lower() > limit as u64 {
-            return whole(Body::TooLarge);
-        }
-        let mut body = BytesMut::new();
-        while let Some(frame) = stream.frame().await {
-            // Whatever hyper calls an error here, the reply was not whole.
-            let frame = frame.map_err(|error| Fault::Lost { detail: describe(&error), stale: false })?;
-            let Ok(chunk) = frame.into_data() else { continue };
-            if body.len() + chunk.len() > limit {
-                return whole(Body::TooLarge);
-            }
-            if body.is_empty() && stream.is_end_stream() {
-                return whole(Body::Whole(chunk));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        whole(Body::Whole(body.freeze()))
     }
 
     /// The pool whose connections are young enough. An old one ends with the calls that still use it.
@@ -185,6 +163,33 @@ impl Pool {
     fn new(connector: &Connector, config: &Config) -> Self {
         Self { client: client(connector, config, usize::MAX), made: Instant::now() }
     }
+}
+
+/// The reply to a request that was sent.
+async fn whole(response: legacy::ResponseFuture, limit: usize) -> Result<Reply, Fault> {
+    let began = Instant::now();
+    let (head, body) = response.await.map_err(|error| fault(&error, began))?.into_parts();
+    Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: read(body, limit).await? })
+}
+
+async fn read(mut stream: Incoming, limit: usize) -> Result<Body, Fault> {
+    if stream.size_hint().lower() > limit as u64 {
+        return Ok(Body::TooLarge);
+    }
+    let mut body = BytesMut::new();
+    while let Some(frame) = stream.frame().await {
+        // Whatever hyper calls an error here, the reply was not whole.
+        let frame = frame.map_err(|error| Fault::Lost { detail: describe(&error), stale: false })?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        if body.len() + chunk.len() > limit {
+            return Ok(Body::TooLarge);
+        }
+        if body.is_empty() && stream.is_end_stream() {
+            return Ok(Body::Whole(chunk));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Body::Whole(body.freeze()))
 }
 
 /// Left as it is: a request that was not begun, since its pooled connection had just closed, goes to another one.

@@ -87,6 +87,9 @@ pub struct Stop {
     pub calls: CancellationToken,
 }
 
+/// An answer under way. Boxed once, here: it is moved some times until it runs.
+pub type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
 /// Everything that answers on the gRPC port.
 #[derive(Clone)]
 pub struct Rpc(Arc<Inner>);
@@ -147,65 +150,66 @@ impl Rpc {
     }
 
     /// Answers one HTTP request. Dropping the future cancels the call, at the upstream too.
-    pub async fn handle<B>(self, request: Request<B>, caller: Caller) -> Response<Body>
+    pub fn handle<B>(self, request: Request<B>, caller: Caller) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let at_once = |response| Box::pin(std::future::ready(response));
+        if request.method() != Method::POST {
+            return at_once(refuse(StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "POST"))));
+        }
+        if !is_grpc(request.headers()) {
+            return at_once(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None));
+        }
+        let path = request.uri().path();
+        if path.strip_prefix('/') == Some(METHOD) {
+            return Box::pin(self.0.get_backup_share(request, caller));
+        }
+        if !self.0.other_paths.contains(path) {
+            let request_id = request::request_id(request.headers());
+            return at_once(Failure::MethodNotFound.status(&request_id).into_http());
+        }
+        let answer = self.0.others.clone().call(request);
+        Box::pin(async move {
+            let Ok(response) = answer.await;
+            response.map(|body| Body::new(EndOnStop::new(body, self.0.stop.streams.clone())))
+        })
+    }
+}
+
+impl Inner {
+    /// No `async fn`, which would keep the request beside its parts: memory that every call has to touch.
+    fn get_backup_share<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        caller: Caller,
+    ) -> impl Future<Output = Response<Body>> + Send
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let arrival = Instant::now();
-        if request.method() != Method::POST {
-            return refuse(StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "POST")));
-        }
-        if !is_grpc(request.headers()) {
-            return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None);
-        }
-        let path = request.uri().path();
-        if path.strip_prefix('/') == Some(METHOD) {
-            return self.0.get_backup_share(request, caller, arrival).await;
-        }
-        if !self.0.other_paths.contains(path) {
-            let request_id = request::request_id(request.headers());
-            return Failure::MethodNotFound.status(&request_id).into_http();
-        }
-        let mut others = self.0.others.clone();
-        match others.call(request).await {
-            Ok(response) => response.map(|body| Body::new(EndOnStop::new(body, self.0.stop.streams.clone()))),
-            Err(never) => match never {},
-        }
-    }
-}
-
-impl Inner {
-    async fn get_backup_share<B>(
-        &self,
-        request: Request<B>,
-        caller: Caller,
-        arrival: Instant,
-    ) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
-    {
-        let (head, body) = request.into_parts();
-        let call = Call::read(&head.headers, caller, arrival, &self.config.deadlines);
-        let trace = request::trace_context(&head.headers);
-        let span = self.config.traces.call(METHOD, trace, call.caller.address);
-        let time = call.deadline - arrival;
-        let id = call.request_id.to_str().unwrap_or_default();
-        let mut record = Record::begin(&self.metrics, arrival, id, span, &call.caller, time);
-        let answer = self.answer(&call, &head.headers, body, &record);
-        let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
-            self.metrics.panics.inc();
-            Err(Failure::Panic)
-        });
-        match result {
-            Ok(found) => {
-                record.found(found.request_id);
-                succeed(found.share.into(), &call.request_id)
-            }
-            Err(failure) => {
-                record.failed(&failure);
-                failure.status(&call.request_id).into_http()
+        let (http::request::Parts { headers, .. }, body) = request.into_parts();
+        let call = Call::read(&headers, arrival, &self.config.deadlines);
+        let span = self.config.traces.call(METHOD, request::trace_context(&headers), caller.address);
+        let (time, id) = (call.deadline - arrival, request::request_id(&headers));
+        let mut record = Record::begin(&self.metrics, arrival, id, span, caller, time);
+        async move {
+            let answer = self.answer(&call, &headers, body, &record);
+            let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+                self.metrics.panics.inc();
+                Err(Failure::Panic)
+            });
+            match result {
+                Ok(found) => {
+                    record.found(found.request_id);
+                    succeed(found.share.into(), &record.request_id)
+                }
+                Err(failure) => {
+                    record.failed(&failure);
+                    failure.status(&record.request_id).into_http()
+                }
             }
         }
     }
@@ -222,7 +226,7 @@ impl Inner {
     {
         let _permit = self.admit()?;
         let access = self.config.access.as_deref();
-        if access.is_some_and(|access| !access.knows(&call.caller.names)) {
+        if access.is_some_and(|access| !access.knows(&record.caller.names)) {
             return Err(Failure::CallerNotAllowed);
         }
         // A rule is about a project, which only the message tells; without rules a bad token needs no message.
@@ -230,10 +234,12 @@ impl Inner {
         let credential = access.is_none().then(read_credential).transpose()?;
         let answer = async {
             let message = request::message(headers, body).await?;
-            if access.is_some_and(|access| !access.allows(&call.caller.names, &message.project_id)) {
+            if access.is_some_and(|access| !access.allows(&record.caller.names, &message.project_id)) {
                 return Err(Failure::CallerNotAllowed);
             }
-            self.ask(call, message, credential.map_or_else(read_credential, Ok)?, record).await
+            let query = call.query(message, credential.map_or_else(read_credential, Ok)?, record)?;
+            let result = self.upstream.get_backup_share(&query).await;
+            result.map_err(|error| Failure::Upstream(Box::new(error)))
         };
         tokio::select! {
             result = timeout_at(call.deadline, answer) => result.unwrap_or(Err(Failure::DeadlineExceeded)),
@@ -248,51 +254,45 @@ impl Inner {
             Failure::Overloaded
         })
     }
-
-    async fn ask(
-        &self,
-        call: &Call,
-        message: GetBackupShareRequest,
-        credential: Credential,
-        record: &Record,
-    ) -> Result<Found, Failure> {
-        let checked = request::check(message, call.timeout_is_malformed)?;
-        record.asks(&checked.project_id, &checked.id);
-        let query = Query {
-            project_id: checked.project_id,
-            id: checked.id,
-            credential,
-            request_id: call.request_id.clone(),
-            span: &record.span,
-            deadline: call.deadline,
-            may_retry: call.may_retry,
-            progress: &record.progress,
-        };
-        let result = self.upstream.get_backup_share(&query).await;
-        result.map_err(|error| Failure::Upstream(Box::new(error)))
-    }
 }
 
-/// What the headers of a call say, apart from its token.
+/// What the headers of a call say of time and attempts.
 struct Call {
-    caller: Caller,
-    request_id: HeaderValue,
     deadline: Instant,
     timeout_is_malformed: bool,
     may_retry: bool,
 }
 
 impl Call {
-    fn read(headers: &HeaderMap, caller: Caller, arrival: Instant, limits: &DeadlineLimits) -> Self {
+    fn read(headers: &HeaderMap, arrival: Instant, limits: &DeadlineLimits) -> Self {
         let timeout = deadline::timeout(headers);
         Self {
-            caller,
-            request_id: request::request_id(headers),
             deadline: arrival + limits.clamp(timeout.ok().flatten()),
             timeout_is_malformed: timeout.is_err(),
             // A client that retries by itself would multiply our attempts with its own.
             may_retry: !headers.contains_key(PREVIOUS_ATTEMPTS),
         }
+    }
+
+    /// What to ask the upstream, if the request passes its check.
+    fn query<'a>(
+        &self,
+        message: GetBackupShareRequest,
+        credential: Credential,
+        record: &'a Record,
+    ) -> Result<Query<'a>, Failure> {
+        let checked = request::check(message, self.timeout_is_malformed)?;
+        record.asks(&checked.project_id, &checked.id);
+        Ok(Query {
+            project_id: checked.project_id,
+            id: checked.id,
+            credential,
+            request_id: &record.request_id,
+            span: &record.span,
+            deadline: self.deadline,
+            may_retry: self.may_retry,
+            progress: &record.progress,
+        })
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Query<'a> {
     /// What proves who asks.
     pub credential: Credential,
     /// Sent as `X-Request-Id`.
-    pub request_id: HeaderValue,
+    pub request_id: &'a HeaderValue,
     /// What the attempts belong to, in traces.
     pub span: &'a CallSpan,
     /// When the caller stops waiting.
@@ -165,7 +165,8 @@ impl Upstream {
             let error = Error { attempts, ..failure.error };
             if error.kind == Kind::OwnCredentialRefused {
                 let may_renew = !std::mem::replace(&mut refused_before, true);
-                proof = self.after_refusal(query, &proof, error, may_renew).await?;
+                // Boxed: it is rare, and every call would have room for it.
+                proof = Box::pin(self.after_refusal(query, &proof, error, may_renew)).await?;
                 continue;
             }
             let Some(wait) = self.wait_before_retry(query, &error) else { return Err(error) };
@@ -220,27 +221,14 @@ impl Upstream {
         proof: &Proof,
         connection: Connection,
     ) -> Result<Found, Failure> {
-        // A tie is the deadline's.
         let own_end = Instant::now() + self.config.attempt_timeout;
-        let (end, elapsed) = if query.deadline <= own_end {
-            (query.deadline, Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED))
-        } else {
-            (own_end, Error::new(Kind::Timeout, "no reply within the attempt's time"))
-        };
-        let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
-        let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
-        let uri = share_url(base_url, &query.project_id, &query.id)
-            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
-        let mut record = AttemptRecord {
-            metrics: &self.metrics,
-            since: Instant::now(),
-            outcome: (None, "cancelled"),
-            span: query.span.attempt(&uri),
-        };
-        let headers = headers(query, proof, (base_url, &uri), &record.span);
-        let exchange = self.http.get(uri, headers, connection);
-        let result = match tokio::time::timeout_at(end, exchange).await {
-            Err(_) => Err(elapsed.into()),
+        let (mut record, exchange) = self.send(query, proof, connection)?;
+        let result = match tokio::time::timeout_at(query.deadline.min(own_end), exchange).await {
+            // A tie is the deadline's.
+            Err(_) if query.deadline <= own_end => {
+                Err(Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED).into())
+            }
+            Err(_) => Err(Error::new(Kind::Timeout, "no reply within the attempt's time").into()),
             Ok(Err(fault)) => Err(fault.into()),
             Ok(Ok(reply)) => self.read(query, proof, &reply).map_err(Failure::from),
         };
@@ -251,6 +239,27 @@ impl Upstream {
             }
         };
         result
+    }
+
+    /// Puts the request together, and the reply that will come.
+    fn send<'a>(
+        &'a self,
+        query: &'a Query<'_>,
+        proof: &Proof,
+        connection: Connection,
+    ) -> Result<(AttemptRecord<'a>, impl Future<Output = Result<Reply, Fault>> + use<'a>), Error> {
+        let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
+        let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
+        let uri = share_url(base_url, &query.project_id, &query.id)
+            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
+        let record = AttemptRecord {
+            metrics: &self.metrics,
+            since: Instant::now(),
+            outcome: (None, "cancelled"),
+            span: query.span.attempt(&uri),
+        };
+        let headers = headers(query, proof, (base_url, &uri), &record.span);
+        Ok((record, self.http.get(uri, headers, connection)))
     }
 
     /// The status before the JSON.

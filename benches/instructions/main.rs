@@ -124,7 +124,7 @@ fn read(file: &Path) -> Counts {
     let mut callee = "";
     for line in text.lines() {
         if let Some(sum) = line.strip_prefix("totals: ") {
-            counts.instructions = sum.parse().unwrap();
+            counts.instructions = sum.split(" ").next().unwrap().parse().unwrap();
         } else if let Some(name) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
             let (number, name) = name.split_once(' ').unwrap_or((name, ""));
             if ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"].contains(&name) {

@@ -245,7 +245,8 @@ impl Keystone {
         if let Some(issued) = self.state.borrow().holding(Instant::now()) {
             return Ok(Arc::clone(issued));
         }
-        let found = self.wait(|state, now| state.holding(now).cloned()).await;
+        // Boxed: it is rare, and every call would have room for it.
+        let found = Box::pin(self.wait(|state, now| state.holding(now).cloned())).await;
         found.and_then(|issued| {
             issued.ok_or_else(|| unavailable("the identity service gave no token in time"))
         })

@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -16,10 +17,10 @@ use crate::upstream::{Progress, ProjectId, ShareId};
 pub(super) struct Record {
     metrics: Metrics,
     arrival: Instant,
-    request_id: String,
+    pub(super) request_id: HeaderValue,
     /// The call's span, which ends with it.
     pub(super) span: CallSpan,
-    caller: Caller,
+    pub(super) caller: Caller,
     deadline: Duration,
     asked: OnceLock<Asked>,
     /// How far the upstream's part has come.
@@ -47,18 +48,18 @@ impl Record {
     pub(super) fn begin(
         metrics: &Metrics,
         arrival: Instant,
-        request_id: &str,
+        request_id: HeaderValue,
         span: CallSpan,
-        caller: &Caller,
+        caller: Caller,
         deadline: Duration,
     ) -> Self {
         metrics.active_requests.inc();
         Self {
             metrics: metrics.clone(),
             arrival,
-            request_id: request_id.to_owned(),
+            request_id,
             span,
-            caller: caller.clone(),
+            caller,
             deadline,
             asked: OnceLock::new(),
             progress: Progress::default(),
@@ -117,7 +118,7 @@ impl Drop for Record {
             rpc.method = METHOD,
             rpc.code = code,
             reason = outcome.reason,
-            request_id = self.request_id,
+            request_id = self.request_id.to_str().ok(),
             trace_id = self.span.trace_id(),
             caller = self.caller.names.first(),
             peer = self.caller.address.map(|_| &*self.caller.shown),

@@ -53,7 +53,8 @@ impl Connection {
         // An error says that the peer is gone, which the handshake finds out as well.
         let _ = stream.set_nodelay(true);
         let shaken = tokio::select! {
-            shaken = timeout(self.config.handshake_timeout, self.handshake(stream)) => shaken,
+            // Boxed, so that its memory does not stay as long as the connection.
+            shaken = timeout(self.config.handshake_timeout, Box::pin(self.handshake(stream))) => shaken,
             () = self.stop.graceful.cancelled() => return,
         };
         match shaken {
@@ -86,8 +87,7 @@ impl Connection {
         let (counting, peer) = (activity.clone(), self.identify(names));
         let service = service_fn(move |request| {
             let running = counting.begin();
-            // Boxed: a future is moved some times until it runs, and this one is large.
-            let response = Box::pin(service.clone().answer(request, peer.clone()));
+            let response = service.clone().answer(request, peer.clone());
             async move { Ok::<_, Infallible>(response.await.map(|body| Counted::new(body, running))) }
         });
         let builder = builder(&self.config, self.executor.clone());

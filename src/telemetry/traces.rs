@@ -82,7 +82,7 @@ impl Traces {
         let span = tracer.build_with_context(builder, &parent);
         let live =
             Live { tracer: tracer.clone(), context: Context::new().with_span(span), sent: AtomicI64::new(0) };
-        CallSpan { incoming, live: Some(live) }
+        CallSpan { incoming, live: Some(Box::new(live)) }
     }
 }
 
@@ -90,7 +90,8 @@ impl Traces {
 #[derive(Debug)]
 pub struct CallSpan {
     incoming: TraceContext,
-    live: Option<Live>,
+    /// Boxed: it is large, and most gateways have none.
+    live: Option<Box<Live>>,
 }
 
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl CallSpan {
 
     /// A request is about to be sent to `uri`.
     pub fn attempt(&self, uri: &Uri) -> AttemptSpan<'_> {
-        let span = self.live.as_ref().map(|live| live.attempt(uri));
+        let span = self.live.as_ref().map(|live| Box::new(live.attempt(uri)));
         AttemptSpan { incoming: &self.incoming, span }
     }
 
@@ -160,7 +161,7 @@ impl Live {
 #[derive(Debug)]
 pub struct AttemptSpan<'a> {
     incoming: &'a TraceContext,
-    span: Option<opentelemetry_sdk::trace::Span>,
+    span: Option<Box<opentelemetry_sdk::trace::Span>>,
 }
 
 impl AttemptSpan<'_> {
