@@ -31,8 +31,8 @@ impl fmt::Debug for Secret {
 /// What stands where a secret stood.
 const BLOT: &str = "[redacted]";
 
-/// Blots out what `text` repeats of a secret of visible ASCII: any part of it that is long enough to tell, in whatever case, and with
-/// whatever blanks, line ends or invisible characters between its letters.
+/// Blots out what `text` repeats of a secret of visible ASCII: any part of it that is long enough to tell, in whatever
+/// case, and with whatever blanks, line ends or invisible characters between its letters.
 pub(super) fn blot(text: &str, secret: &str) -> String {
     /// So many letters of a secret in a row are no accident; a shorter secret is looked for whole.
     const TELLING: usize = 12;
