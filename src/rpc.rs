@@ -168,7 +168,7 @@ impl Rpc {
         }
         if !self.0.other_paths.contains(path) {
             let request_id = request::request_id(request.headers());
-            return at_once(Failure::MethodNotFound.status(&request_id).into_http());
+            return at_once(Failure::MethodNotFound.response(&request_id));
         }
         let answer = self.0.others.clone().call(request);
         Box::pin(async move {
@@ -208,7 +208,7 @@ impl Inner {
                 }
                 Err(failure) => {
                     record.failed(&failure);
-                    failure.status(&record.request_id).into_http()
+                    failure.response(&record.request_id)
                 }
             }
         }

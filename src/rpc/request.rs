@@ -22,13 +22,21 @@ pub(super) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-requ
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// The caller's ID of the request if it is one that can be kept, else a new one.
+/// The caller's ID of the request if it is one that can be kept, else a new one; marked as [`another_each_time`].
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let kept = only(headers, REQUEST_ID_HEADER).filter(|value| {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     let made = || HeaderValue::from_str(&format!("{:032x}", fastrand::u128(..))).ok();
-    kept.cloned().or_else(made).unwrap_or_else(|| HeaderValue::from_static("unknown"))
+    let mut id = kept.cloned().or_else(made).unwrap_or_else(|| HeaderValue::from_static("unknown"));
+    another_each_time(&mut id);
+    id
+}
+
+/// Keeps a header that no other reply will repeat out of the connection's HPACK table, as RFC 7541 names it: "never
+/// indexed". In the table each of them would be compared with all that came before, and push out what does come again.
+pub(super) fn another_each_time(value: &mut HeaderValue) {
+    value.set_sensitive(true);
 }
 
 /// The W3C trace context, if it is well-formed; a broken one is not continued.

@@ -11,12 +11,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tonic::body::Body;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::request::REQUEST_ID_HEADER;
+use super::request::{REQUEST_ID_HEADER, another_each_time};
 use crate::credentials::TokenError;
 use crate::upstream::{self, Kind};
 
@@ -243,6 +244,15 @@ impl Failure {
             metadata.insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
         }
         Status::with_error_details_and_metadata(meaning.code, self.message(), details, metadata)
+    }
+
+    /// The status as the whole response.
+    pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Body> {
+        let mut response = self.status(request_id).into_http();
+        for name in ["grpc-message", "grpc-status-details-bin"] {
+            response.headers_mut().get_mut(name).map(another_each_time);
+        }
+        response
     }
 }
 

@@ -137,6 +137,8 @@ fn builder(config: &Config, executor: Tracked) -> auto::Builder<Tracked> {
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        // No gRPC server sends one: each second's would be one more entry in the HPACK table of each connection.
+        .auto_date_header(false)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
     builder

@@ -58,7 +58,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
         Pin::new(&mut self.inner).poll_write_vectored(context, parts)
     }
 
+    /// Not before the first read, which is when h2 asks what to do with short DATA frames: it copies those of up to 1,024
+    /// bytes behind the others that wait, in place of 256 where writes are vectored. A system call then takes as many
+    /// replies as are ready, and no longer one.
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.prefix.is_empty() && self.inner.is_write_vectored()
     }
 }
