@@ -1,28 +1,29 @@
-//! One HTTP/1.1 exchange with the upstream or the identity service, over hyper-util's pool.
+//! One HTTP/1.1 exchange with the upstream or the identity service, over a pool of our own.
+//!
+//! Of hyper, and not of a client that hyper-util or reqwest makes of it: theirs give each connection a task, so that a call is
+//! woken up by one that may run on another core, and a pool that does not know cores at all.
 //!
 //! What other clients do unasked is not there to be switched off: no redirects (they would take the token along), no proxy
 //! variables, no compression. The body is capped while it streams, pooled connections have a lifetime, and of a connection
 //! that is lost it is known whether the upstream may have closed it before it was asked.
 
 mod connector;
+mod link;
+mod pool;
 
 use std::error::Error as StdError;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Request, Uri, header, uri::Scheme};
-use http_body::Body as _;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::Full;
 
 pub(crate) use connector::tls;
 pub use connector::{Proxy, Roots};
 
-use connector::{Connector, Talk};
+use connector::Connector;
+use link::{Failed, Link};
+use pool::Pool;
 
 /// Limits and roots of the connections to the upstream.
 #[derive(Clone, Debug)]
@@ -41,23 +42,11 @@ pub struct Config {
     pub max_response_bytes: usize,
 }
 
-/// The most headers of a reply: far more than any upstream sends, and hyper's own limit is for no reason 100.
-const MAX_HEADERS: usize = 1000;
-
-type Client = legacy::Client<Connector, Full<Bytes>>;
-
 /// The client. Its pool is the process's.
 pub(crate) struct HttpClient {
     config: Config,
     connector: Connector,
-    pooled: ArcSwap<Pool>,
-    /// Keeps nothing in its pool: for attempts that need a new connection.
-    fresh: Client,
-}
-
-struct Pool {
-    client: Client,
-    made: Instant,
+    pool: Pool,
 }
 
 /// Which connection an attempt may use.
@@ -104,31 +93,58 @@ impl HttpClient {
     /// Makes the client; it connects to nothing yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
         let connector = Connector::new(&config.roots, config.proxy.as_ref(), config.connect_timeout)?;
-        let pooled = ArcSwap::from_pointee(Pool::new(&connector, &config));
-        let fresh = client(&connector, &config, 0);
-        Ok(Self { config, connector, pooled, fresh })
+        Ok(Self { pool: Pool::new(&config), connector, config })
     }
 
     /// Sends a GET and reads the whole reply. It takes as long as it takes: the time is the caller's to limit, and
     /// dropping the future closes the connection.
-    pub(crate) fn get(
+    pub(crate) async fn get(
         &self,
         uri: Uri,
         headers: HeaderMap,
         connection: Connection,
-    ) -> impl Future<Output = Result<Reply, Fault>> + use<> {
-        let request = self.request(Method::GET, uri, headers, Bytes::new());
-        let response = match connection {
-            Connection::Any => self.pool().client.request(request),
-            Connection::New => self.fresh.request(request),
-        };
-        whole(response, self.config.max_response_bytes)
+    ) -> Result<Reply, Fault> {
+        let mut request = Box::new(self.request(Method::GET, uri.clone(), headers, Bytes::new()));
+        loop {
+            let pooled = if connection == Connection::Any { self.pool.take(&uri) } else { None };
+            let mut link = match pooled {
+                Some(link) => link,
+                // Boxed: it is rare, and every call would have room for it.
+                None => Box::pin(self.open(uri.clone())).await?,
+            };
+            match link.exchange(*request, self.config.max_response_bytes).await {
+                Ok(reply) => {
+                    self.pool.put(link);
+                    return Ok(reply);
+                }
+                Err(Failed::Lost(fault)) => return Err(fault),
+                Err(Failed::NotBegun(unsent)) => request = unsent,
+            }
+            *request.uri_mut() = uri.clone();
+        }
     }
 
     /// The same with a POST, on a connection of its own.
     pub(crate) async fn post(&self, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Reply, Fault> {
-        let response = self.fresh.request(self.request(Method::POST, uri, headers, body));
-        whole(response, self.config.max_response_bytes).await
+        let mut link = self.open(uri.clone()).await?;
+        let request = self.request(Method::POST, uri, headers, body);
+        link.exchange(request, self.config.max_response_bytes).await.map_err(|failed| match failed {
+            Failed::Lost(fault) => fault,
+            Failed::NotBegun(_) => {
+                Fault::Lost { detail: "closed before the request was begun".into(), stale: false }
+            }
+        })
+    }
+
+    async fn open(&self, uri: Uri) -> Result<Box<Link>, Fault> {
+        let wire = self.connector.open(uri.clone()).await.map_err(|error| {
+            let detail = describe(error.as_ref());
+            match detail.contains("proxy authorization required") {
+                true => Fault::ProxyAuthentication(detail),
+                false => Fault::Unreachable(detail),
+            }
+        })?;
+        Link::begin(wire, uri).await.map(Box::new)
     }
 
     fn request(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
@@ -144,74 +160,6 @@ impl HttpClient {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, proof.clone());
         }
         request
-    }
-
-    /// The pool whose connections are young enough. An old one ends with the calls that still use it.
-    fn pool(&self) -> Arc<Pool> {
-        let pool = self.pooled.load_full();
-        if pool.made.elapsed() < self.config.connection_lifetime {
-            return pool;
-        }
-        let young = Arc::new(Pool::new(&self.connector, &self.config));
-        // Where two calls come here at once one of them wins, and the other's pool serves its own call only.
-        self.pooled.compare_and_swap(&pool, Arc::clone(&young));
-        young
-    }
-}
-
-impl Pool {
-    fn new(connector: &Connector, config: &Config) -> Self {
-        Self { client: client(connector, config, usize::MAX), made: Instant::now() }
-    }
-}
-
-/// The reply to a request that was sent.
-async fn whole(response: legacy::ResponseFuture, limit: usize) -> Result<Reply, Fault> {
-    let began = Instant::now();
-    let (head, body) = response.await.map_err(|error| fault(&error, began))?.into_parts();
-    Ok(Reply { status: head.status.as_u16(), headers: head.headers, body: read(body, limit).await? })
-}
-
-async fn read(mut stream: Incoming, limit: usize) -> Result<Body, Fault> {
-    if stream.size_hint().lower() > limit as u64 {
-        return Ok(Body::TooLarge);
-    }
-    let mut body = BytesMut::new();
-    while let Some(frame) = stream.frame().await {
-        // Whatever hyper calls an error here, the reply was not whole.
-        let frame = frame.map_err(|error| Fault::Lost { detail: describe(&error), stale: false })?;
-        let Ok(chunk) = frame.into_data() else { continue };
-        if body.len() + chunk.len() > limit {
-            return Ok(Body::TooLarge);
-        }
-        if body.is_empty() && stream.is_end_stream() {
-            return Ok(Body::Whole(chunk));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Body::Whole(body.freeze()))
-}
-
-/// Left as it is: a request that was not begun, since its pooled connection had just closed, goes to another one.
-fn client(connector: &Connector, config: &Config, max_idle: usize) -> Client {
-    legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(config.idle_timeout)
-        .pool_max_idle_per_host(max_idle)
-        .http1_max_headers(MAX_HEADERS)
-        .build(connector.clone())
-}
-
-fn fault(error: &legacy::Error, began: Instant) -> Fault {
-    let detail = describe(error);
-    if detail.contains("proxy authorization required") {
-        Fault::ProxyAuthentication(detail)
-    } else if error.is_connect() {
-        Fault::Unreachable(detail)
-    } else {
-        let stale = error.connect_info().and_then(Talk::on).is_some_and(|talk| talk.is_stale(began));
-        Fault::Lost { detail, stale }
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::{Scheme, Uri};
-use http::{Extensions, HeaderValue};
 use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -155,21 +155,11 @@ async fn connect<S: Service<Uri>>(mut service: S, to: Uri) -> Result<S::Response
     service.call(to).await
 }
 
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Wire>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        let way = Arc::clone(&self.0);
-        Box::pin(async move {
-            let late = |_| format!("no connection within {} s", way.limit.as_secs_f64());
-            tokio::time::timeout(way.limit, way.open(to)).await.map_err(late)?.map(TokioIo::new)
-        })
+impl Connector {
+    /// A connection that leads to where `to` is, within the time for it.
+    pub(super) async fn open(&self, to: Uri) -> Result<Wire, BoxError> {
+        let late = |_| format!("no connection within {} s", self.0.limit.as_secs_f64());
+        tokio::time::timeout(self.0.limit, self.0.open(to)).await.map_err(late)?
     }
 }
 
@@ -184,41 +174,22 @@ pub(super) struct Wire {
 trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
 
-/// What has been said on a connection, so far as it must be known of one that is lost.
-#[derive(Clone, Debug)]
-pub(super) struct Talk(Arc<Said>);
-
-#[derive(Debug)]
-struct Said {
-    opened: Instant,
-    /// A byte has come since the last request.
-    heard: AtomicBool,
-}
+/// What has been said on a connection, so far as it must be known of one that is lost: whether a byte has come since the
+/// last request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Talk(Arc<AtomicBool>);
 
 impl Talk {
-    /// Of the connection that this is about.
-    pub(super) fn on(connection: &Connected) -> Option<Self> {
-        let mut extensions = Extensions::new();
-        connection.get_extras(&mut extensions);
-        extensions.remove()
-    }
-
-    fn begin() -> Self {
-        Self(Arc::new(Said { opened: Instant::now(), heard: AtomicBool::new(false) }))
-    }
-
-    /// The other side may have closed it before the last request, which began then, reached it: it comes from the pool, where
-    /// one may lie on which nothing was asked yet, and not a byte has come.
-    pub(super) fn is_stale(&self, began: Instant) -> bool {
-        self.0.opened < began && !self.0.heard.load(Ordering::Relaxed)
+    pub(super) fn has_heard(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 
     fn note_written(&self) {
-        self.0.heard.store(false, Ordering::Relaxed);
+        self.0.store(false, Ordering::Relaxed);
     }
 
     fn note_heard(&self) {
-        self.0.heard.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -227,13 +198,15 @@ impl Wire {
     where
         S: hyper::rt::Read + hyper::rt::Write + Send + 'static,
     {
-        Self { stream: Box::pin(TokioIo::new(stream)), to_proxy, talk: Talk::begin() }
+        Self { stream: Box::pin(TokioIo::new(stream)), to_proxy, talk: Talk::default() }
     }
-}
 
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        Connected::new().proxy(self.to_proxy).extra(self.talk.clone())
+    pub(super) fn leads_to_proxy(&self) -> bool {
+        self.to_proxy
+    }
+
+    pub(super) fn talk(&self) -> Talk {
+        self.talk.clone()
     }
 }
 
@@ -252,6 +225,7 @@ impl AsyncRead for Wire {
     }
 }
 
+/// Not vectored: a request is short and goes out in one piece.
 impl AsyncWrite for Wire {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -260,19 +234,6 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         self.talk.note_written();
         self.stream.as_mut().poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.talk.note_written();
-        self.stream.as_mut().poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

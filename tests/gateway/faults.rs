@@ -1,19 +1,17 @@
 //! An upstream that fails in every way that a socket allows. For each: the status, that it came within the call's own
 //! bound, and that the next call works.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::harness::*;
-use crate::tls::{Files, dns};
-use crate::upstream_safety::tls_acceptor;
 
 /// The longest that one of these calls may take: three attempts and their pauses, with much room for a busy machine.
 const BOUND: Duration = Duration::from_secs(15);
@@ -207,48 +205,58 @@ async fn a_pooled_connection_that_was_closed_under_us_is_tried_again_at_no_charg
     assert!((gateway.metric("upstream_retry_tokens").await - 10.0).abs() < f64::EPSILON);
 }
 
-#[tokio::test]
-async fn a_pooled_connection_on_which_nothing_was_asked_yet_may_be_stale_too() {
-    let files = Files::new();
-    std::fs::write(files.path("ca.pem"), &files.servers.pem).unwrap();
-    let acceptor = tls_acceptor(&files.servers.issue(&[dns("localhost")]));
+/// An upstream that answers one request and then does what `after` says with the connection. It ends when the gateway has
+/// closed that.
+async fn one_request(
+    after: impl AsyncFnOnce(&mut TcpStream) + 'static,
+) -> (String, impl Future<Output = ()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("--upstream-url=https://localhost:{}", listener.local_addr().unwrap().port());
-    let (first_is_asked, second_is_open) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (asked, open) = (Arc::clone(&first_is_asked), Arc::clone(&second_is_open));
-    let upstream = tokio::spawn(async move {
-        let answer = format!("content-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
-        let (kept, last) = (format!("HTTP/1.1 200 OK\r\n{answer}"), format!("HTTP/1.0 200 OK\r\n{answer}"));
-        let mut first = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-        read_head(&mut first).await;
-        asked.notify_one();
-        // The second call opens a connection, and takes the first one, which is free before that is open.
-        let second = listener.accept().await.unwrap().0;
-        first.write_all(kept.as_bytes()).await.unwrap();
-        read_head(&mut first).await;
-        let mut second = acceptor.accept(second).await.unwrap();
-        first.write_all(last.as_bytes()).await.unwrap();
-        open.notify_one();
-        // The third call takes it, and it is closed.
-        read_head(&mut second).await;
-        drop(second);
-        let mut third = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-        read_head(&mut third).await;
-        third.write_all(last.as_bytes()).await.unwrap();
-    });
-    let gateway = Running::start(&[&url, &files.flag("upstream-ca", "ca.pem"), "--max-attempts=1"]).await;
-    let (one, two) = tokio::join!(gateway.get(), async {
-        soon("the first call", first_is_asked.notified()).await;
-        gateway.get().await
-    });
-    one.unwrap();
-    two.unwrap();
-    soon("the second connection", second_is_open.notified()).await;
-    // The handshake's end is the gateway's to see, and the first connection's.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let url = format!("--upstream-url=http://{}", listener.local_addr().unwrap());
+    let upstream = async move {
+        let mut stream = soon("a connection", listener.accept()).await.unwrap().0;
+        read_head(&mut stream).await;
+        let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
+        stream.write_all(reply.as_bytes()).await.unwrap();
+        after(&mut stream).await;
+        assert_eq!(soon("the gateway closes it", stream.read(&mut [0])).await.unwrap(), 0);
+    };
+    (url, upstream)
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_too_long_is_closed_without_another_call() {
+    let (url, upstream) = one_request(async |_| ()).await;
+    let flags = ["--allow-plaintext-upstream", "--upstream-idle-timeout=100ms", &url];
+    let gateway = Running::start(&flags).await;
+    let (share, ()) = tokio::join!(gateway.get(), upstream);
+    share.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_closes_while_it_waits_is_closed_here_too_and_costs_no_retry() {
+    let (url, upstream) = one_request(async |stream| stream.shutdown().await.unwrap()).await;
+    let address = url.rsplit("//").next().unwrap().parse().unwrap();
+    let gateway = Running::start(&["--allow-plaintext-upstream", &url]).await;
+    let (share, ()) = tokio::join!(gateway.get(), upstream);
+    share.unwrap();
+    let _upstream =
+        Upstream::on(TcpListener::bind::<SocketAddr>(address).await.unwrap(), |_, _| documented());
     gateway.get().await.unwrap();
-    soon("the upstream", upstream).await.unwrap();
-    assert!((gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await - 1.0).abs() < f64::EPSILON);
+    assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_connection_serves_callers_of_every_worker() {
+    let upstream = Upstream::scripted(|_, _| documented()).await;
+    let gateway = Running::before_with(&upstream, &["--workers=3"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(gateway.client().await);
+    }
+    for client in &mut clients {
+        soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+    }
+    assert_eq!(upstream.connections(), 1);
 }
 
 /// Reads a request without a body.
