@@ -22,6 +22,7 @@ use crate::sandbox::Sandbox;
 use crate::server::{self, Peer, Server, Tls};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, BaseUrl, Upstream};
+use crate::workers::Team;
 
 /// All that a gateway is made of.
 #[derive(Clone, Debug)]
@@ -109,6 +110,7 @@ pub struct Gateway {
     access: Option<Arc<Access>>,
     credentials: Mode,
     metrics: Metrics,
+    team: Team,
     grpc: Server,
     admin: Server,
     sandbox: Option<Sandbox>,
@@ -129,8 +131,8 @@ struct StopAll {
 }
 
 impl Gateway {
-    /// Takes the ports and puts the parts together.
-    pub async fn bind(config: Config) -> Result<Self, Error> {
+    /// Takes the ports and puts the parts together. gRPC connections are dealt out to `team`; the rest stays here.
+    pub async fn bind(config: Config, team: Team) -> Result<Self, Error> {
         let metrics = Metrics::new().map_err(|error| Error::Setup(error.to_string()))?;
         let readiness = Readiness::new();
         let stop = StopAll::default();
@@ -143,14 +145,16 @@ impl Gateway {
             ..config.server.clone()
         };
         let (tls, connections) = (config.tls.clone(), metrics.connections.clone());
-        let grpc = Server::bind(config.listen, config.server, tls, stop.grpc.clone(), connections)
-            .map_err(at(config.listen))?;
+        let grpc =
+            Server::bind(config.listen, config.server, tls, stop.grpc.clone(), connections, team.clone())
+                .map_err(at(config.listen))?;
         let admin = Server::bind(
             config.admin_listen,
             admin_config,
             None,
             stop.admin.clone(),
             metrics.admin_connections.clone(),
+            Team::alone(),
         )
         .map_err(at(config.admin_listen))?;
 
@@ -174,6 +178,7 @@ impl Gateway {
             access,
             credentials,
             metrics: metrics.clone(),
+            team,
             grpc,
             admin,
             sandbox,
@@ -203,6 +208,7 @@ impl Gateway {
         self.readiness.set(self.credentials.is_ready());
         tracing::info!(grpc.address = %grpc_address, admin.address = %admin_address, "listening");
         let mut tasks = Tasks {
+            workers: tokio::spawn(async move { self.team.died().await }),
             grpc: tokio::spawn(self.grpc.serve(GrpcPort(self.rpc))),
             admin: tokio::spawn(self.admin.serve(AdminPort(self.admin_pages))),
             reload: tokio::spawn(keep_fresh(
@@ -349,6 +355,7 @@ async fn keep_token(credentials: Mode, metrics: Metrics) {
 
 /// The tasks that run as long as the process; they end with it.
 struct Tasks {
+    workers: JoinHandle<()>,
     grpc: JoinHandle<()>,
     admin: JoinHandle<()>,
     reload: JoinHandle<()>,
@@ -360,6 +367,7 @@ impl Tasks {
     /// Waits until one of them ends, which none should.
     async fn died(&mut self) -> Error {
         tokio::select! {
+            _ = &mut self.workers => Error::Died("worker"),
             _ = &mut self.grpc => Error::Died("gRPC server"),
             _ = &mut self.admin => Error::Died("admin server"),
             _ = &mut self.reload => Error::Died("reload"),
@@ -371,6 +379,7 @@ impl Tasks {
 
 impl Drop for Tasks {
     fn drop(&mut self) {
+        self.workers.abort();
         self.grpc.abort();
         self.admin.abort();
         self.reload.abort();
@@ -385,15 +394,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_dies_is_named() {
-        for dead in 0..5 {
+        for dead in 0..6 {
             let task = |number| match number == dead {
                 true => tokio::spawn(async { panic!("for the test") }),
                 false => tokio::spawn(std::future::pending()),
             };
-            let mut tasks =
-                Tasks { grpc: task(0), admin: task(1), reload: task(2), tokens: task(3), sandbox: task(4) };
+            let (workers, grpc, admin) = (task(0), task(1), task(2));
+            let (reload, tokens, sandbox) = (task(3), task(4), task(5));
+            let mut tasks = Tasks { workers, grpc, admin, reload, tokens, sandbox };
             let Error::Died(name) = tasks.died().await else { panic!("another error") };
-            assert_eq!(name, ["gRPC server", "admin server", "reload", "token renewal", "sandbox"][dead]);
+            let names = ["worker", "gRPC server", "admin server", "reload", "token renewal", "sandbox"];
+            assert_eq!(name, names[dead]);
         }
     }
 }

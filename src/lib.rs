@@ -22,6 +22,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | [`process`] | runtime, signals, exit status |
+//! | [`workers`] | the threads, and which of them a connection stays with |
 //! | [`cli`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
 //! | [`gateway`] | composition: takes the ports, owns every task, ends them in order |
 //! | [`server`] | transport: accept loop, TLS, limits, drain |
@@ -57,3 +58,4 @@ pub mod server;
 pub mod telemetry;
 mod timestamp;
 pub mod upstream;
+pub mod workers;

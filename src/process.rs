@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::check::{self, Verdict};
@@ -18,6 +18,7 @@ use crate::gateway::UpstreamAt;
 use crate::gateway::{Gateway, Shutdown};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE, Sandbox};
 use crate::telemetry::traces::Exporter;
+use crate::workers::{self, Team, Workers};
 
 /// How long the tasks that a second signal cuts off may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -49,14 +50,16 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
 fn act(action: Action) -> Result<ExitCode, String> {
     match action {
         Action::Serve(mut serve) => {
-            let runtime = runtime(serve.workers)?;
+            let runtime = runtime()?;
+            let workers = Workers::start(runtime.handle(), serve.workers).map_err(not_started)?;
             // Flushed when the calls that were cut off have had their say.
             let _log = serve.telemetry.install()?;
             let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
             if let Some(exporter) = &exporter {
                 serve.gateway.rpc.traces = exporter.traces();
             }
-            let ended = runtime.block_on(self::serve(*serve));
+            let ended = runtime.block_on(self::serve(*serve, workers.team()));
+            workers.end(LAST_WORDS);
             // Dropped, it would wait for every name that is still being resolved.
             runtime.shutdown_timeout(LAST_WORDS);
             if let Some(exporter) = exporter {
@@ -66,41 +69,41 @@ fn act(action: Action) -> Result<ExitCode, String> {
         }
         Action::Check { serve, connect } => {
             let checking = check::run(serve.gateway, connect, |line| say(io::stdout(), line));
-            Ok(match runtime(1)?.block_on(checking) {
+            Ok(match runtime()?.block_on(checking) {
                 Verdict::Good => ExitCode::SUCCESS,
                 Verdict::Misconfigured => ExitCode::from(USAGE),
                 Verdict::Unreachable => ExitCode::from(UNAVAILABLE),
             })
         }
-        Action::Sandbox { listen } => runtime(1)?.block_on(sandbox(listen)),
+        Action::Sandbox { listen } => runtime()?.block_on(sandbox(listen)),
         Action::Get { target, project_id, id, token } => {
             let token = token.as_ref().map(|token| token.0.as_str());
             let call = client::get(&target, token, project_id, id);
-            say(io::stdout(), &runtime(1)?.block_on(call)?);
+            say(io::stdout(), &runtime()?.block_on(call)?);
             Ok(ExitCode::SUCCESS)
         }
         Action::Health { target, service } => {
             let call = client::health(&target, service);
-            let (state, serving) = runtime(1)?.block_on(call)?;
+            let (state, serving) = runtime()?.block_on(call)?;
             say(io::stdout(), &state);
             Ok(if serving { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
 
-fn runtime(workers: usize) -> Result<Runtime, String> {
-    let mut builder = if workers > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    if workers > 1 {
-        builder.worker_threads(workers);
-    }
-    builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))
+fn runtime() -> Result<Runtime, String> {
+    workers::runtime().map_err(not_started)
 }
 
-async fn serve(serve: Serve) -> Result<ExitCode, String> {
+fn not_started(error: io::Error) -> String {
+    format!("cannot start the runtime: {error}")
+}
+
+async fn serve(serve: Serve, team: Team) -> Result<ExitCode, String> {
     raise_descriptor_limit();
     let with_sandbox = matches!(serve.gateway.upstream_at, UpstreamAt::Sandbox);
     let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;
-    let gateway = Gateway::bind(serve.gateway).await.map_err(|error| error.to_string())?;
+    let gateway = Gateway::bind(serve.gateway, team).await.map_err(|error| error.to_string())?;
     if with_sandbox {
         let address = gateway.grpc_address().map_err(|error| error.to_string())?;
         complain(&what_to_type(address.port()));

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::workers::Team;
 use connection::{Connection, Tracked};
 pub use tls::{Files as TlsFiles, Tls};
 
@@ -108,16 +109,18 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     stop: Stop,
     connections: IntGauge,
+    team: Team,
 }
 
 impl Server {
-    /// Binds the address; port 0 takes any. `connections` is kept at the number of open ones.
+    /// Binds the address; port 0 takes any. `connections` is kept at the number of open ones, which are dealt out to `team`.
     pub fn bind(
         address: SocketAddr,
         config: Config,
         tls: Option<Arc<Tls>>,
         stop: Stop,
         connections: IntGauge,
+        team: Team,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
@@ -125,7 +128,7 @@ impl Server {
         socket.set_keepalive(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { listener, config: Arc::new(config), tls, stop, connections })
+        Ok(Self { listener, config: Arc::new(config), tls, stop, connections, team })
     }
 
     /// The address with the port that was taken.
@@ -176,13 +179,19 @@ impl Server {
             executor: Tracked(tasks.clone()),
         };
         let forced = self.stop.forced.clone();
-        tasks.spawn(async move {
-            let _open = open;
+        let place = self.team.place();
+        // The runtime that carries the connection must be the one that hears of its socket.
+        let Ok(stream) = stream.into_std() else { return };
+        let runtime = place.runtime().clone();
+        let carried = async move {
+            let _counted = (open, place);
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
             tokio::select! {
                 () = connection.run(stream, service) => {}
                 () = forced.cancelled() => {}
             }
-        });
+        };
+        tasks.spawn_on(carried, &runtime);
     }
 }
 

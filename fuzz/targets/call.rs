@@ -17,6 +17,7 @@ use backup_share_gateway::gateway::{Gateway, Shutdown};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 use backup_share_gateway::upstream::{Share, ShareId};
+use backup_share_gateway::workers::Team;
 use backup_share_gateway_fuzz::{PROJECT, REQUEST_ID, SHARE, TOKEN, assert_status_rules};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,7 +76,7 @@ impl Stage {
             let line =
                 ["backup-share-gateway", "serve"].iter().chain(&flags).chain(&more).map(OsString::from);
             let Ok(Action::Serve(serve)) = cli::parse(line) else { panic!("not the flags of serve") };
-            let gateway = Gateway::bind(serve.gateway).await.expect("a gateway");
+            let gateway = Gateway::bind(serve.gateway, Team::alone()).await.expect("a gateway");
             let address = gateway.grpc_address().expect("an address");
             tokio::spawn(gateway.run(Shutdown::default()));
             let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");

@@ -12,8 +12,10 @@ use backup_share_gateway::cli::{self, Action};
 use backup_share_gateway::gateway::{self, Gateway, Shutdown};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
+use backup_share_gateway::workers::Workers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -240,6 +242,7 @@ pub struct Running {
     pub admin: SocketAddr,
     pub shutdown: Shutdown,
     pub ended: JoinHandle<Result<(), gateway::Error>>,
+    _workers: Workers,
 }
 
 impl Running {
@@ -249,11 +252,12 @@ impl Running {
         let delay = flags.iter().all(|flag| !flag.starts_with("--drain-delay")).then_some("--drain-delay=0s");
         let line = fixed.iter().chain(flags).chain(&delay).map(OsString::from);
         let Ok(Action::Serve(serve)) = cli::parse(line) else { panic!("not the flags of serve: {flags:?}") };
-        let gateway = Gateway::bind(serve.gateway).await.unwrap();
+        let workers = Workers::start(&Handle::current(), serve.workers).unwrap();
+        let gateway = Gateway::bind(serve.gateway, workers.team()).await.unwrap();
         let (grpc, admin) = (gateway.grpc_address().unwrap(), gateway.admin_address().unwrap());
         let shutdown = Shutdown::default();
         let ended = tokio::spawn(gateway.run(shutdown.clone()));
-        Self { grpc, admin, shutdown, ended }
+        Self { grpc, admin, shutdown, ended, _workers: workers }
     }
 
     /// A gateway before `upstream`, with more flags.
