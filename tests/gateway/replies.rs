@@ -71,6 +71,15 @@ async fn null_and_absent_are_unset_everywhere_but_in_the_four_ids() {
 }
 
 #[tokio::test]
+async fn a_string_of_any_length_arrives_letter_for_letter() {
+    for length in [0, 1, 500, 1_000, 2_000, 8_000, 16_000, 17_000, 500_000] {
+        let text: String = ('!'..='~').cycle().take(length).collect();
+        let share = read(changed(|share| share["backup"]["service_metadata"] = text.clone().into())).await;
+        assert!(share.backup.unwrap().service_metadata == Some(text), "{length} bytes");
+    }
+}
+
+#[tokio::test]
 async fn empty_zero_and_false_are_set() {
     let share = read(changed(|share| {
         for key in STRINGS {
