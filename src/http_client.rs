@@ -104,7 +104,7 @@ impl HttpClient {
         headers: HeaderMap,
         connection: Connection,
     ) -> Result<Reply, Fault> {
-        let mut request = Box::new(self.request(Method::GET, uri.clone(), headers, Bytes::new()));
+        let mut request = self.request(Method::GET, &uri, headers, Bytes::new());
         loop {
             let pooled = if connection == Connection::Any { self.pool.take(&uri) } else { None };
             let mut link = match pooled {
@@ -112,28 +112,24 @@ impl HttpClient {
                 // Boxed: it is rare, and every call would have room for it.
                 None => Box::pin(self.open(uri.clone())).await?,
             };
-            match link.exchange(*request, self.config.max_response_bytes).await {
+            match link.exchange(&uri, request, self.config.max_response_bytes).await {
                 Ok(reply) => {
                     self.pool.put(link);
                     return Ok(reply);
                 }
-                Err(Failed::Lost(fault)) => return Err(fault),
-                Err(Failed::NotBegun(unsent)) => request = unsent,
+                // Nobody has seen it.
+                Err(Failed { unsent: Some(unsent), .. }) if link.is_reused() => request = *unsent,
+                Err(failed) => return Err(failed.fault),
             }
-            *request.uri_mut() = uri.clone();
         }
     }
 
     /// The same with a POST, on a connection of its own.
     pub(crate) async fn post(&self, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<Reply, Fault> {
         let mut link = self.open(uri.clone()).await?;
-        let request = self.request(Method::POST, uri, headers, body);
-        link.exchange(request, self.config.max_response_bytes).await.map_err(|failed| match failed {
-            Failed::Lost(fault) => fault,
-            Failed::NotBegun(_) => {
-                Fault::Lost { detail: "closed before the request was begun".into(), stale: false }
-            }
-        })
+        let request = self.request(Method::POST, &uri, headers, body);
+        let reply = link.exchange(&uri, request, self.config.max_response_bytes).await;
+        reply.map_err(|failed| failed.fault)
     }
 
     async fn open(&self, uri: Uri) -> Result<Box<Link>, Fault> {
@@ -147,11 +143,10 @@ impl HttpClient {
         Link::begin(wire, uri).await.map(Box::new)
     }
 
-    fn request(&self, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    fn request(&self, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
         let is_plaintext = uri.scheme() == Some(&Scheme::HTTP);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         // Within TLS it would be the upstream that reads it; the proxy was told when it made the tunnel.
         if let Some(proof) =

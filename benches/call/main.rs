@@ -34,6 +34,10 @@ const SHAPES: [(usize, usize); 9] =
     [(1, 1), (1, 8), (1, 500), (16, 1), (16, 8), (16, 500), (128, 1), (128, 8), (128, 500)];
 /// The shape of which the rates are fractions, and in which cores and IDs are compared.
 const LOADED: (usize, usize) = (128, 8);
+/// The shape of which the memory is bounded.
+const CROWDED: (usize, usize) = (128, 500);
+/// Connections with which one worker is compared with two.
+const SHARED_OUT: [usize; 2] = [8, 500];
 /// Fractions of the rate that the gateway can carry, at which calls are offered.
 const FRACTIONS: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
 
@@ -79,10 +83,7 @@ fn main() {
 async fn measure(options: &Options) -> Report {
     let upstream = upstream::start().await;
     let started = first_answer(upstream).await;
-    let pair = pinned(TESTED, || Sides {
-        gateway: Process::gateway(upstream, &[], &[]),
-        floor: Process::floor(upstream, &[]),
-    });
+    let pair = start_pair(upstream);
     let idle = pair.each(Process::memory);
     let mut shapes = Vec::new();
     let mut loaded_rate = 0.0;
@@ -93,14 +94,41 @@ async fn measure(options: &Options) -> Report {
         }
         shapes.push(cost);
     }
-    let memory = Memory { idle, after: pair.each(Process::memory) };
+    let after = pair.each(Process::memory);
     let mut latencies = Vec::new();
     for fraction in FRACTIONS {
         latencies.push(latency(options, &pair, fraction, fraction * loaded_rate).await);
     }
     let ids = varied_ids(options, &pair.gateway).await;
     drop(pair);
-    Report { shapes, latencies, memory, started, cores: cores(options, upstream).await, ids }
+    let memory = Memory { idle, crowded: crowded(upstream).await, after };
+    let mut cores = Vec::new();
+    for connections in SHARED_OUT {
+        cores.push(two_cores(options, upstream, connections).await);
+    }
+    Report { shapes, latencies, memory, started, cores, ids }
+}
+
+/// Both programs before `upstream`, on the core for what is tested.
+fn start_pair(upstream: SocketAddr) -> Sides<Process> {
+    pinned(TESTED, || Sides {
+        gateway: Process::gateway(upstream, &[], &[]),
+        floor: Process::floor(upstream, &[]),
+    })
+}
+
+/// Memory of processes that have seen nothing but the calls of one shape.
+async fn crowded(upstream: SocketAddr) -> Sides<f64> {
+    let (in_flight, connections) = CROWDED;
+    let pair = start_pair(upstream);
+    let callers = Sides {
+        gateway: Callers::connect(pair.gateway.grpc, connections).await,
+        floor: Callers::connect(pair.floor.grpc, connections).await,
+    };
+    for callers in [&callers.gateway, &callers.floor] {
+        callers.keep(in_flight, until(Duration::from_secs(3))).await;
+    }
+    pair.each(Process::memory)
 }
 
 /// One row of the first table, and the rate at which the gateway answered.
@@ -185,20 +213,19 @@ async fn first_answer(upstream: SocketAddr) -> f64 {
 }
 
 /// CPU of a call with one worker and with two, both free to run on both cores.
-async fn cores(options: &Options, upstream: SocketAddr) -> report::Cores {
+async fn two_cores(options: &Options, upstream: SocketAddr, connections: usize) -> report::Cores {
     let start = |workers| pinned(&[TESTED[0], CALLER[0]], || Process::gateway(upstream, &[workers], &[]));
     let (one, two) = (start("--workers=1"), start("--workers=2"));
-    let callers = (Callers::connect(one.grpc, LOADED.1).await, Callers::connect(two.grpc, LOADED.1).await);
-    let (mut with_one, mut with_two) = (Vec::new(), Vec::new());
-    for _ in 0..=options.rounds {
-        with_one.push(Turn::saturate(&one, &callers.0, LOADED.0, options.turn()).await.cpu);
-        with_two.push(Turn::saturate(&two, &callers.1, LOADED.0, options.turn()).await.cpu);
+    let with_one = Callers::connect(one.grpc, connections).await;
+    let with_two = Callers::connect(two.grpc, connections).await;
+    let in_flight = LOADED.0;
+    warm_up(&with_one, in_flight).await;
+    warm_up(&with_two, in_flight).await;
+    let (mut ones, mut twos) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        ones.push(Turn::saturate(&one, &with_one, in_flight, options.turn()).await.cpu);
+        twos.push(Turn::saturate(&two, &with_two, in_flight, options.turn()).await.cpu);
     }
-    // The first round makes the connections to the upstream.
-    let factor = median(with_one.iter().zip(&with_two).skip(1).map(|(one, two)| 2.0 * one / two));
-    report::Cores {
-        one_us: median(with_one.into_iter().skip(1)),
-        two_us: median(with_two.into_iter().skip(1)),
-        factor,
-    }
+    let factor = median(ones.iter().zip(&twos).map(|(one, two)| 2.0 * one / two));
+    report::Cores { connections, one_us: median(ones.into_iter()), two_us: median(twos.into_iter()), factor }
 }

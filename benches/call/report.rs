@@ -13,7 +13,7 @@ pub(crate) struct Report {
     pub(crate) memory: Memory,
     /// Milliseconds from the start of the process to the first answer.
     pub(crate) started: f64,
-    pub(crate) cores: Cores,
+    pub(crate) cores: Vec<Cores>,
     pub(crate) ids: Vec<Varied>,
 }
 
@@ -60,12 +60,15 @@ pub(crate) struct Latency {
 #[derive(Serialize)]
 pub(crate) struct Memory {
     pub(crate) idle: Sides<f64>,
+    /// Of other processes, with 128 calls in flight on 500 connections.
+    pub(crate) crowded: Sides<f64>,
     pub(crate) after: Sides<f64>,
 }
 
 /// CPU of a call in microseconds with one worker and with two, and how much more two can carry.
 #[derive(Serialize)]
 pub(crate) struct Cores {
+    pub(crate) connections: usize,
     pub(crate) one_us: f64,
     pub(crate) two_us: f64,
     pub(crate) factor: f64,
@@ -136,9 +139,14 @@ impl Report {
     }
 
     fn process(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Memory { idle, after } = &self.memory;
+        let Memory { idle, crowded, after } = &self.memory;
         writeln!(f, "\n| | gateway | floor | ratio |\n|---|---|---|---|")?;
-        for (what, memory) in [("idle", idle), ("after all of the above", after)] {
+        let rows = [
+            ("idle", idle),
+            ("128 in flight on 500 connections and nothing before", crowded),
+            ("after all of the above", after),
+        ];
+        for (what, memory) in rows {
             let ratio = memory.gateway / memory.floor;
             writeln!(
                 f,
@@ -147,11 +155,13 @@ impl Report {
             )?;
         }
         writeln!(f, "\nStart of the process to the first answer: {:.1} ms.", self.started)?;
-        let Cores { one_us, two_us, factor } = &self.cores;
         writeln!(
             f,
-            "CPU of a call with one worker {one_us:.1} µs, with two {two_us:.1} µs: two cores carry {factor:.2} times what one does."
+            "\n| 128 in flight, connections | CPU µs a call: one worker | two | two cores carry |\n|---|---|---|---|"
         )?;
+        for Cores { connections, one_us, two_us, factor } in &self.cores {
+            writeln!(f, "| {connections} | {one_us:.1} | {two_us:.1} | {factor:.2} times as much |")?;
+        }
         writeln!(
             f,
             "\nEach call for another share:\n\n| calls so far | CPU µs a call | memory, MiB |\n|---|---|---|"

@@ -41,11 +41,10 @@ pub(super) struct Link {
 }
 
 /// Why there is no whole reply.
-pub(super) enum Failed {
-    /// The connection had ended before the request was begun: here it is again.
-    NotBegun(Box<Wanted>),
-    /// It broke, or spoke no HTTP.
-    Lost(Fault),
+pub(super) struct Failed {
+    pub(super) fault: Fault,
+    /// The request, if the connection had ended before it was begun.
+    pub(super) unsent: Option<Box<Wanted>>,
 }
 
 impl Link {
@@ -69,24 +68,29 @@ impl Link {
         !self.carrier.is_over && self.sender.is_ready()
     }
 
-    /// Sends a request and reads the whole reply. Afterwards [`Link::is_open`] tells whether another one may follow; if the
-    /// future is dropped before it ends, none may.
-    pub(super) async fn exchange(&mut self, mut request: Wanted, limit: usize) -> Result<Reply, Failed> {
-        if !self.to_proxy {
-            *request.uri_mut() = origin_form(request.uri());
-        }
-        let is_reused = self.idle_since.is_some();
+    /// Whether it has come from the pool.
+    pub(super) fn is_reused(&self) -> bool {
+        self.idle_since.is_some()
+    }
+
+    /// Sends a request to `uri` and reads the whole reply. Afterwards [`Link::is_open`] tells whether another one may follow;
+    /// if the future is dropped before it ends, none may.
+    pub(super) async fn exchange(
+        &mut self,
+        uri: &Uri,
+        mut request: Wanted,
+        limit: usize,
+    ) -> Result<Reply, Failed> {
+        *request.uri_mut() = if self.to_proxy { uri.clone() } else { origin_form(uri) };
         let response = self.carrier.until(self.sender.try_send_request(request)).await;
-        let (head, body) = match response {
-            Ok(response) => response.into_parts(),
-            Err(mut error) => {
-                return Err(match error.take_message().filter(|_| is_reused) {
-                    Some(request) => Failed::NotBegun(Box::new(request)),
-                    None => Failed::Lost(lost(error.error(), is_reused && !self.talk.has_heard())),
-                });
-            }
-        };
-        let body = self.carrier.read(body, limit).await.map_err(Failed::Lost)?;
+        let (head, body) = response
+            .map_err(|mut error| Failed {
+                fault: lost(error.error(), self.is_reused() && !self.talk.has_heard()),
+                unsent: error.take_message().map(Box::new),
+            })?
+            .into_parts();
+        let body = self.carrier.read(body, limit).await;
+        let body = body.map_err(|fault| Failed { fault, unsent: None })?;
         Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
     }
 }
