@@ -50,10 +50,14 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
 fn act(action: Action) -> Result<ExitCode, String> {
     match action {
         Action::Serve(mut serve) => {
+            let limit = raise_descriptor_limit();
             let runtime = runtime()?;
             let workers = Workers::start(runtime.handle(), serve.workers).map_err(not_started)?;
             // Flushed when the calls that were cut off have had their say.
             let _log = serve.telemetry.install()?;
+            if let Err(error) = limit {
+                tracing::warn!(%error, "cannot raise the limit of file descriptors");
+            }
             let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
             if let Some(exporter) = &exporter {
                 serve.gateway.rpc.traces = exporter.traces();
@@ -100,7 +104,6 @@ fn not_started(error: io::Error) -> String {
 }
 
 async fn serve(serve: Serve, team: Team) -> Result<ExitCode, String> {
-    raise_descriptor_limit();
     let with_sandbox = matches!(serve.gateway.upstream_at, UpstreamAt::Sandbox);
     let shutdown = signals().map_err(|error| format!("cannot handle signals: {error}"))?;
     let gateway = Gateway::bind(serve.gateway, team).await.map_err(|error| error.to_string())?;
@@ -155,13 +158,10 @@ fn signals() -> io::Result<Shutdown> {
     Ok(shutdown)
 }
 
-/// A connection takes a descriptor; the soft limit of many systems is 1024.
-fn raise_descriptor_limit() {
+/// A connection takes a descriptor, and a worker some; the soft limit of many systems is 1024.
+fn raise_descriptor_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::warn!(%error, "cannot raise the limit of file descriptors");
-    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
 /// Says it on standard error, where nobody may read, which must not hold the process.

@@ -127,3 +127,39 @@ impl Drop for Place {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn thread_of(place: &Place) -> String {
+        let name = place.runtime().spawn(async { thread::current().name().map(str::to_owned) });
+        name.await.unwrap().unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_to_the_worker_that_has_the_fewest() {
+        let workers = Workers::start(&Handle::current(), 3).unwrap();
+        let team = workers.team();
+        let (first, second, third) = (team.place(), team.place(), team.place());
+        assert_eq!(thread_of(&first).await, thread::current().name().unwrap());
+        assert_eq!(thread_of(&second).await, "worker-1");
+        assert_eq!(thread_of(&third).await, "worker-2");
+        drop(second);
+        assert_eq!(thread_of(&team.place()).await, "worker-1");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_worker_is_noticed_and_drops_what_it_did() {
+        let workers = Workers::start(&Handle::current(), 2).unwrap();
+        let (team, place) = (workers.team(), (workers.team().place(), workers.team().place()).1);
+        let (dropped, is_dropped) = mpsc::channel::<Infallible>();
+        place.runtime().spawn(async move {
+            let _held = dropped;
+            std::future::pending::<()>().await;
+        });
+        workers.end(Duration::from_secs(30));
+        assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+        team.died().await;
+    }
+}

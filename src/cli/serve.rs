@@ -62,7 +62,7 @@ pub(super) struct Flags {
     /// Do not tell clients which services and types there are.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Server")]
     no_reflection: String,
-    /// Threads that serve calls [default: the CPUs that the cgroup grants].
+    /// Threads that serve calls, each for the connections dealt out to it [default: the CPUs that the cgroup grants].
     #[arg(long, value_name = "COUNT", help_heading = "Server")]
     workers: Option<String>,
 

@@ -194,7 +194,7 @@ impl Talk {
 }
 
 impl Wire {
-    fn new<S>(stream: S, to_proxy: bool) -> Self
+    pub(super) fn new<S>(stream: S, to_proxy: bool) -> Self
     where
         S: hyper::rt::Read + hyper::rt::Write + Send + 'static,
     {

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::task::unconstrained;
 
 use super::connector::{Talk, Wire};
 use super::{Body, Fault, Reply, describe};
@@ -41,6 +42,7 @@ pub(super) struct Link {
 }
 
 /// Why there is no whole reply.
+#[derive(Debug)]
 pub(super) struct Failed {
     pub(super) fault: Fault,
     /// The request, if the connection had ended before it was begun.
@@ -52,7 +54,7 @@ impl Link {
         let (talk, to_proxy) = (wire.talk(), wire.leads_to_proxy());
         let handshake = http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(wire));
         let (sender, connection) = handshake.await.map_err(|error| lost(&error, false))?;
-        let carrier = Carrier { connection, is_over: false };
+        let carrier = Carrier { connection: Some(connection) };
         let (opened, home) = (Instant::now(), thread::current().id());
         Ok(Self { sender, carrier, talk, to_proxy, to, opened, idle_since: None, home })
     }
@@ -64,8 +66,13 @@ impl Link {
 
     /// Whether it can take a request now. What the other side has done meanwhile is seen here.
     pub(super) fn is_open(&mut self) -> bool {
-        self.carrier.carry(&mut Context::from_waker(Waker::noop()));
-        !self.carrier.is_over && self.sender.is_ready()
+        let carried = poll_fn(|context| {
+            self.carrier.carry(context);
+            Poll::Ready(())
+        });
+        // Many may be looked at in one go, and after some tokio would have the task wait for its next turn.
+        let _ = pin!(unconstrained(carried)).poll(&mut Context::from_waker(Waker::noop()));
+        self.carrier.connection.is_some() && self.sender.is_ready()
     }
 
     /// Whether it has come from the pool.
@@ -97,14 +104,13 @@ impl Link {
 
 /// hyper's end of the connection, which moves only while it is polled.
 struct Carrier {
-    connection: http1::Connection<TokioIo<Wire>, Full<Bytes>>,
-    /// It has ended and must not be polled again. Whoever waits for something on it has been told.
-    is_over: bool,
+    /// None when it has ended: a request that it had not begun comes back when it is dropped, and not before.
+    connection: Option<http1::Connection<TokioIo<Wire>, Full<Bytes>>>,
 }
 
 impl Carrier {
     fn carry(&mut self, context: &mut Context<'_>) {
-        self.is_over = self.is_over || Pin::new(&mut self.connection).poll(context).is_ready();
+        self.connection.take_if(|connection| Pin::new(connection).poll(context).is_ready());
     }
 
     /// Waits for something that comes on the connection.
@@ -150,4 +156,50 @@ fn lost(error: &hyper::Error, stale: bool) -> Fault {
 /// As a server that is no proxy is told it.
 fn origin_form(uri: &Uri) -> Uri {
     uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")).into()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    pub(in super::super) const SOMEWHERE: &str = "http://vbs.example/";
+
+    /// A connection, and its other end.
+    pub(in super::super) async fn link() -> (Box<Link>, DuplexStream) {
+        let (here, there) = tokio::io::duplex(1024);
+        let link = Link::begin(Wire::new(TokioIo::new(here), false), Uri::from_static(SOMEWHERE)).await;
+        (Box::new(link.unwrap_or_else(|_| panic!("no handshake"))), there)
+    }
+
+    async fn exchange(link: &mut Link) -> Result<Reply, Failed> {
+        link.exchange(&Uri::from_static(SOMEWHERE), Request::new(Full::default()), 1024).await
+    }
+
+    async fn answer(there: &mut DuplexStream, reply: &str) {
+        while there.read_u8().await.unwrap() != b'\n' {}
+        there.write_all(reply.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_comes_back_if_the_connection_had_ended_before_it() {
+        let (mut link, mut there) = link().await;
+        let whole = answer(&mut there, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        tokio::join!(exchange(&mut link), whole).0.unwrap();
+        assert!(link.is_open());
+        drop(there);
+        let failed = tokio::time::timeout(Duration::from_secs(30), exchange(&mut link)).await.expect("hung");
+        assert!(failed.unwrap_err().unsent.is_some());
+        assert!(!link.is_open());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_somebody_may_have_seen_does_not_come_back() {
+        let (mut link, mut there) = link().await;
+        let broken = async move { answer(&mut there, "HTTP/1.1 200 OK\r\n").await };
+        assert!(tokio::join!(exchange(&mut link), broken).0.unwrap_err().unsent.is_none());
+    }
 }

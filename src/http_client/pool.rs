@@ -105,3 +105,58 @@ async fn watch(pool: Weak<Inner>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http_client::Roots;
+    use crate::http_client::link::tests::{SOMEWHERE, link};
+
+    use super::*;
+
+    fn pool() -> Pool {
+        Pool::new(&Config {
+            roots: Roots::none(),
+            proxy: None,
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(60),
+            connection_lifetime: Duration::from_secs(60),
+            max_response_bytes: 1024,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_the_own_thread_goes_first_and_one_to_elsewhere_never() {
+        let (pool, uri) = (pool(), Uri::from_static(SOMEWHERE));
+        let (own, _own) = link().await;
+        let (mut other, _other) = link().await;
+        other.home = thread::spawn(|| thread::current().id()).join().unwrap();
+        pool.put(own);
+        pool.put(other);
+        assert!(pool.take(&Uri::from_static("http://elsewhere.example/")).is_none());
+        assert!(pool.take(&Uri::from_static("https://vbs.example/")).is_none());
+        assert_eq!(pool.take(&uri).unwrap().home, thread::current().id());
+        assert_ne!(pool.take(&uri).unwrap().home, thread::current().id());
+        assert!(pool.take(&uri).is_none());
+    }
+
+    #[tokio::test]
+    async fn however_many_were_closed_none_of_them_is_taken_or_kept() {
+        const MANY: usize = 1000;
+        let uri = Uri::from_static(SOMEWHERE);
+        for look in
+            [|pool: &Pool, uri| assert!(pool.take(uri).is_none()), |pool: &Pool, _| assert!(!pool.0.tidy())]
+        {
+            let pool = pool();
+            let mut others = Vec::new();
+            for _ in 0..MANY {
+                let (link, other) = link().await;
+                pool.put(link);
+                others.push(other);
+            }
+            assert_eq!(pool.0.lock().links.len(), MANY);
+            drop(others);
+            look(&pool, &uri);
+            assert!(pool.0.lock().links.is_empty());
+        }
+    }
+}
