@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::workers::Team;
-use connection::{Connection, Tracked};
+use connection::{Builder, Connection, Tracked};
 pub use tls::{Files as TlsFiles, Tls};
 
 /// Who is at the other end of a connection.
@@ -139,6 +139,7 @@ impl Server {
     /// Serves until it is told to stop and every connection is closed.
     pub async fn serve(self, service: impl Service) {
         let tasks = TaskTracker::new();
+        let builder = Arc::new(connection::builder(&self.config, Tracked(tasks.clone())));
         let mut backoff = FIRST_ACCEPT_BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -148,7 +149,7 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = FIRST_ACCEPT_BACKOFF;
-                    self.spawn(&tasks, stream, peer, service.clone());
+                    self.spawn(&tasks, &builder, stream, peer, service.clone());
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -165,7 +166,14 @@ impl Server {
         tasks.wait().await;
     }
 
-    fn spawn(&self, tasks: &TaskTracker, stream: TcpStream, peer: SocketAddr, service: impl Service) {
+    fn spawn(
+        &self,
+        tasks: &TaskTracker,
+        builder: &Arc<Builder>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        service: impl Service,
+    ) {
         let open = Open::new(&self.connections);
         if open.count() > self.config.max_connections {
             tracing::debug!(%peer, "connection refused: too many are open");
@@ -176,7 +184,7 @@ impl Server {
             config: Arc::clone(&self.config),
             tls: self.tls.clone(),
             stop: self.stop.clone(),
-            executor: Tracked(tasks.clone()),
+            builder: Arc::clone(builder),
         };
         let forced = self.stop.forced.clone();
         let place = self.team.place();

@@ -27,7 +27,7 @@ use common::{collector, upstream};
 use tonic::Code;
 
 /// The most user instructions of a call that the gateway may need.
-const BUDGET: f64 = 150_000.0;
+const BUDGET: f64 = 130_000.0;
 /// Two runs, so that start and stop can be taken off: what is left is the calls' own.
 const FEW: usize = 500;
 const MANY: usize = 2_500;

@@ -18,18 +18,20 @@ pub(crate) fn version(binary: &Path) -> String {
     String::from_utf8(said).unwrap().trim().rsplit("version: ").next().unwrap().to_owned()
 }
 
-/// Envoy before `upstream`, with one worker and all else that is on by default.
-pub(crate) fn start(binary: &Path, upstream: SocketAddr) -> Process {
+/// Envoy before `upstream`, with one worker and all else that is on by default; `log` adds a line of JSON a call in a file.
+pub(crate) fn start(binary: &Path, upstream: SocketAddr, log: Option<&Path>) -> Process {
     let descriptors = output("envoy.binpb");
     fs::write(&descriptors, descriptor_set()).unwrap();
     // Only its admin port, which is not wanted here, would tell a port that the kernel chose.
     let grpc = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let configuration = output("envoy.json");
-    fs::write(&configuration, configured(grpc, upstream, &descriptors).to_string()).unwrap();
+    let name = if log.is_some() { "envoy-logging" } else { "envoy" };
+    let configuration = output(&format!("{name}.json"));
+    let log: Vec<Value> = log.map(access_log).into_iter().collect();
+    fs::write(&configuration, configured(grpc, upstream, &descriptors, &log).to_string()).unwrap();
     let mut command = Command::new(binary);
     command.arg("--config-path").arg(configuration);
     command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
-    Process::listening(command, "envoy", grpc)
+    Process::listening(command, name, grpc)
 }
 
 /// With the files that it imports, and with its options, which prost's own types lose.
@@ -39,7 +41,25 @@ fn descriptor_set() -> Vec<u8> {
     compiler.include_imports(true).open_file(PROTO).unwrap().encode_file_descriptor_set()
 }
 
-fn configured(grpc: SocketAddr, upstream: SocketAddr, descriptors: &Path) -> Value {
+/// What of the gateway's line Envoy knows.
+fn access_log(file: &Path) -> Value {
+    let format = json!({"json_format": {
+        "timestamp": "%START_TIME%",
+        "rpc.method": "%REQ(:PATH)%",
+        "rpc.code": "%GRPC_STATUS%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "peer": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "http.status": "%RESPONSE_CODE%",
+        "upstream_request_id": "%RESP(X-REQUEST-ID)%",
+        "duration_ms": "%DURATION%",
+        "upstream_ms": "%RESPONSE_DURATION%",
+    }});
+    let logger = typed("access_loggers.file.v3.FileAccessLog", json!({"path": file, "log_format": format}));
+    json!({"name": "envoy.access_loggers.file", "typed_config": logger})
+}
+
+fn configured(grpc: SocketAddr, upstream: SocketAddr, descriptors: &Path, log: &[Value]) -> Value {
     let transcoder = typed(
         "filters.http.grpc_json_reverse_transcoder.v3.GrpcJsonReverseTranscoder",
         json!({"descriptor_path": descriptors}),
@@ -49,6 +69,7 @@ fn configured(grpc: SocketAddr, upstream: SocketAddr, descriptors: &Path) -> Val
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         json!({
             "stat_prefix": "callers",
+            "access_log": log,
             "route_config": {"virtual_hosts": [{
                 "name": "vbs",
                 "domains": ["*"],

@@ -15,7 +15,7 @@ use backup_share_gateway::proto::GetBackupShareResponse;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use common::load::Callers;
-use common::process::{Process, be_floor_if_told, pin};
+use common::process::{Process, be_floor_if_told, output, pin};
 use common::turn::{CALLER, TESTED, Turn, cpu_ratio, middle, percentiles, pinned, warm_up};
 use common::{SHARE, upstream};
 use prost::Message;
@@ -68,7 +68,8 @@ async fn measure(options: &Options, binary: &Path) -> Report {
     let upstream = upstream::start().await;
     let sides = pinned(TESTED, || Sides {
         gateway: Process::gateway(upstream, &[], &[]),
-        envoy: envoy::start(binary, upstream),
+        envoy: envoy::start(binary, upstream, None),
+        logging: envoy::start(binary, upstream, Some(&output("envoy-access.log"))),
         floor: Process::floor(upstream, &[]),
     });
     let idle = sides.each(Process::memory);
@@ -85,7 +86,7 @@ async fn measure(options: &Options, binary: &Path) -> Report {
 async fn check(sides: &Sides<Process>) {
     let expected = without_times(reply(&sides.gateway).await);
     assert_eq!(expected.backup_share.as_ref().unwrap().id(), SHARE);
-    for side in [&sides.envoy, &sides.floor] {
+    for side in [&sides.envoy, &sides.logging, &sides.floor] {
         assert_eq!(without_times(reply(side).await), expected);
     }
 }
@@ -110,22 +111,25 @@ async fn shape(options: &Options, sides: &Sides<Process>, in_flight: usize, conn
     let callers = Sides {
         gateway: Callers::connect(sides.gateway.grpc, connections).await,
         envoy: Callers::connect(sides.envoy.grpc, connections).await,
+        logging: Callers::connect(sides.logging.grpc, connections).await,
         floor: Callers::connect(sides.floor.grpc, connections).await,
     };
-    for callers in [&callers.gateway, &callers.envoy, &callers.floor] {
+    for callers in [&callers.gateway, &callers.envoy, &callers.logging, &callers.floor] {
         warm_up(callers, in_flight).await;
     }
     let time = Duration::from_secs_f64(options.seconds);
-    let mut turns = Sides { gateway: Vec::new(), envoy: Vec::new(), floor: Vec::new() };
+    let mut turns = Sides { gateway: Vec::new(), envoy: Vec::new(), logging: Vec::new(), floor: Vec::new() };
     for _ in 0..options.rounds {
         turns.gateway.push(Turn::saturate(&sides.gateway, &callers.gateway, in_flight, time).await);
         turns.envoy.push(Turn::saturate(&sides.envoy, &callers.envoy, in_flight, time).await);
+        turns.logging.push(Turn::saturate(&sides.logging, &callers.logging, in_flight, time).await);
         turns.floor.push(Turn::saturate(&sides.floor, &callers.floor, in_flight, time).await);
     }
     Shape {
         in_flight,
         connections,
         cpu_to_envoy: cpu_ratio(&turns.gateway, &turns.envoy),
+        cpu_to_logging: cpu_ratio(&turns.gateway, &turns.logging),
         cpu_to_floor: cpu_ratio(&turns.gateway, &turns.floor),
         sides: turns.each(|turns| Cost {
             cpu_us: middle(turns, |turn| turn.cpu),

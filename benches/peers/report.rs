@@ -14,17 +14,24 @@ pub(crate) struct Report {
     pub(crate) memory_mib: Memory,
 }
 
-/// The same of all three programs.
+/// The same of all of them.
 #[derive(Serialize)]
 pub(crate) struct Sides<T> {
     pub(crate) gateway: T,
     pub(crate) envoy: T,
+    /// Envoy with an access log.
+    pub(crate) logging: T,
     pub(crate) floor: T,
 }
 
 impl<T> Sides<T> {
     pub(crate) fn each<R>(&self, of: impl Fn(&T) -> R) -> Sides<R> {
-        Sides { gateway: of(&self.gateway), envoy: of(&self.envoy), floor: of(&self.floor) }
+        Sides {
+            gateway: of(&self.gateway),
+            envoy: of(&self.envoy),
+            logging: of(&self.logging),
+            floor: of(&self.floor),
+        }
     }
 }
 
@@ -36,6 +43,7 @@ pub(crate) struct Shape {
     pub(crate) sides: Sides<Cost>,
     /// The gateway's CPU of a call to theirs.
     pub(crate) cpu_to_envoy: f64,
+    pub(crate) cpu_to_logging: f64,
     pub(crate) cpu_to_floor: f64,
 }
 
@@ -63,10 +71,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "|{}", "---|".repeat(7))?;
         for shape in &self.shapes {
-            let Sides { gateway, envoy, floor } = &shape.sides;
+            let Sides { gateway, envoy, logging, floor } = &shape.sides;
             let rows = [
                 ("gateway", gateway, 1.0),
                 ("Envoy", envoy, shape.cpu_to_envoy),
+                ("Envoy, access log", logging, shape.cpu_to_logging),
                 ("floor", floor, shape.cpu_to_floor),
             ];
             for (side, cost, ratio) in rows {
@@ -81,10 +90,12 @@ impl fmt::Display for Report {
                 )?;
             }
         }
-        writeln!(f, "\n| memory, MiB | gateway | Envoy | floor |\n|---|---|---|---|")?;
+        writeln!(f, "\n| memory, MiB | gateway | Envoy | with access log | floor |\n|---|---|---|---|---|")?;
         let Memory { idle, after } = &self.memory_mib;
-        for (what, Sides { gateway, envoy, floor }) in [("idle", idle), ("after all of the above", after)] {
-            writeln!(f, "| {what} | {gateway:.1} | {envoy:.1} | {floor:.1} |")?;
+        for (what, Sides { gateway, envoy, logging, floor }) in
+            [("idle", idle), ("after all of the above", after)]
+        {
+            writeln!(f, "| {what} | {gateway:.1} | {envoy:.1} | {logging:.1} | {floor:.1} |")?;
         }
         Ok(())
     }

@@ -32,13 +32,16 @@ const MAX_ERROR_RESETS: usize = 1024;
 /// quicker; one that does not cannot hold us.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How HTTP is carried: the same for all connections of a port.
+pub(super) type Builder = auto::Builder<Tracked>;
+
 /// A connection that was accepted.
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) config: Arc<Config>,
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) stop: Stop,
-    pub(super) executor: Tracked,
+    pub(super) builder: Arc<Builder>,
 }
 
 /// A connection whose peer has shown what it speaks.
@@ -90,8 +93,7 @@ impl Connection {
             let response = service.clone().answer(request, peer.clone());
             async move { Ok::<_, Infallible>(response.await.map(|body| Counted::new(body, running))) }
         });
-        let builder = builder(&self.config, self.executor.clone());
-        let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(io), service));
         let mut lease = Lease::new(&self.config, activity);
         loop {
             let ended = tokio::select! {
@@ -126,7 +128,7 @@ async fn preface<T: AsyncRead + Unpin>(mut stream: T, protocol: Protocol) -> io:
     Ok(Prefixed::new(head.freeze(), stream))
 }
 
-fn builder(config: &Config, executor: Tracked) -> auto::Builder<Tracked> {
+pub(super) fn builder(config: &Config, executor: Tracked) -> Builder {
     let builder = auto::Builder::new(executor);
     let mut builder = if config.protocol == Protocol::Http2 { builder.http2_only() } else { builder };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
