@@ -1,7 +1,7 @@
 //! One HTTP/1.1 exchange with the upstream or the identity service, over a pool of our own.
 //!
-//! Of hyper, and not of a client that hyper-util or reqwest makes of it: theirs give each connection a task, so that a call is
-//! woken up by one that may run on another core, and a pool that does not know cores at all.
+//! It stands on hyper itself and not on the clients that hyper-util and reqwest make of it: those give each connection a task
+//! that a call has to wake up and is woken up by, perhaps on another core, and a pool that knows of no cores.
 //!
 //! What other clients do unasked is not there to be switched off: no redirects (they would take the token along), no proxy
 //! variables, no compression. The body is capped while it streams, pooled connections have a lifetime, and of a connection

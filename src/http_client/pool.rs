@@ -13,8 +13,7 @@ use super::link::Link;
 /// How often the connections that wait are looked at: one that the other side has closed takes a descriptor until then.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A clone is the same pool.
-#[derive(Clone)]
+/// Its task holds it weakly, and ends with it.
 pub(super) struct Pool(Arc<Inner>);
 
 struct Inner {
