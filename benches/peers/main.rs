@@ -1,6 +1,7 @@
 //! `cargo bench --bench peers -- --envoy PATH`: what one call costs, in the gateway, in Envoy (which does the same by its
-//! filter `grpc_json_reverse_transcoder`, `envoy.rs`) and in the floor (`benches/common/floor.rs`), measured in turn in one
-//! run, before the same upstream. Loopback only; about half a minute. It needs two cores, as `benches/call` does.
+//! filter `grpc_json_reverse_transcoder`, `envoy.rs`), with and without an access log, and in the floor
+//! (`benches/common/floor.rs`), measured in turn in one run, before the same upstream. Loopback only; about a minute. It needs
+//! two cores, as `benches/call` does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]
