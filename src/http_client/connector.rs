@@ -105,11 +105,8 @@ pub(crate) fn tls(roots: &Roots) -> Result<ClientConfig, String> {
     Ok(builder.with_root_certificates(Arc::clone(&roots.0)).with_no_client_auth())
 }
 
-/// Opens connections. A clone is the same connector.
-#[derive(Clone)]
-pub(super) struct Connector(Arc<Way>);
-
-struct Way {
+/// Opens connections.
+pub(super) struct Connector {
     direct: Direct,
     proxy: Option<(Uri, HttpsConnector<Tunnel<Direct>>)>,
     limit: Duration,
@@ -134,12 +131,16 @@ impl Connector {
             };
             (proxy.uri().clone(), HttpsConnector::from((tunnel, tls)))
         });
-        Ok(Self(Arc::new(Way { direct, proxy, limit })))
+        Ok(Self { direct, proxy, limit })
     }
-}
 
-impl Way {
-    async fn open(&self, to: Uri) -> Result<Wire, BoxError> {
+    /// A connection that leads to where `to` is, within the time for it.
+    pub(super) async fn open(&self, to: Uri) -> Result<Wire, BoxError> {
+        let late = |_| format!("no connection within {} s", self.limit.as_secs_f64());
+        tokio::time::timeout(self.limit, self.reach(to)).await.map_err(late)?
+    }
+
+    async fn reach(&self, to: Uri) -> Result<Wire, BoxError> {
         match &self.proxy {
             None => Ok(Wire::new(connect(self.direct.clone(), to).await?, false)),
             Some((_, tunnel)) if to.scheme() == Some(&Scheme::HTTPS) => {
@@ -155,20 +156,12 @@ async fn connect<S: Service<Uri>>(mut service: S, to: Uri) -> Result<S::Response
     service.call(to).await
 }
 
-impl Connector {
-    /// A connection that leads to where `to` is, within the time for it.
-    pub(super) async fn open(&self, to: Uri) -> Result<Wire, BoxError> {
-        let late = |_| format!("no connection within {} s", self.0.limit.as_secs_f64());
-        tokio::time::timeout(self.0.limit, self.0.open(to)).await.map_err(late)?
-    }
-}
-
 /// A connection.
 pub(super) struct Wire {
     stream: Pin<Box<dyn Stream>>,
     /// It leads to a proxy, which must be told the whole URL.
-    to_proxy: bool,
-    talk: Talk,
+    pub(super) to_proxy: bool,
+    pub(super) talk: Talk,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send {}
@@ -199,14 +192,6 @@ impl Wire {
         S: hyper::rt::Read + hyper::rt::Write + Send + 'static,
     {
         Self { stream: Box::pin(TokioIo::new(stream)), to_proxy, talk: Talk::default() }
-    }
-
-    pub(super) fn leads_to_proxy(&self) -> bool {
-        self.to_proxy
-    }
-
-    pub(super) fn talk(&self) -> Talk {
-        self.talk.clone()
     }
 }
 

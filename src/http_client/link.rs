@@ -51,7 +51,7 @@ pub(super) struct Failed {
 
 impl Link {
     pub(super) async fn begin(wire: Wire, to: Uri) -> Result<Self, Fault> {
-        let (talk, to_proxy) = (wire.talk(), wire.leads_to_proxy());
+        let (talk, to_proxy) = (wire.talk.clone(), wire.to_proxy);
         let handshake = http1::Builder::new().max_headers(MAX_HEADERS).handshake(TokioIo::new(wire));
         let (sender, connection) = handshake.await.map_err(|error| lost(&error, false))?;
         let carrier = Carrier { connection: Some(connection) };
