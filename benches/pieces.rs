@@ -15,8 +15,8 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use backup_share_gateway::credentials::{Get, Keys, Proof, Scheme, Secret, TOKEN_HEADER, Token};
+use backup_share_gateway::grpc::{Failure, grpc_timeout};
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use backup_share_gateway::rpc::{Failure, grpc_timeout};
 use backup_share_gateway::upstream::{
     BaseUrl, Error, Kind, ProjectId, Share, ShareId, Timestamp, retry_after, share_url,
 };

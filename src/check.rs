@@ -19,8 +19,8 @@ use crate::base_url::BaseUrl;
 use crate::certificate::Certificate;
 use crate::credentials::{Credential, Keystone, Mode, Token};
 use crate::gateway::{Config, UpstreamAt};
+use crate::grpc::Failure;
 use crate::http_client;
-use crate::rpc::Failure;
 use crate::telemetry::{Metrics, TraceContext};
 use crate::upstream::{Error, Kind, Progress, ProjectId, Query, Roots, ShareId, Upstream};
 

@@ -12,9 +12,9 @@ use tonic_health::pb::{
 use tonic_types::StatusExt;
 
 use crate::credentials::TOKEN_HEADER;
+use crate::grpc::code_name;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
-use crate::rpc::code_name;
 
 /// The gateway has the last word on the deadline; this much later the client stops waiting for it.
 const GRACE: Duration = Duration::from_secs(1);

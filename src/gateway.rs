@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
 use crate::credentials::Mode;
+use crate::grpc::{self, Access, Rpc};
 use crate::health::Readiness;
 use crate::reload;
-use crate::rpc::{self, Access, Rpc};
 use crate::sandbox::Sandbox;
 use crate::server::{self, Peer, Server, Tls};
 use crate::telemetry::Metrics;
@@ -36,7 +36,7 @@ pub struct Config {
     /// TLS on the gRPC port; without it, it speaks in the clear.
     pub tls: Option<Arc<Tls>>,
     /// The calls.
-    pub rpc: rpc::Config,
+    pub rpc: grpc::Config,
     /// Where the upstream is.
     pub upstream_at: UpstreamAt,
     /// How it is asked.
@@ -125,7 +125,7 @@ pub struct Gateway {
 /// The ends, in the order in which they come.
 #[derive(Default)]
 struct StopAll {
-    rpc: rpc::Stop,
+    rpc: grpc::Stop,
     grpc: server::Stop,
     admin: server::Stop,
 }
@@ -183,7 +183,7 @@ impl Gateway {
             admin,
             sandbox,
             rpc,
-            admin_pages: Admin::new(readiness.clone(), metrics, &[rpc::SERVICE]),
+            admin_pages: Admin::new(readiness.clone(), metrics, &[grpc::SERVICE]),
             readiness,
             stop,
             drain_delay: config.drain_delay,
@@ -283,7 +283,7 @@ impl server::Service for GrpcPort {
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
         self.0.handle(
             request,
-            rpc::Caller { address: Some(peer.address), shown: peer.shown, names: peer.names },
+            grpc::Caller { address: Some(peer.address), shown: peer.shown, names: peer.names },
         )
     }
 }

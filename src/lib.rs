@@ -7,12 +7,12 @@
 //! # The life of a request
 //!
 //! 1. [`server`] accepts the connection and carries HTTP/2 on it, within limits. It knows no gRPC service.
-//! 2. [`rpc`] takes the request: the place among the calls in flight, the token (out of the HTTP headers, never out of
+//! 2. [`grpc`] takes the request: the place among the calls in flight, the token (out of the HTTP headers, never out of
 //!    trailers), the rules about who may read what, the deadline, the one message, and its check. What fails here never reaches the upstream.
 //! 3. [`upstream`] builds the URL of checked values only, sends a GET, reads the reply, whole, and tries again where that
 //!    is safe and there is time. It answers with the upstream's own share, or with an error whose kind names the step
 //!    that failed.
-//! 4. [`rpc`] turns the one into protobuf (`rpc/response.rs`) and the other into a status (`rpc/status.rs`), and writes
+//! 4. [`grpc`] turns the one into protobuf (`grpc/convert.rs`) and the other into a status (`grpc/status.rs`), and writes
 //!    the access line.
 //!
 //! # The layout
@@ -26,7 +26,7 @@
 //! | [`cli`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
 //! | [`gateway`] | composition: takes the ports, owns every task, ends them in order |
 //! | [`server`] | transport: accept loop, TLS, limits, drain |
-//! | [`rpc`] | inbound edge: request, response, status, deadline, access log |
+//! | [`grpc`] | inbound edge: request, response, status, deadline, access log |
 //! | [`admin`], [`health`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
 //! | [`client`] | the `get` and `health` commands |
@@ -47,12 +47,12 @@ pub mod cli;
 pub mod client;
 pub mod credentials;
 pub mod gateway;
+pub mod grpc;
 pub mod health;
 mod http_client;
 pub mod process;
 pub mod proto;
 mod reload;
-pub mod rpc;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;

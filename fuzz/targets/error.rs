@@ -9,7 +9,7 @@
 //! - Only a 404 with a code of the service's own, or in one wrapper with no code or a bare number, is about the share.
 #![no_main]
 
-use backup_share_gateway::rpc::Failure;
+use backup_share_gateway::grpc::Failure;
 use backup_share_gateway::upstream::{Error, Kind};
 use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
 use http::HeaderValue;

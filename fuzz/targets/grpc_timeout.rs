@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use backup_share_gateway::rpc::{DeadlineLimits, MalformedTimeout, grpc_timeout};
+use backup_share_gateway::grpc::{DeadlineLimits, MalformedTimeout, grpc_timeout};
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use backup_share_gateway::rpc::Failure;
+use backup_share_gateway::grpc::Failure;
 use backup_share_gateway::upstream::{self, Error};
 use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
 use http::HeaderValue;

@@ -17,7 +17,7 @@ use crate::credentials::{
     Variables,
 };
 use crate::gateway::{self, UpstreamAt};
-use crate::rpc::{self, Access};
+use crate::grpc::{self, Access};
 use crate::server::{self, Tls, TlsFiles};
 use crate::telemetry::{self, LogFormat, Traces, traces};
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
@@ -234,9 +234,9 @@ impl Flags {
             listen: reader.value("listen", &self.listen, units::NOWHERE, units::address),
             admin_listen: reader.value("admin-listen", &self.admin_listen, units::NOWHERE, units::address),
             server: self.server(&mut reader, max_deadline),
-            rpc: rpc::Config {
+            rpc: grpc::Config {
                 max_in_flight: reader.count("max-in-flight", &self.max_in_flight, MOST) as usize,
-                deadlines: rpc::DeadlineLimits {
+                deadlines: grpc::DeadlineLimits {
                     default: reader.duration("default-deadline", &self.default_deadline),
                     max: max_deadline,
                 },

@@ -5,10 +5,10 @@
 //! layer has run, ignores a second message, and leaves deadlines and details to chance. Health and reflection do.
 
 mod access_log;
-mod allow;
+mod authorization;
+mod convert;
 mod deadline;
 mod request;
-mod response;
 mod status;
 
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-pub use allow::Access;
+pub use authorization::Access;
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, Failure, Violation, code_name};
 
