@@ -13,8 +13,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([SERVICE], [ROOT])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    // The server half is written by hand in `rpc`: tonic's would ignore a second message and merge trailers
-    // into the request's metadata.
-    tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -14,12 +14,13 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use backup_share_gateway::credentials::{Get, Keys, Proof, Scheme, Secret, TOKEN_HEADER, Token};
-use backup_share_gateway::grpc::{Failure, grpc_timeout};
-use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use backup_share_gateway::upstream::{
-    BaseUrl, Error, Kind, ProjectId, Share, ShareId, Timestamp, retry_after, share_url,
+use backup_share_gateway::credentials::{AuthMaterial, Keys, Scheme, Secret, SignableRequest};
+use backup_share_gateway::domain::{
+    BackupShare, ErrorKind, ProjectId, ShareId, TOKEN_HEADER, Timestamp, Token,
 };
+use backup_share_gateway::grpc::{RpcError, grpc_timeout};
+use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
+use backup_share_gateway::upstream::{BaseUrl, from_response, read_share, retry_after, share_url};
 use clap::Parser;
 use common::process::output;
 use common::{DOCUMENTED, PROJECT, SHARE, token};
@@ -107,8 +108,8 @@ fn share_id() -> ShareId {
     ShareId::parse(SHARE.into()).unwrap()
 }
 
-fn share() -> Share {
-    Share::read(DOCUMENTED.as_bytes(), &share_id(), drop).unwrap()
+fn share() -> BackupShare {
+    read_share(DOCUMENTED.as_bytes(), &share_id(), drop).unwrap()
 }
 
 fn headers(name: &'static str, value: &str) -> HeaderMap {
@@ -135,24 +136,24 @@ fn reply(bench: &mut Bench) {
     let message = GetBackupShareResponse::from(share());
     let time = || "2017-08-16T07:24:24.786297";
     bench.piece("time read", time, |text| Timestamp::parse(text).unwrap());
-    bench.piece("JSON read", || DOCUMENTED.as_bytes(), |body| Share::read(body, &id, drop).unwrap());
+    bench.piece("JSON read", || DOCUMENTED.as_bytes(), |body| read_share(body, &id, drop).unwrap());
     bench.piece("share to message", share, GetBackupShareResponse::from);
     bench.piece("message to protobuf", || &message, Message::encode_to_vec);
 }
 
-fn error(bench: &mut Bench, proof: &Proof) {
-    let of_reply = |body| Error::of_reply(404, Some(REQUEST_ID), Some(body), proof);
-    let error = of_reply(NOT_FOUND);
-    assert_eq!(error.kind, Kind::ShareNotFound);
-    let failure = Failure::Upstream(Box::new(error));
+fn error(bench: &mut Bench, material: &AuthMaterial) {
+    let read = |body| from_response(404, Some(REQUEST_ID), Some(body), material);
+    let error = read(NOT_FOUND);
+    assert_eq!(error.kind, ErrorKind::ShareNotFound);
+    let failure = RpcError::Upstream(Box::new(error));
     let id = HeaderValue::from_static(REQUEST_ID);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
     let wait = |value: &str| retry_after(value.as_bytes(), now).unwrap();
-    bench.piece("error body read", || NOT_FOUND, of_reply);
+    bench.piece("error body read", || NOT_FOUND, read);
     bench.piece("error to status", || &failure, |failure| failure.status(&id).into_http::<()>());
     bench.piece("Retry-After, seconds", || "120", wait);
     bench.piece("Retry-After, date", || "Sun, 06 Nov 1994 08:49:47 GMT", wait);
-    bench.piece("request ID redacted", || REQUEST_ID, |text| proof.redact(text));
+    bench.piece("request ID redacted", || REQUEST_ID, |text| material.redact(text));
 }
 
 fn signature(bench: &mut Bench) {
@@ -160,7 +161,7 @@ fn signature(bench: &mut Bench) {
     let secret = |length| Secret::new("K".repeat(length));
     let keys = Keys { access_key: secret(20), secret_key: secret(40), security_token: None };
     let path = format!("/v2/{PROJECT}/os-vendor-backup-sharing/{SHARE}");
-    let get = Get {
+    let request = SignableRequest {
         host: "vbs.eu-de.otc.t-systems.com",
         path: &path,
         project_id: PROJECT,
@@ -168,8 +169,8 @@ fn signature(bench: &mut Bench) {
         accept: "application/json",
     };
     let now = SystemTime::now();
-    bench.piece("signature, sdk", || get, |get| keys.sign(Scheme::Sdk, get, now));
-    bench.piece("signature, legacy", || get, |get| keys.sign(Scheme::Legacy, get, now));
+    bench.piece("signature, sdk", || request, |request| keys.sign(Scheme::Sdk, request, now));
+    bench.piece("signature, legacy", || request, |request| keys.sign(Scheme::Legacy, request, now));
 }
 
 fn main() {
@@ -177,11 +178,11 @@ fn main() {
     // Criterion tells its progress on stdout, where only the result belongs.
     let mut result = File::from(rustix::io::dup(io::stdout()).unwrap());
     rustix::stdio::dup2_stdout(io::stderr()).unwrap();
-    let proof = Proof::Caller(Token::from_headers(&headers(TOKEN_HEADER, &token())).unwrap());
+    let material = AuthMaterial::Caller(Token::from_headers(&headers(TOKEN_HEADER, &token())).unwrap());
     let mut bench = Bench::new(options.seconds);
     request(&mut bench);
     reply(&mut bench);
-    error(&mut bench, &proof);
+    error(&mut bench, &material);
     signature(&mut bench);
     let text = if options.json {
         serde_json::to_string_pretty(&bench.pieces).unwrap()

@@ -17,12 +17,15 @@ use tokio_rustls::TlsConnector;
 
 use crate::base_url::BaseUrl;
 use crate::certificate::Certificate;
-use crate::credentials::{Credential, Keystone, Mode, Token};
+use crate::credentials::{CredentialProvider, Keystone};
+use crate::domain::{
+    BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
+};
 use crate::gateway::{Config, UpstreamAt};
-use crate::grpc::Failure;
+use crate::grpc::RpcError;
 use crate::http_client;
-use crate::telemetry::{Metrics, TraceContext};
-use crate::upstream::{Error, Kind, Progress, ProjectId, Query, Roots, ShareId, Upstream};
+use crate::telemetry::Metrics;
+use crate::upstream::{Roots, Upstream};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,13 +89,13 @@ impl<S: FnMut(&str)> Report<S> {
                 self.ok("certificate", &described);
             }
         }
-        for line in config.rpc.access.iter().flat_map(|access| access.describe()) {
+        for line in config.access.iter().flat_map(|access| access.describe()) {
             self.ok("rule", &line);
         }
-        let credential = match &config.rpc.credentials {
-            Mode::PassThrough => "the caller's token",
-            Mode::Keystone(_) => "a token of the gateway's own account",
-            Mode::AkSk(_) => "the gateway's own keys",
+        let credential = match &config.credentials {
+            CredentialProvider::PassThrough => "the caller's token",
+            CredentialProvider::Keystone(_) => "a token of the gateway's own account",
+            CredentialProvider::AkSk(_) => "the gateway's own keys",
         };
         self.ok("credential", credential);
     }
@@ -103,11 +106,11 @@ impl<S: FnMut(&str)> Report<S> {
     }
 
     async fn reach_all(&mut self, config: Config) -> Result<(), Failed> {
-        let mut project = config.rpc.access.as_ref().and_then(|access| access.a_project());
+        let mut project = config.access.as_ref().and_then(|access| access.a_project());
         let mut found = None;
         let direct = config.upstream.http.proxy.is_none();
         let connect_timeout = config.upstream.http.connect_timeout;
-        if let Mode::Keystone(keystone) = &config.rpc.credentials {
+        if let CredentialProvider::Keystone(keystone) = &config.credentials {
             let (url, roots) = keystone.identity_service();
             self.way("identity service", &url, &roots, connect_timeout, direct).await?;
             let issued = self.identify(keystone).await?;
@@ -250,28 +253,27 @@ impl<S: FnMut(&str)> Report<S> {
     /// Asks for a share that nobody has, and looks at who answers.
     async fn route(&mut self, config: Config, url: BaseUrl, project: Option<String>) -> Result<(), Failed> {
         let step = "upstream, route";
-        let (credential, own) = match config.rpc.credentials {
-            Mode::PassThrough => (Credential::Caller(Token::of_nobody()), false),
-            Mode::Keystone(keystone) => (Credential::Keystone(keystone), true),
-            Mode::AkSk(aksk) => (Credential::AkSk(aksk), true),
+        // Without a credential of its own, the gateway has none to show.
+        let token = match config.credentials {
+            CredentialProvider::PassThrough => Some(Token::placeholder()),
+            CredentialProvider::Keystone(_) | CredentialProvider::AkSk(_) => None,
         };
+        let own = token.is_none();
         let upstream = Metrics::new()
             .map_err(|error| error.to_string())
-            .and_then(|metrics| Upstream::new(Some(url), config.upstream, metrics));
+            .and_then(|metrics| Upstream::new(Some(url), config.upstream, config.credentials, metrics));
         let upstream = upstream.map_err(|why| self.fail(step, &why, "this is a fault of the gateway"))?;
         let project = project.and_then(ProjectId::parse).or_else(|| ProjectId::parse(NO_PROJECT.into()));
         let Some((project_id, id)) = project.zip(ShareId::parse(NO_SHARE.into())) else { return Ok(()) };
-        let query = Query {
-            project_id,
-            id,
-            credential,
-            request_id: &HeaderValue::from_static("backup-share-gateway-check"),
-            span: &config.rpc.traces.call("check", TraceContext::default(), None),
+        let call = CallContext {
+            request_id: HeaderValue::from_static("backup-share-gateway-check"),
+            token,
+            trace: TraceContext::default(),
             deadline: Instant::now() + config.rpc.deadlines.max,
             may_retry: false,
-            progress: &Progress::default(),
+            stats: CallStats::default(),
         };
-        match upstream.get_backup_share(&query).await {
+        match upstream.get(&call, &ShareRef { project_id, id }).await {
             Ok(_) => self.ok(step, "VBS answered with a share"),
             Err(error) => match voice(&error, own) {
                 Some(found) => self.ok(step, found),
@@ -284,7 +286,7 @@ impl<S: FnMut(&str)> Report<S> {
     fn wrong_voice(&mut self, error: Error, own: bool) -> Failed {
         let detail = error.detail.clone();
         let is_foreign = wants_token(&error) && !own;
-        let failure = Failure::Upstream(Box::new(error));
+        let failure = RpcError::Upstream(Box::new(error));
         let status = failure.status(&HeaderValue::from_static("check"));
         let todo = if is_foreign { "this is not VBS's voice: check the URL" } else { status.message() };
         self.fail("upstream, route", &format!("{} ({detail})", failure.reason()), todo)
@@ -295,7 +297,7 @@ impl<S: FnMut(&str)> Report<S> {
 /// credential, that one is asked for in JSON of a known shape.
 fn voice(error: &Error, own: bool) -> Option<&'static str> {
     let in_shape = error.code.is_some() || error.message.is_some();
-    if error.kind == Kind::ShareNotFound {
+    if error.kind == ErrorKind::ShareNotFound {
         Some("VBS answered: it has no such share, as it should be")
     } else if wants_token(error) && !own && in_shape {
         Some("it wants a token, as VBS does; `get` shows what it says to a good one")
@@ -305,7 +307,7 @@ fn voice(error: &Error, own: bool) -> Option<&'static str> {
 }
 
 fn wants_token(error: &Error) -> bool {
-    matches!(error.kind, Kind::Unauthenticated | Kind::Forbidden)
+    matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::Forbidden)
 }
 
 /// What to do about a handshake that failed.

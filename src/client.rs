@@ -11,7 +11,7 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt;
 
-use crate::credentials::TOKEN_HEADER;
+use crate::domain::TOKEN_HEADER;
 use crate::grpc::code_name;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};

@@ -1,4 +1,4 @@
-//! What proves to the upstream who asks.
+//! What authenticates the gateway's requests to the upstream.
 //!
 //! Three modes. *Pass-through*: the caller's own token, read from the request's HTTP headers and sent on as it came; the
 //! gateway holds no credential and adds none. *Keystone*: the gateway has an account at the identity service, and a token
@@ -10,7 +10,6 @@
 mod aksk;
 mod keystone;
 mod secret;
-mod token;
 mod variables;
 
 use std::sync::Arc;
@@ -18,36 +17,58 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{AkSk, Get, Keys, Scheme, VARIABLES as AKSK_VARIABLES};
+pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
     CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone, VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret::Secret;
-use token::TOKEN_HEADER_NAME;
-pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, Token, TokenError};
 pub use variables::Variables;
 
 use crate::base_url::BaseUrl;
+use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use secret::blot;
 
 /// Where the credential of a call comes from.
 #[derive(Clone, Debug)]
-pub enum Mode {
-    /// From the caller.
+pub enum CredentialProvider {
+    /// The caller's own token.
     PassThrough,
-    /// From the gateway's own account at the identity service.
+    /// A token of the gateway's own account at the identity service.
     Keystone(Arc<Keystone>),
-    /// From the gateway's own keys.
+    /// Signatures with the gateway's own keys.
     AkSk(Arc<AkSk>),
 }
 
-impl Mode {
-    /// The credential of the call with these HTTP headers.
-    pub fn credential(&self, headers: &HeaderMap) -> Result<Credential, TokenError> {
-        match self {
-            Self::PassThrough => Token::from_headers(headers).map(Credential::Caller),
-            Self::Keystone(keystone) => Ok(Credential::Keystone(Arc::clone(keystone))),
-            Self::AkSk(aksk) => Ok(Credential::AkSk(Arc::clone(aksk))),
+impl CredentialProvider {
+    /// What authenticates a call with this token of its caller. It may have to wait for the identity service; the time is the
+    /// caller's to limit.
+    pub async fn resolve(&self, token: Option<&Token>) -> Result<AuthMaterial, Error> {
+        match (self, token) {
+            (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
+            (Self::PassThrough, None) => Err(Error::new(ErrorKind::Unauthenticated, "the call has no token")),
+            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.current().await?)),
+            (Self::AkSk(aksk), _) => Ok(AuthMaterial::Keys(aksk.keys(), aksk.scheme())),
+        }
+    }
+
+    /// The upstream has rejected `material` with a 401.
+    pub fn invalidate(&self, material: &AuthMaterial) {
+        if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
+            keystone.was_refused(rejected);
+        }
+    }
+
+    /// What to try after `rejected`, if there is anything. It may have to wait, as [`CredentialProvider::resolve`].
+    pub async fn refresh_after(
+        &self,
+        rejected: &AuthMaterial,
+    ) -> Result<Option<AuthMaterial>, IdentityError> {
+        match (self, rejected) {
+            (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
+                let successor = keystone.successor(rejected).await?;
+                Ok(successor.map(AuthMaterial::Issued))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -64,44 +85,9 @@ impl Mode {
     }
 }
 
-/// The credential of one call.
+/// What authenticates one attempt, or a few.
 #[derive(Clone, Debug)]
-pub enum Credential {
-    /// The caller's token.
-    Caller(Token),
-    /// Whatever token the gateway's account has.
-    Keystone(Arc<Keystone>),
-    /// Whatever keys the gateway has.
-    AkSk(Arc<AkSk>),
-}
-
-impl Credential {
-    /// What is sent to prove it. It may have to wait for the identity service; the time is the caller's to limit.
-    pub async fn proof(&self) -> Result<Proof, IdentityError> {
-        Ok(match self {
-            Self::Caller(token) => Proof::Caller(token.clone()),
-            Self::Keystone(keystone) => Proof::Issued(keystone.current().await?),
-            Self::AkSk(aksk) => Proof::Keys(aksk.keys(), aksk.scheme()),
-        })
-    }
-
-    /// The upstream has refused `proof` with a 401.
-    pub fn was_refused(&self, proof: &Proof) {
-        if let (Self::Keystone(keystone), Proof::Issued(refused)) = (self, proof) {
-            keystone.was_refused(refused);
-        }
-    }
-
-    /// What to try after `refused`, if there is something. It may have to wait, as [`Credential::proof`].
-    pub async fn successor(&self, refused: &Proof) -> Result<Option<Proof>, IdentityError> {
-        let (Self::Keystone(keystone), Proof::Issued(refused)) = (self, refused) else { return Ok(None) };
-        Ok(keystone.successor(refused).await?.map(Proof::Issued))
-    }
-}
-
-/// What proves to the upstream who asks, in one attempt or a few.
-#[derive(Clone, Debug)]
-pub enum Proof {
+pub enum AuthMaterial {
     /// The caller's token.
     Caller(Token),
     /// The gateway's token.
@@ -110,40 +96,50 @@ pub enum Proof {
     Keys(Arc<Keys>, Scheme),
 }
 
-impl Proof {
-    /// Adds to `headers` what proves who asks, in this attempt.
-    pub fn add_to(&self, headers: &mut HeaderMap, get: Get<'_>, now: SystemTime) {
+impl AuthMaterial {
+    /// Adds the headers that authenticate a request which is sent now.
+    pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: SystemTime) {
         match self {
-            Self::Caller(token) => drop(headers.insert(TOKEN_HEADER_NAME, token.value())),
-            Self::Issued(issued) => drop(headers.insert(TOKEN_HEADER_NAME, issued.token().value())),
-            Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, get, now)),
+            Self::Caller(token) => {
+                headers.insert(TOKEN_HEADER_NAME, token.value());
+            }
+            Self::Issued(issued) => {
+                headers.insert(TOKEN_HEADER_NAME, issued.token().value());
+            }
+            Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now)),
         }
     }
 
-    /// Where the identity service says that the upstream is, if it was asked.
+    /// The upstream's URL in the identity service's catalog, if it was asked for.
     pub fn endpoint(&self) -> Option<&BaseUrl> {
         if let Self::Issued(issued) = self { issued.endpoint() } else { None }
     }
 
-    /// The upstream has taken it.
+    /// The upstream has accepted it.
     pub fn was_accepted(&self) {
         if let Self::Issued(issued) = self {
             issued.was_accepted();
         }
     }
 
-    /// Whether it is the gateway's own, so that only its operator can mend it.
-    pub fn is_own(&self) -> bool {
+    /// Whether it is the gateway's own, so that only its operator can fix it.
+    pub fn is_gateway_owned(&self) -> bool {
         !matches!(self, Self::Caller(_))
     }
 
-    /// `text` with every place blotted out at which it repeats a secret, or a telling part of one: an upstream that
-    /// echoes it must not bring it into a status or a log.
+    /// `text` without any part that repeats a secret: an upstream that echoes one must not bring it into a status or a log.
     pub fn redact(&self, text: &str) -> String {
         match self {
             Self::Caller(token) => blot(text, token.expose()),
             Self::Issued(issued) => blot(text, issued.token().expose()),
             Self::Keys(keys, _) => keys.secrets().fold(text.to_owned(), |text, secret| blot(&text, secret)),
         }
+    }
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        let kind = if error.refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
+        Self { http_status: error.http_status, request_id: error.request_id, ..Self::new(kind, error.detail) }
     }
 }

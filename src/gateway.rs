@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
-use crate::credentials::Mode;
-use crate::grpc::{self, Access, Rpc};
+use crate::credentials::CredentialProvider;
+use crate::grpc::{self, AuthorizationPolicy, PeerIdentity, Router};
 use crate::health::Readiness;
 use crate::reload;
 use crate::sandbox::Sandbox;
@@ -37,6 +37,10 @@ pub struct Config {
     pub tls: Option<Arc<Tls>>,
     /// The calls.
     pub rpc: grpc::Config,
+    /// Who may read what; without rules, any caller may name any project, and its token decides.
+    pub access: Option<Arc<AuthorizationPolicy>>,
+    /// Where the credentials for the upstream come from.
+    pub credentials: CredentialProvider,
     /// Where the upstream is.
     pub upstream_at: UpstreamAt,
     /// How it is asked.
@@ -107,14 +111,14 @@ const ADMIN_IDLE: Duration = Duration::from_secs(120);
 /// A gateway with its ports taken.
 pub struct Gateway {
     tls: Option<Arc<Tls>>,
-    access: Option<Arc<Access>>,
-    credentials: Mode,
+    access: Option<Arc<AuthorizationPolicy>>,
+    credentials: CredentialProvider,
     metrics: Metrics,
     team: Team,
     grpc: Server,
     admin: Server,
     sandbox: Option<Sandbox>,
-    rpc: Rpc,
+    rpc: Router<Upstream>,
     admin_pages: Admin,
     readiness: Readiness,
     stop: StopAll,
@@ -158,7 +162,7 @@ impl Gateway {
         )
         .map_err(at(config.admin_listen))?;
 
-        let (access, credentials) = (config.rpc.access.clone(), config.rpc.credentials.clone());
+        let (access, credentials) = (config.access, config.credentials);
         let (base_url, sandbox) = match config.upstream_at {
             UpstreamAt::Url(url) => (Some(url), None),
             UpstreamAt::Catalog => (None, None),
@@ -170,9 +174,11 @@ impl Gateway {
                 (Some(url), Some(sandbox))
             }
         };
-        let upstream = Upstream::new(base_url, config.upstream, metrics.clone()).map_err(Error::Setup)?;
-        let rpc = Rpc::new(config.rpc, upstream, &readiness, metrics.clone(), stop.rpc.clone())
+        let upstream = Upstream::new(base_url, config.upstream, credentials.clone(), metrics.clone())
             .map_err(Error::Setup)?;
+        let rpc =
+            Router::new(config.rpc, access.clone(), upstream, &readiness, metrics.clone(), stop.rpc.clone())
+                .map_err(Error::Setup)?;
         Ok(Self {
             tls: config.tls,
             access,
@@ -271,7 +277,7 @@ async fn finish(grpc: &mut JoinHandle<()>, stop: &StopAll, drain_timeout: Durati
 
 /// What answers on the gRPC port.
 #[derive(Clone)]
-struct GrpcPort(Rpc);
+struct GrpcPort(Router<Upstream>);
 
 impl server::Service for GrpcPort {
     type Body = tonic::body::Body;
@@ -283,7 +289,7 @@ impl server::Service for GrpcPort {
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
         self.0.handle(
             request,
-            grpc::Caller { address: Some(peer.address), shown: peer.shown, names: peer.names },
+            PeerIdentity { address: Some(peer.address), address_display: peer.shown, names: peer.names },
         )
     }
 }
@@ -305,7 +311,12 @@ impl server::Service for AdminPort {
 }
 
 /// Takes new certificates, rules and keys when their files change. Never ends.
-async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, credentials: Mode, metrics: Metrics) {
+async fn keep_fresh(
+    tls: Option<Arc<Tls>>,
+    access: Option<Arc<AuthorizationPolicy>>,
+    credentials: CredentialProvider,
+    metrics: Metrics,
+) {
     let certificates = async {
         let Some(tls) = tls else { return std::future::pending().await };
         metrics.certificate_expiry.set(tls.expires());
@@ -335,21 +346,23 @@ async fn keep_fresh(tls: Option<Arc<Tls>>, access: Option<Arc<Access>>, credenti
             Err(error) => tracing::error!(error, "the new credential is refused, the old one stays in use"),
         };
         match credentials {
-            Mode::PassThrough => std::future::pending().await,
-            Mode::Keystone(keystone) => {
+            CredentialProvider::PassThrough => std::future::pending().await,
+            CredentialProvider::Keystone(keystone) => {
                 reload::on_change(keystone.snapshot(), || said(keystone.reload())).await;
             }
-            Mode::AkSk(aksk) => reload::on_change(aksk.snapshot(), || said(aksk.reload())).await,
+            CredentialProvider::AkSk(aksk) => {
+                reload::on_change(aksk.snapshot(), || said(aksk.reload())).await
+            }
         }
     };
     tokio::join!(certificates, rules, credential);
 }
 
 /// Gets and renews the gateway's own token, where it has an account. Never ends.
-async fn keep_token(credentials: Mode, metrics: Metrics) {
+async fn keep_token(credentials: CredentialProvider, metrics: Metrics) {
     match credentials {
-        Mode::Keystone(keystone) => keystone.run(&metrics).await,
-        Mode::PassThrough | Mode::AkSk(_) => std::future::pending().await,
+        CredentialProvider::Keystone(keystone) => keystone.run(&metrics).await,
+        CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => std::future::pending().await,
     }
 }
 

@@ -49,18 +49,15 @@ pub fn run(parsed: Result<Action, Refusal>) -> ExitCode {
 
 fn act(action: Action) -> Result<ExitCode, String> {
     match action {
-        Action::Serve(mut serve) => {
+        Action::Serve(serve) => {
             let limit = raise_descriptor_limit();
             let runtime = runtime()?;
             let workers = Workers::start(runtime.handle(), serve.workers).map_err(not_started)?;
+            let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
             // Flushed when the calls that were cut off have had their say.
-            let _log = serve.telemetry.install()?;
+            let _log = serve.telemetry.install(exporter.as_ref().map(Exporter::tracer))?;
             if let Err(error) = limit {
                 tracing::warn!(%error, "cannot raise the limit of file descriptors");
-            }
-            let exporter = serve.traces.as_ref().map(Exporter::start).transpose()?;
-            if let Some(exporter) = &exporter {
-                serve.gateway.rpc.traces = exporter.traces();
             }
             let ended = runtime.block_on(self::serve(*serve, workers.team()));
             workers.end(LAST_WORDS);

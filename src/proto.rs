@@ -1,5 +1,11 @@
 //! The types that `build.rs` makes of `proto/`, and the descriptors that reflection and proto JSON need.
-#![allow(missing_docs, unused_qualifications, reason = "generated")]
+#![allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::clone_on_ref_ptr,
+    clippy::too_many_lines,
+    reason = "generated"
+)]
 
 tonic::include_proto!("vbs.v2");
 

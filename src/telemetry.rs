@@ -1,7 +1,10 @@
 //! What operators see: logs, metrics and traces. Any part may use this module; of them it uses only the roots of TLS.
 
+mod filter;
 mod json;
 mod metrics;
+pub mod spans;
+mod text;
 pub mod traces;
 mod writer;
 
@@ -10,11 +13,16 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 pub use metrics::Metrics;
-pub use traces::{CallSpan, TRACEPARENT, TRACESTATE, TraceContext, Traces};
 pub use writer::Flush;
+
+use filter::LogFilter;
 
 use writer::Lines;
 
@@ -58,18 +66,26 @@ impl Config {
         Ok(Self { filter: filter.to_owned(), format })
     }
 
-    /// Makes standard output the log of this process. Where there is a log already, that stays.
+    /// Makes standard output the log of this process, and gives the spans to `tracer`. If there is a log already, it stays.
     ///
     /// What is returned writes the last lines when it is dropped.
-    pub fn install(&self) -> Result<Flush, String> {
+    pub fn install(&self, tracer: Option<SdkTracer>) -> Result<Flush, String> {
         let lines = LINES.get_or_init(Lines::default).clone();
         let flush = lines.write_to(output()).map_err(|error| format!("no thread for the log: {error}"))?;
-        let filter = EnvFilter::new(&self.filter);
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+        let filter = LogFilter(EnvFilter::new(&self.filter));
+        let spans = tracer.map(|tracer| spans::layer(tracer).with_filter(filter_fn(spans::is_call_span)));
+        let registry = tracing_subscriber::registry().with(spans);
         // An error says that somebody else, such as a test, has set up a log before.
         let _ = match self.format {
-            LogFormat::Json => builder.event_format(json::Json).try_init(),
-            LogFormat::Text => builder.with_ansi(io::stdout().is_terminal()).try_init(),
+            LogFormat::Json => {
+                let layer = fmt::layer().event_format(json::Json).fmt_fields(text::NoFields);
+                registry.with(layer.with_writer(lines).with_filter(filter)).try_init()
+            }
+            LogFormat::Text => {
+                let layer = fmt::layer().event_format(text::Text).fmt_fields(text::NoFields);
+                let layer = layer.with_ansi(io::stdout().is_terminal()).with_writer(lines);
+                registry.with(layer.with_filter(filter)).try_init()
+            }
         };
         Ok(flush)
     }

@@ -1,422 +1,165 @@
-//! The outbound edge: asks the Volume Backup Service for one share, in time, and says what came of it.
+//! The outbound edge: reads one share from the Volume Backup Service, within the call's deadline.
 //!
-//! It knows HTTP, JSON and time; it must not know gRPC. A request is made of checked values only ([`ProjectId`],
-//! [`ShareId`], [`Credential`]), an answer is the upstream's own [`Share`] or an [`Error`] whose [`Kind`] names the step that
-//! failed. The status comes before the JSON: what a 404 says is never read as a share.
+//! It implements [`BackupShares`] over HTTP and JSON, and must not know gRPC. An attempt (`attempt.rs`) is one request; the
+//! loop here repeats it as the policy in `retry.rs` decides. The HTTP status is looked at before the JSON: the body of a
+//! 404 is never read as a share.
+//!
+//! Sources: the vendor's API reference for the request and the response, RFC 9110 for statuses and `Retry-After`, gRFC A6 for the
+//! retry throttle.
 
+mod attempt;
 mod error;
 mod error_body;
+mod json;
 mod retry;
-mod target;
-mod wire;
+mod unknown_fields;
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use tokio::time::Instant;
 
-pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
-pub use error_body::{ErrorBody, Voice};
+pub use attempt::share_url;
+pub use error::from_response;
+pub use error_body::{ErrorBody, ErrorOrigin};
+pub use json::{Malformed, read_share};
 pub use retry::retry_after;
-pub use target::{ProjectId, ShareId, share_url};
-pub use wire::{Backup, Malformed, Share};
 
 pub use crate::base_url::BaseUrl;
 pub use crate::http_client::{Config as HttpConfig, Proxy, Roots};
-pub use crate::timestamp::Timestamp;
 
-use crate::credentials::{self, Credential, IdentityError, Proof};
-use crate::http_client::{self, Body, Connection, Fault, HttpClient, Reply};
-use crate::telemetry::traces::AttemptSpan;
-use crate::telemetry::{CallSpan, Metrics};
+use crate::credentials::{AuthMaterial, CredentialProvider};
+use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, ShareRef};
+use crate::http_client::{Connection, HttpClient};
+use crate::telemetry::Metrics;
+use attempt::{AttemptError, error_type};
+use retry::{RetryState, RetryThrottle, Step};
+use unknown_fields::UnknownFields;
 
-/// How the upstream is asked.
+/// How the upstream is called.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The connections.
     pub http: HttpConfig,
     /// The longest time of one attempt.
     pub attempt_timeout: Duration,
-    /// The most attempts at one call, 1 or more.
+    /// The most attempts of one call, 1 or more.
     pub max_attempts: u32,
 }
 
-/// One question, of checked values only.
-#[derive(Clone, Debug)]
-pub struct Query<'a> {
-    /// The project in whose name the share is read.
-    pub project_id: ProjectId,
-    /// The share.
-    pub id: ShareId,
-    /// What proves who asks.
-    pub credential: Credential,
-    /// Sent as `X-Request-Id`.
-    pub request_id: &'a HeaderValue,
-    /// What the attempts belong to, in traces.
-    pub span: &'a CallSpan,
-    /// When the caller stops waiting.
-    pub deadline: Instant,
-    /// Whether a failed attempt may be followed by another one.
-    pub may_retry: bool,
-    /// Kept up to date.
-    pub progress: &'a Progress,
-}
-
-/// How far a call has come, known of one that was cancelled, too.
-#[derive(Debug, Default)]
-pub struct Progress {
-    attempts: AtomicU32,
-    credential_micros: AtomicU64,
-}
-
-impl Progress {
-    /// Attempts made. One on a connection that turns out to be stale does not count.
-    pub fn attempts(&self) -> u32 {
-        self.attempts.load(Ordering::Relaxed)
-    }
-
-    /// How long the call has waited for a credential.
-    pub fn waited_for_credential(&self) -> Duration {
-        Duration::from_micros(self.credential_micros.load(Ordering::Relaxed))
-    }
-
-    async fn timed<T>(&self, waiting: impl Future<Output = T>) -> T {
-        let since = Instant::now();
-        let result = waiting.await;
-        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.credential_micros.fetch_add(micros, Ordering::Relaxed);
-        result
-    }
-}
-
-/// A share, and how it was got.
-#[derive(Debug)]
-pub struct Found {
-    /// The share asked for.
-    pub share: Share,
-    /// The upstream's ID of the request.
-    pub request_id: Option<String>,
-}
-
-/// The upstream, as the whole process sees it: its connections, its retry tokens, its unknown keys.
+/// The upstream of the whole process: its connections, its credential, its retry tokens.
 pub struct Upstream {
-    /// Else it comes with the credential.
+    /// Otherwise the endpoint comes with the credential.
     base_url: Option<BaseUrl>,
     config: Config,
+    credentials: CredentialProvider,
     http: HttpClient,
-    bucket: retry::Bucket,
-    unknown: UnknownKeys,
+    throttle: RetryThrottle,
+    unknown_fields: UnknownFields,
     metrics: Metrics,
 }
-
-/// Where services of this family put their ID of the request, the gateway's before the services' behind it.
-const REQUEST_ID_HEADERS: [HeaderName; 4] = [
-    REQUEST_ID,
-    HeaderName::from_static("x-openstack-request-id"),
-    HeaderName::from_static("x-compute-request-id"),
-    HeaderName::from_static("x-iam-trace-id"),
-];
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const DEADLINE_PASSED: &str = "the caller's deadline passed";
 
 impl Upstream {
-    /// Makes the client; it connects to nothing yet.
-    pub fn new(base_url: Option<BaseUrl>, config: Config, metrics: Metrics) -> Result<Self, String> {
+    /// Makes the HTTP client; it connects to nothing yet.
+    pub fn new(
+        base_url: Option<BaseUrl>,
+        config: Config,
+        credentials: CredentialProvider,
+        metrics: Metrics,
+    ) -> Result<Self, String> {
         let http = HttpClient::new(config.http.clone())?;
-        let bucket = retry::Bucket::full();
-        metrics.retry_tokens.set(bucket.tokens());
-        Ok(Self { base_url, config, http, bucket, unknown: UnknownKeys::default(), metrics })
+        let throttle = RetryThrottle::full();
+        metrics.retry_tokens.set(throttle.tokens());
+        let unknown_fields = UnknownFields::default();
+        Ok(Self { base_url, config, credentials, http, throttle, unknown_fields, metrics })
     }
 
-    /// Asks until there is an answer, a final failure, or no more time.
-    pub async fn get_backup_share(&self, query: &Query<'_>) -> Result<Found, Error> {
-        let mut proof = query.progress.timed(query.credential.proof()).await?;
-        let mut attempts = 0;
-        let mut connection = Connection::Any;
-        let (mut stale_before, mut refused_before) = (false, false);
-        loop {
-            if query.deadline <= Instant::now() {
-                return Err(Error { attempts, ..Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED) });
-            }
-            attempts += 1;
-            query.progress.attempts.store(attempts, Ordering::Relaxed);
-            let failure = match self.attempt(query, &proof, connection).await {
-                Ok(found) => {
-                    proof.was_accepted();
-                    self.bucket.reward();
-                    self.metrics.retry_tokens.set(self.bucket.tokens());
-                    return Ok(found);
-                }
-                Err(failure) => failure,
-            };
-            if failure.stale && !stale_before {
-                // The upstream closed it while it lay in the pool: not an attempt, and no charge.
-                stale_before = true;
-                attempts -= 1;
-                connection = Connection::New;
-                self.metrics.retry("stale");
-                continue;
-            }
-            let error = Error { attempts, ..failure.error };
-            if error.kind == Kind::OwnCredentialRefused {
-                let may_renew = !std::mem::replace(&mut refused_before, true);
-                // Boxed: it is rare, and every call would have room for it.
-                proof = Box::pin(self.after_refusal(query, &proof, error, may_renew)).await?;
-                continue;
-            }
-            let Some(wait) = self.wait_before_retry(query, &error) else { return Err(error) };
-            if error.kind == Kind::ConnectionLost {
-                connection = Connection::New;
-            }
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// What to prove it with after a 401, if there is something: once a call. No retry token pays for it, since it does not
-    /// come again; or one revocation would fail every call in flight but the first five.
-    async fn after_refusal(
+    /// What authenticates the retry of a call whose credential was rejected with `error`. No retry token is needed, since
+    /// it happens once for each call; otherwise a revocation would fail every call in flight but the first five.
+    async fn refresh(
         &self,
-        query: &Query<'_>,
-        refused: &Proof,
+        call: &CallContext,
+        rejected: &AuthMaterial,
         error: Error,
-        may_renew: bool,
-    ) -> Result<Proof, Error> {
-        query.credential.was_refused(refused);
-        if !may_renew || !query.may_retry || error.attempts >= self.config.max_attempts {
-            return Err(error);
-        }
+    ) -> Result<AuthMaterial, Error> {
         let attempts = error.attempts;
-        let renewed = query.progress.timed(query.credential.successor(refused)).await;
-        match renewed.map_err(|why| Error { attempts, ..why.into() })? {
-            Some(proof) => {
+        let refreshed = call.stats.time_credential(self.credentials.refresh_after(rejected)).await;
+        match refreshed {
+            Ok(Some(material)) => {
                 self.metrics.retry(retry_reason(&error));
-                Ok(proof)
+                Ok(material)
             }
-            None => Err(error),
+            Ok(None) => Err(error),
+            Err(identity) => Err(Error { attempts, ..identity.into() }),
         }
     }
 
-    fn wait_before_retry(&self, query: &Query<'_>, error: &Error) -> Option<Duration> {
-        if !query.may_retry || error.attempts >= self.config.max_attempts {
-            return None;
-        }
-        let left = query.deadline.saturating_duration_since(Instant::now());
-        let wait = retry::wait(error, left, fastrand::f64())?;
-        let granted = self.bucket.take();
-        self.metrics.retry_tokens.set(self.bucket.tokens());
-        if granted {
+    /// Whether the throttle allows a retry after `error`.
+    fn acquire_retry(&self, error: &Error) -> bool {
+        let is_allowed = self.throttle.try_acquire();
+        self.metrics.retry_tokens.set(self.throttle.tokens());
+        if is_allowed {
             self.metrics.retry(retry_reason(error));
         }
-        granted.then_some(wait)
+        is_allowed
     }
+}
 
-    async fn attempt(
-        &self,
-        query: &Query<'_>,
-        proof: &Proof,
-        connection: Connection,
-    ) -> Result<Found, Failure> {
-        let own_end = Instant::now() + self.config.attempt_timeout;
-        let (mut record, exchange) = self.send(query, proof, connection)?;
-        let result = match tokio::time::timeout_at(query.deadline.min(own_end), exchange).await {
-            // A tie is the deadline's.
-            Err(_) if query.deadline <= own_end => {
-                Err(Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED).into())
+impl BackupShares for Upstream {
+    async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
+        let credential = self.credentials.resolve(call.token.as_ref());
+        let mut material = call.stats.time_credential(credential).await?;
+        let mut state = RetryState::new(self.config.max_attempts, call.may_retry);
+        let mut connection = Connection::Any;
+        loop {
+            if call.deadline <= Instant::now() {
+                let passed = Error::new(ErrorKind::DeadlineExceeded, DEADLINE_PASSED);
+                return Err(Error { attempts: state.attempts, ..passed });
             }
-            Err(_) => Err(Error::new(Kind::Timeout, "no reply within the attempt's time").into()),
-            Ok(Err(fault)) => Err(fault.into()),
-            Ok(Ok(reply)) => self.read(query, proof, &reply).map_err(Failure::from),
-        };
-        record.outcome = match &result {
-            Ok(_) => (Some(200), ""),
-            Err(failure) => {
-                (failure.error.http_status, error_type(failure.error.kind, failure.error.http_status))
+            call.stats.set_attempts(state.attempts + 1);
+            let attempt = self.attempt(call, share, &material, connection, state.requests);
+            let AttemptError { error, is_stale } = match attempt.await {
+                Ok(share) => {
+                    material.was_accepted();
+                    self.throttle.on_success();
+                    self.metrics.retry_tokens.set(self.throttle.tokens());
+                    return Ok(share);
+                }
+                Err(failed) => failed,
+            };
+            if error.kind == ErrorKind::OwnCredentialRefused {
+                self.credentials.invalidate(&material);
             }
-        };
-        result
-    }
-
-    /// Puts the request together, and the reply that will come.
-    fn send<'a>(
-        &'a self,
-        query: &'a Query<'_>,
-        proof: &Proof,
-        connection: Connection,
-    ) -> Result<(AttemptRecord<'a>, impl Future<Output = Result<Reply, Fault>> + use<'a>), Error> {
-        let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
-        let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
-        let uri = share_url(base_url, &query.project_id, &query.id)
-            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
-        let record = AttemptRecord {
-            metrics: &self.metrics,
-            since: Instant::now(),
-            outcome: (None, "cancelled"),
-            span: query.span.attempt(&uri),
-        };
-        let headers = headers(query, proof, (base_url, &uri), &record.span);
-        Ok((record, self.http.get(uri, headers, connection)))
-    }
-
-    /// The status before the JSON.
-    fn read(&self, query: &Query<'_>, proof: &Proof, reply: &Reply) -> Result<Found, Error> {
-        let request_id = http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS);
-        let coded = http_client::is_coded(&reply.headers);
-        let body = match &reply.body {
-            Body::Whole(bytes) => Some(bytes.as_ref()),
-            Body::TooLarge => None,
-        };
-        if reply.status != 200 {
-            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), proof);
-            let mut told = reply.headers.get_all(header::RETRY_AFTER).iter();
-            let retry_after = told.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
-            return Err(Error { retry_after, ..error });
-        }
-        let request_id = request_id.and_then(|id| error::safe_request_id(id, proof));
-        let failed = |kind, detail: String| Error {
-            http_status: Some(200),
-            request_id: request_id.clone(),
-            ..Error::new(kind, detail)
-        };
-        let body = body.ok_or_else(|| failed(Kind::TooLarge, "the body is longer than the limit".into()))?;
-        if coded {
-            return Err(failed(
-                Kind::Malformed,
-                "the body has a content coding, which was not asked for".into(),
-            ));
-        }
-        let note = |key: String| self.unknown.note(&key, proof, &self.metrics);
-        let share = Share::read(body, &query.id, note)
-            // A key may repeat the token, too.
-            .map_err(|malformed| failed(Kind::Malformed, proof.redact(&malformed.to_string())))?;
-        Ok(Found { share, request_id })
-    }
-}
-
-/// All that the upstream gets.
-fn headers(
-    query: &Query<'_>,
-    proof: &Proof,
-    (base_url, uri): (&BaseUrl, &Uri),
-    span: &AttemptSpan<'_>,
-) -> HeaderMap {
-    const ACCEPT: &str = "application/json";
-    const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(header::HOST, base_url.host_header());
-    headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    headers.insert(REQUEST_ID, query.request_id.clone());
-    span.add_to(&mut headers);
-    let get = credentials::Get {
-        host: uri.authority().map_or("", |authority| authority.as_str()),
-        path: uri.path(),
-        project_id: query.project_id.as_str(),
-        user_agent: USER_AGENT,
-        accept: ACCEPT,
-    };
-    proof.add_to(&mut headers, get, SystemTime::now());
-    headers
-}
-
-/// A failed attempt.
-struct Failure {
-    error: Error,
-    /// A reused connection was lost before a byte of the reply came.
-    stale: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, stale: false }
-    }
-}
-
-impl From<IdentityError> for Error {
-    fn from(error: IdentityError) -> Self {
-        let kind = if error.refused { Kind::IdentityRefused } else { Kind::IdentityUnreachable };
-        let (http_status, request_id) = (error.http_status, error.request_id);
-        Self { http_status, request_id, ..Self::new(kind, error.detail) }
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Unreachable(detail) => Error::new(Kind::Unreachable, detail).into(),
-            Fault::ProxyAuthentication(detail) => {
-                Error::new(Kind::ProxyAuthenticationRequired, detail).into()
+            let time_left = call.deadline.saturating_duration_since(Instant::now());
+            let step;
+            (state, step) = retry::next_step(state, &error, is_stale, time_left, fastrand::f64());
+            let error = Error { attempts: state.attempts, ..error };
+            match step {
+                Step::RepeatStale => {
+                    self.metrics.retry("stale");
+                    connection = Connection::New;
+                }
+                Step::RefreshCredential => {
+                    // Boxed: it is rare, and the future of every call would have room for it.
+                    material = Box::pin(self.refresh(call, &material, error)).await?;
+                }
+                Step::Retry { delay, needs_new_connection } => {
+                    if !self.acquire_retry(&error) {
+                        return Err(error);
+                    }
+                    if needs_new_connection {
+                        connection = Connection::New;
+                    }
+                    tokio::time::sleep(delay).await;
+                }
+                Step::GiveUp => return Err(error),
             }
-            Fault::Lost { detail, stale } => Self { error: Error::new(Kind::ConnectionLost, detail), stale },
         }
     }
 }
 
-/// The metric's word for what an attempt died of; a reply with a status of its own has none.
-fn error_type(kind: Kind, http_status: Option<u16>) -> &'static str {
-    match (kind, http_status) {
-        (Kind::Malformed, _) => "malformed",
-        (Kind::TooLarge, _) => "too_large",
-        (Kind::Unreachable | Kind::ProxyAuthenticationRequired, None) => "connect",
-        (Kind::ConnectionLost, _) => "lost",
-        (Kind::Timeout | Kind::DeadlineExceeded, None) => "timeout",
-        (_, _) => "",
-    }
-}
-
-/// The metric's word for why there is another attempt.
+/// The metric's label for why there is another attempt.
 fn retry_reason(error: &Error) -> &'static str {
-    match error_type(error.kind, error.http_status) {
-        "" => "status",
-        reason => reason,
-    }
-}
-
-/// Counts an attempt when it ends, or when it is dropped because the caller went away.
-struct AttemptRecord<'a> {
-    metrics: &'a Metrics,
-    since: Instant,
-    outcome: (Option<u16>, &'static str),
-    span: AttemptSpan<'a>,
-}
-
-impl Drop for AttemptRecord<'_> {
-    fn drop(&mut self) {
-        let (status, error_type) = self.outcome;
-        self.metrics.attempt(status, error_type, self.since.elapsed());
-        self.span.ended(status, error_type);
-    }
-}
-
-/// The keys that nobody knows: every one is counted, the first [`UnknownKeys::MOST`] are logged once each.
-#[derive(Debug, Default)]
-struct UnknownKeys {
-    /// Hashes of them: a key may hold anything, and there may be many in one reply.
-    seen: Mutex<HashSet<u64>>,
-}
-
-impl UnknownKeys {
-    const MOST: usize = 64;
-    const LONGEST: usize = 64;
-
-    fn note(&self, path: &str, proof: &Proof, metrics: &Metrics) {
-        metrics.unknown_fields.inc();
-        if self.is_new(path) {
-            let plain: String = path.chars().filter(char::is_ascii_graphic).take(4 * Self::LONGEST).collect();
-            let key: String = proof.redact(&plain).chars().take(Self::LONGEST).collect();
-            tracing::warn!(key, "the upstream's reply has a key that this version does not know");
-        }
-    }
-
-    fn is_new(&self, path: &str) -> bool {
-        let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.len() < Self::MOST && seen.insert(hasher.finish())
-    }
+    error_type(error).unwrap_or("status")
 }

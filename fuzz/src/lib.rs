@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use backup_share_gateway::credentials::{Proof, TOKEN_HEADER, Token};
+use backup_share_gateway::credentials::AuthMaterial;
+use backup_share_gateway::domain::{TOKEN_HEADER, Token};
 use backup_share_gateway::proto::BackupShare;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
@@ -22,10 +23,10 @@ pub const REQUEST_ID: &str = concat!(
 pub const TOKEN: &str = "gAAAAABl-token-of-the-fuzzer-0123456789";
 
 /// [`TOKEN`] as the gateway takes it.
-pub fn proof() -> Proof {
+pub fn material() -> AuthMaterial {
     let mut headers = HeaderMap::new();
     headers.insert(TOKEN_HEADER, HeaderValue::from_static(TOKEN));
-    Proof::Caller(Token::from_headers(&headers).expect("a token"))
+    AuthMaterial::Caller(Token::from_headers(&headers).expect("a token"))
 }
 
 /// So much of a token gives it away.

@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backup_share_gateway::cli::{self, Action};
+use backup_share_gateway::domain::ShareId;
 use backup_share_gateway::gateway::{Gateway, Shutdown};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use backup_share_gateway::upstream::{Share, ShareId};
+use backup_share_gateway::upstream::read_share;
 use backup_share_gateway::workers::Team;
 use backup_share_gateway_fuzz::{PROJECT, REQUEST_ID, SHARE, TOKEN, assert_status_rules};
 use libfuzzer_sys::fuzz_target;
@@ -122,7 +123,7 @@ fn stands_in(reply: &[u8], answer: &GetBackupShareResponse) -> bool {
         let mut values = serde_json::Deserializer::from_slice(body).into_iter::<serde::de::IgnoredAny>();
         values.next();
         // Where the head tells the length there may be more behind it.
-        let share = Share::read(&body[..values.byte_offset()], &asked, drop);
+        let share = read_share(&body[..values.byte_offset()], &asked, drop);
         share.is_ok_and(|share| GetBackupShareResponse::from(share) == *answer)
     };
     let ends = (1..=reply.len()).filter(|end| {

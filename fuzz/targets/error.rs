@@ -9,9 +9,10 @@
 //! - Only a 404 with a code of the service's own, or in one wrapper with no code or a bare number, is about the share.
 #![no_main]
 
-use backup_share_gateway::grpc::Failure;
-use backup_share_gateway::upstream::{Error, Kind};
-use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
+use backup_share_gateway::domain::ErrorKind;
+use backup_share_gateway::grpc::RpcError;
+use backup_share_gateway::upstream::from_response;
+use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, material};
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -19,12 +20,12 @@ use tonic::Code;
 
 fuzz_target!(|input: &[u8]| {
     let (status, request_id, body) = split(input);
-    let error = Error::of_reply(status, request_id, Some(body), &proof());
+    let error = from_response(status, request_id, Some(body), &material());
     let json = serde_json::from_slice(body).ok().filter(Value::is_object);
     if let Some(message) = &error.message {
         let json = json.as_ref().expect("a message out of what is no JSON object");
         assert!(!message.is_empty() && message.len() <= 512);
-        let says_so = |text: &str| proof().redact(&plain(text)).starts_with(message);
+        let says_so = |text: &str| material().redact(&plain(text)).starts_with(message);
         assert!(any_text(json, &says_so), "invented: {message}");
         assert!(!plain(message).to_lowercase().contains("canonicalrequest"), "a canonical request");
         let telltale = |code: &str| ["APIGW.0301", "APIG.0301"].contains(&plain(code).as_str());
@@ -33,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
     if error.code.is_some() {
         assert!(json.is_some(), "a code out of what is no JSON object");
     }
-    if error.kind == Kind::ShareNotFound {
+    if error.kind == ErrorKind::ShareNotFound {
         let code = error.code.as_deref().unwrap_or_default();
         let own = ["VolumeBackup.", "AutoBackup.", "VBS.", "common."].iter().any(|own| code.starts_with(own));
         let wrapped = json.as_ref().and_then(Value::as_object).is_some_and(|top| {
@@ -44,7 +45,7 @@ fuzz_target!(|input: &[u8]| {
         assert!(status == 404 && (own || wrapped && number), "{error:?}");
     }
 
-    let failure = Failure::Upstream(Box::new(error));
+    let failure = RpcError::Upstream(Box::new(error));
     assert_ne!(failure.code(), Code::Ok);
     assert_status_rules(&failure.status(&HeaderValue::from_static(REQUEST_ID)));
 });

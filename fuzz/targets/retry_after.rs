@@ -8,9 +8,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use backup_share_gateway::grpc::Failure;
-use backup_share_gateway::upstream::{self, Error};
-use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, proof};
+use backup_share_gateway::domain::Error;
+use backup_share_gateway::grpc::RpcError;
+use backup_share_gateway::upstream;
+use backup_share_gateway_fuzz::{REQUEST_ID, assert_status_rules, material};
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use tonic_types::StatusExt;
@@ -34,8 +35,8 @@ fuzz_target!(|value: &[u8]| {
         assert_eq!(left, date.duration_since(now).unwrap_or_default());
     }
 
-    let error = Error { retry_after: read, ..Error::of_reply(429, None, None, &proof()) };
-    let status = Failure::Upstream(Box::new(error)).status(&HeaderValue::from_static(REQUEST_ID));
+    let error = Error { retry_after: read, ..upstream::from_response(429, None, None, &material()) };
+    let status = RpcError::Upstream(Box::new(error)).status(&HeaderValue::from_static(REQUEST_ID));
     assert_status_rules(&status);
     let told = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
     let expected = read.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(3600));

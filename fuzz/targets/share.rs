@@ -5,14 +5,15 @@
 //! - A refusal is one short line.
 #![no_main]
 
+use backup_share_gateway::domain::ShareId;
 use backup_share_gateway::proto::GetBackupShareResponse;
-use backup_share_gateway::upstream::{Share, ShareId};
+use backup_share_gateway::upstream::read_share;
 use backup_share_gateway_fuzz::{SHARE, is_what_the_json_holds};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {
     let asked = ShareId::parse(SHARE.into()).expect("an ID");
-    match Share::read(body, &asked, drop) {
+    match read_share(body, &asked, drop) {
         Ok(share) => {
             assert!(share.id.eq_ignore_ascii_case(SHARE), "another share");
             assert!(std::str::from_utf8(body).is_ok(), "an OK out of what is not UTF-8");

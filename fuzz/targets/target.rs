@@ -8,7 +8,8 @@
 //!   call; no user, no query, no fragment.
 #![no_main]
 
-use backup_share_gateway::upstream::{BaseUrl, ProjectId, ShareId, share_url};
+use backup_share_gateway::domain::{ProjectId, ShareId};
+use backup_share_gateway::upstream::{BaseUrl, share_url};
 use backup_share_gateway_fuzz::{PROJECT, SHARE};
 use libfuzzer_sys::fuzz_target;
 use url::Url;

@@ -13,13 +13,13 @@ use zeroize::Zeroizing;
 
 use super::{Reader, units};
 use crate::credentials::{
-    AKSK_VARIABLES, AkSk, CA_VARIABLE, KEYSTONE_VARIABLES, Keystone, KeystoneConfig, Mode, Scheme, Secret,
-    Variables,
+    AKSK_VARIABLES, AkSk, CA_VARIABLE, CredentialProvider, KEYSTONE_VARIABLES, Keystone, KeystoneConfig,
+    Scheme, Secret, Variables,
 };
 use crate::gateway::{self, UpstreamAt};
-use crate::grpc::{self, Access};
+use crate::grpc::{self, AuthorizationPolicy};
 use crate::server::{self, Tls, TlsFiles};
-use crate::telemetry::{self, LogFormat, Traces, traces};
+use crate::telemetry::{self, LogFormat, traces};
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 
 /// What `serve` runs on.
@@ -230,6 +230,7 @@ impl Flags {
         let upstream_at = self.upstream_at(&mut reader);
         let upstream = self.upstream(&mut reader, &upstream_at);
         let max_deadline = reader.duration("max-deadline", &self.max_deadline);
+        let credentials = self.credentials(&mut reader, &upstream.http);
         let gateway = gateway::Config {
             listen: reader.value("listen", &self.listen, units::NOWHERE, units::address),
             admin_listen: reader.value("admin-listen", &self.admin_listen, units::NOWHERE, units::address),
@@ -241,10 +242,10 @@ impl Flags {
                     max: max_deadline,
                 },
                 reflection: !reader.yes_or_no("no-reflection", &self.no_reflection),
-                access: self.access(&mut reader),
-                credentials: self.credentials(&mut reader, &upstream.http),
-                traces: Traces::default(),
+                uses_callers_token: matches!(credentials, CredentialProvider::PassThrough),
             },
+            access: self.access(&mut reader),
+            credentials,
             tls: self.tls(&mut reader),
             upstream,
             upstream_at,
@@ -316,7 +317,7 @@ impl Flags {
         Tls::load(files).map(Arc::new).map_err(|why| reader.problems.push(problem(why))).ok()
     }
 
-    fn access(&self, reader: &mut Reader) -> Option<Arc<Access>> {
+    fn access(&self, reader: &mut Reader) -> Option<Arc<AuthorizationPolicy>> {
         let rules: Vec<String> = self.allow.iter().filter(|rule| !rule.is_empty()).cloned().collect();
         if rules.is_empty() && self.allow_file.is_none() {
             return None;
@@ -327,10 +328,10 @@ impl Flags {
         let problem =
             |why: String| format!("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE) {why}");
         let refused = |problems: Vec<String>| reader.problems.extend(problems.into_iter().map(problem));
-        Access::load(rules, self.allow_file.clone()).map(Arc::new).map_err(refused).ok()
+        AuthorizationPolicy::load(rules, self.allow_file.clone()).map(Arc::new).map_err(refused).ok()
     }
 
-    fn credentials(&self, reader: &mut Reader, http: &HttpConfig) -> Mode {
+    fn credentials(&self, reader: &mut Reader, http: &HttpConfig) -> CredentialProvider {
         let scheme = reader.value("aksk-scheme", &self.aksk_scheme, Scheme::Sdk, |text| match text {
             "sdk" => Ok(Scheme::Sdk),
             "legacy" => Ok(Scheme::Legacy),
@@ -338,14 +339,16 @@ impl Flags {
         });
         let auth = self.auth(reader);
         if auth == Auth::PassThrough {
-            return Mode::PassThrough;
+            return CredentialProvider::PassThrough;
         }
         if self.tls_client_ca.is_none() || (self.allow.is_empty() && self.allow_file.is_none()) {
             reader.problems.push(format!("--auth {} (GATEWAY_AUTH) lends the gateway's own rights to its callers, so they must prove who they are (--tls-cert, --tls-key, --tls-client-ca) and rules must say what each may read (--allow or --allow-file)", self.auth));
         }
         let mode = if auth == Auth::AkSk {
             let variables = self.variables(reader, &AKSK_VARIABLES);
-            AkSk::load(variables, scheme).map(|aksk| Mode::AkSk(Arc::new(aksk))).map_err(|why| vec![why])
+            AkSk::load(variables, scheme)
+                .map(|aksk| CredentialProvider::AkSk(Arc::new(aksk)))
+                .map_err(|why| vec![why])
         } else {
             let config = KeystoneConfig {
                 variables: self.variables(reader, &KEYSTONE_VARIABLES),
@@ -353,11 +356,11 @@ impl Flags {
                 endpoint_from_catalog: self.upstream_url.is_none(),
                 http: http.clone(),
             };
-            Keystone::load(config).map(|keystone| Mode::Keystone(Arc::new(keystone)))
+            Keystone::load(config).map(|keystone| CredentialProvider::Keystone(Arc::new(keystone)))
         };
         let problem = |why| format!("--auth {} (GATEWAY_AUTH): {why}", self.auth);
         let refused = |problems: Vec<String>| reader.problems.extend(problems.into_iter().map(problem));
-        mode.map_err(refused).unwrap_or(Mode::PassThrough)
+        mode.map_err(refused).unwrap_or(CredentialProvider::PassThrough)
     }
 
     fn is_keystone(&self) -> bool {

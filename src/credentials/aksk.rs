@@ -39,9 +39,9 @@ pub struct Keys {
     pub security_token: Option<Secret>,
 }
 
-/// The GET that is signed, as it will be sent.
+/// The GET request that is signed, as it will be sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Get<'a> {
+pub struct SignableRequest<'a> {
     /// `Host`, with the port where it is sent.
     pub host: &'a str,
     /// The path, percent-encoded.
@@ -135,28 +135,30 @@ const ALGORITHM: &str = "SDK-HMAC-SHA256";
 
 impl Keys {
     /// The headers that prove who asks.
-    pub fn sign(&self, scheme: Scheme, get: Get<'_>, now: SystemTime) -> HeaderMap {
+    pub fn sign(&self, scheme: Scheme, request: SignableRequest<'_>, now: SystemTime) -> HeaderMap {
         let date = date(now);
         let token = self.security_token.as_ref().map(Secret::expose);
         let signed: Vec<(&str, &str)> = match scheme {
-            Scheme::Sdk => [("host", get.host), ("x-project-id", get.project_id), ("x-sdk-date", &date)]
-                .into_iter()
-                .chain(token.map(|token| ("x-security-token", token)))
-                .collect(),
+            Scheme::Sdk => {
+                [("host", request.host), ("x-project-id", request.project_id), ("x-sdk-date", &date)]
+                    .into_iter()
+                    .chain(token.map(|token| ("x-security-token", token)))
+                    .collect()
+            }
             Scheme::Legacy => {
                 vec![
-                    ("accept", get.accept),
-                    ("host", get.host),
-                    ("user-agent", get.user_agent),
+                    ("accept", request.accept),
+                    ("host", request.host),
+                    ("user-agent", request.user_agent),
                     ("x-sdk-date", &date),
                 ]
             }
         };
-        let authorization = self.authorization(scheme, &date, &Canonical::get(get.path, "", signed));
+        let authorization = self.authorization(scheme, &date, &Canonical::get(request.path, "", signed));
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(header::AUTHORIZATION, value(&authorization, true));
         headers.insert("x-sdk-date", value(&date, false));
-        headers.insert("x-project-id", value(get.project_id, false));
+        headers.insert("x-project-id", value(request.project_id, false));
         if let Some(token) = token {
             headers.insert("x-security-token", value(token, true));
         }
@@ -375,7 +377,7 @@ mod tests {
     /// Captured from Open Telekom Cloud's Go SDK, at 2026-11-23T07:20:32Z.
     #[test]
     fn a_captured_request_of_the_legacy_scheme() {
-        let get = Get {
+        let get = SignableRequest {
             host: "127.0.0.1:28776",
             path: SHARE,
             project_id: "75b102189b484600b15ce6ccefa76ed7",
@@ -396,7 +398,7 @@ mod tests {
     /// The documented share at 2024-01-02T03:04:05Z, with and without temporary keys.
     #[test]
     fn the_documented_share() {
-        let get = Get {
+        let get = SignableRequest {
             host: "vbs.eu-de.otc.t-systems.com",
             path: "/v2/c13f5220dc1949b0b741ea81a7cd5554/os-vendor-backup-sharing/8332443e-9866-41d8-8a58-a898cf5db030",
             project_id: "c13f5220dc1949b0b741ea81a7cd5554",

@@ -16,8 +16,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Token, Variables};
+use super::Variables;
 use crate::base_url::BaseUrl;
+use crate::domain::Token;
 use crate::http_client::{Config as HttpConfig, HttpClient, Roots};
 use crate::reload::Snapshot;
 use crate::telemetry::Metrics;

@@ -1,38 +1,26 @@
-//! One line and one observation per GetBackupShare call, whatever becomes of it: also for a call that its caller
-//! cancelled, which is what dropping an unfinished [`Record`] means.
+//! One access log line, one span and one observation for each GetBackupShare call, however it ends. A call that its caller
+//! cancels drops its [`CallRecord`] before an outcome is set.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::Instant;
 use tonic::Code;
+use tracing::Span;
 
-use super::status::{Failure, code_name};
-use super::{Caller, METHOD};
-use crate::telemetry::{CallSpan, Metrics};
-use crate::upstream::{Progress, ProjectId, ShareId};
+use super::METHOD;
+use super::call::Call;
+use super::status::{RpcError, code_name};
+use crate::telemetry::{Metrics, spans};
 
 /// What is known of a call so far.
-pub(super) struct Record {
+pub(super) struct CallRecord {
     metrics: Metrics,
     arrival: Instant,
-    pub(super) request_id: HeaderValue,
+    call: Arc<Call>,
     /// The call's span, which ends with it.
-    pub(super) span: CallSpan,
-    pub(super) caller: Caller,
-    deadline: Duration,
-    asked: OnceLock<Asked>,
-    /// How far the upstream's part has come.
-    pub(super) progress: Progress,
+    span: Span,
     outcome: Outcome,
-}
-
-/// What is known once a request has passed its check, and not before: what failed it is never logged.
-struct Asked {
-    project_id: ProjectId,
-    share_id: ShareId,
-    since: Instant,
 }
 
 /// How a call ended.
@@ -44,60 +32,33 @@ struct Outcome {
     detail: Option<String>,
 }
 
-impl Record {
-    pub(super) fn begin(
-        metrics: &Metrics,
-        arrival: Instant,
-        request_id: HeaderValue,
-        span: CallSpan,
-        caller: Caller,
-        deadline: Duration,
-    ) -> Self {
+impl CallRecord {
+    pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: Span) -> Self {
         metrics.active_requests.inc();
-        Self {
-            metrics: metrics.clone(),
-            arrival,
-            request_id,
-            span,
-            caller,
-            deadline,
-            asked: OnceLock::new(),
-            progress: Progress::default(),
-            outcome: Outcome {
-                code: Code::Cancelled,
-                reason: None,
-                http_status: None,
-                upstream_request_id: None,
-                detail: None,
-            },
-        }
-    }
-
-    /// The upstream is about to be asked.
-    pub(super) fn asks(&self, project_id: &ProjectId, share_id: &ShareId) {
-        let asked =
-            Asked { project_id: project_id.clone(), share_id: share_id.clone(), since: Instant::now() };
-        // A call asks once.
-        let _ = self.asked.set(asked);
+        let cancelled = Outcome {
+            code: Code::Cancelled,
+            reason: None,
+            http_status: None,
+            upstream_request_id: None,
+            detail: None,
+        };
+        Self { metrics: metrics.clone(), arrival, call, span, outcome: cancelled }
     }
 
     /// The share was found.
-    pub(super) fn found(&mut self, upstream_request_id: Option<String>) {
-        self.outcome = Outcome {
-            code: Code::Ok,
-            reason: None,
-            http_status: Some(200),
-            upstream_request_id,
-            detail: None,
-        };
+    pub(super) fn succeed(&mut self) {
+        self.outcome.code = Code::Ok;
+        self.outcome.http_status = Some(200);
+        let upstream_request_id = self.call.context.stats.upstream_request_id();
+        self.outcome.upstream_request_id = upstream_request_id.map(str::to_owned);
     }
 
     /// The call failed.
-    pub(super) fn failed(&mut self, failure: &Failure) {
-        let upstream = failure.upstream();
+    pub(super) fn fail(&mut self, error: &RpcError) {
+        let upstream = error.upstream();
         self.outcome = Outcome {
-            code: failure.code(),
-            reason: Some(failure.reason()),
+            code: error.code(),
+            reason: Some(error.reason()),
             http_status: upstream.and_then(|error| error.http_status),
             upstream_request_id: upstream.and_then(|error| error.request_id.clone()),
             detail: upstream.map(|error| error.detail.clone()),
@@ -105,32 +66,36 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for CallRecord {
     fn drop(&mut self) {
         let duration = self.arrival.elapsed();
-        let code = code_name(self.outcome.code);
+        let (outcome, context, peer) = (&self.outcome, &self.call.context, &self.call.peer);
+        let code = code_name(outcome.code);
         self.metrics.active_requests.dec();
         self.metrics.call(METHOD, code, duration);
-        let (outcome, asked) = (&self.outcome, self.asked.get());
-        let waited = self.progress.waited_for_credential();
-        self.span.ended(code, outcome.reason);
+        spans::end_call(&self.span, code, outcome.reason);
+        let target = context.stats.target();
+        let credential_wait = context.stats.credential_wait();
+        let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
+        // Without the span as its parent: the line has all that the span would add.
         tracing::info!(
+            parent: None,
             rpc.method = METHOD,
             rpc.code = code,
             reason = outcome.reason,
-            request_id = self.request_id.to_str().ok(),
-            trace_id = self.span.trace_id(),
-            caller = self.caller.names.first(),
-            peer = self.caller.address.map(|_| &*self.caller.shown),
-            project_id = asked.map(|asked| asked.project_id.as_str()),
-            share_id = asked.map(|asked| asked.share_id.as_str()),
-            attempts = asked.map(|_| self.progress.attempts()),
+            request_id = context.request_id.to_str().ok(),
+            trace_id = spans::trace_id(&self.span, &context.trace),
+            caller = peer.names.first(),
+            peer = peer.address.map(|_| &*peer.address_display),
+            project_id = target.map(|(share, _)| share.project_id.as_str()),
+            share_id = target.map(|(share, _)| share.id.as_str()),
+            attempts = target.map(|_| context.stats.attempts()),
             http.status = outcome.http_status,
             upstream_request_id = outcome.upstream_request_id,
             duration_ms = millis(duration),
-            credential_ms = asked.map(|_| millis(waited)),
-            upstream_ms = asked.map(|asked| millis(asked.since.elapsed().saturating_sub(waited))),
-            deadline_ms = millis(self.deadline),
+            credential_ms = target.map(|_| millis(credential_wait)),
+            upstream_ms = upstream_time.map(millis),
+            deadline_ms = millis(context.deadline - self.arrival),
             detail = outcome.detail,
             "call"
         );

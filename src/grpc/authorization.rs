@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::domain::ProjectId;
 use crate::reload::Snapshot;
-use crate::upstream::ProjectId;
 
 /// Rules, of the flags and of a file that may change.
 #[derive(Debug)]
-pub struct Access {
+pub struct AuthorizationPolicy {
     fixed: Vec<String>,
     file: Option<PathBuf>,
     snapshot: Snapshot,
@@ -28,7 +28,7 @@ struct Projects {
     these: HashSet<String>,
 }
 
-impl Access {
+impl AuthorizationPolicy {
     /// Reads `fixed` rules and those of a `file`; the error has a line for each that is wrong.
     pub fn load(fixed: Vec<String>, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
         let snapshot = Snapshot::take(file.iter().cloned().collect());
@@ -68,13 +68,13 @@ impl Access {
     }
 
     /// Whether any rule is about a caller with one of these names.
-    pub(super) fn knows(&self, names: &[String]) -> bool {
+    pub(super) fn is_known(&self, names: &[String]) -> bool {
         let rules = self.rules.load();
         names.iter().any(|name| rules.0.contains_key(name))
     }
 
     /// Whether a caller with these names may read shares of the project.
-    pub(super) fn allows(&self, names: &[String], project: &str) -> bool {
+    pub(super) fn is_authorized(&self, names: &[String], project: &str) -> bool {
         let rules = self.rules.load();
         let allows = |projects: &Projects| projects.every || projects.these.contains(project);
         names.iter().filter_map(|name| rules.0.get(name)).any(allows)
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn rules_are_exact_and_add_up() {
         let fixed = names(&["spiffe://td/a=p1,p2", "b.example=*", "spiffe://td/a=p3"]);
-        let access = Access::load(fixed, None).unwrap();
+        let access = AuthorizationPolicy::load(fixed, None).unwrap();
         let a = names(&["spiffe://td/a"]);
         for (project, allowed) in [
             ("p1", true),
@@ -146,18 +146,20 @@ mod tests {
             ("", false),
             ("*", false),
         ] {
-            assert_eq!(access.allows(&a, project), allowed, "{project}");
+            assert_eq!(access.is_authorized(&a, project), allowed, "{project}");
         }
-        assert!(access.allows(&names(&["other.example", "b.example"]), "anything"));
+        assert!(access.is_authorized(&names(&["other.example", "b.example"]), "anything"));
         assert!(
-            access.knows(&a) && !access.knows(&names(&["spiffe://td/ab", "B.example"])) && !access.knows(&[])
+            access.is_known(&a)
+                && !access.is_known(&names(&["spiffe://td/ab", "B.example"]))
+                && !access.is_known(&[])
         );
     }
 
     #[test]
     fn what_is_no_rule_is_told() {
         for rule in ["", "a", "=p", "a=", "a=p,,q", "a b=p", "a=p/q", "a=p q", "a=p,*x"] {
-            assert!(Access::load(vec![rule.to_owned()], None).is_err(), "{rule}");
+            assert!(AuthorizationPolicy::load(vec![rule.to_owned()], None).is_err(), "{rule}");
         }
     }
 }

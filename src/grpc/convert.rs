@@ -1,16 +1,16 @@
-//! The upstream's share as the caller gets it. Strings move; nothing is invented, and what is unset stays unset.
+//! The upstream's share as a protobuf message. Strings are moved; nothing is added, and what is unset stays unset.
 
+use crate::domain;
 use crate::proto::{Backup, BackupShare, GetBackupShareResponse};
-use crate::upstream;
 
-impl From<upstream::Share> for GetBackupShareResponse {
-    fn from(share: upstream::Share) -> Self {
+impl From<domain::BackupShare> for GetBackupShareResponse {
+    fn from(share: domain::BackupShare) -> Self {
         Self { backup_share: Some(share.into()) }
     }
 }
 
-impl From<upstream::Share> for BackupShare {
-    fn from(share: upstream::Share) -> Self {
+impl From<domain::BackupShare> for BackupShare {
+    fn from(share: domain::BackupShare) -> Self {
         Self {
             id: Some(share.id),
             backup_id: Some(share.backup_id),
@@ -23,8 +23,8 @@ impl From<upstream::Share> for BackupShare {
     }
 }
 
-impl From<upstream::Backup> for Backup {
-    fn from(backup: upstream::Backup) -> Self {
+impl From<domain::Backup> for Backup {
+    fn from(backup: domain::Backup) -> Self {
         Self {
             has_dependent_backups: backup.has_dependent_backups(),
             id: backup.id,
@@ -47,6 +47,6 @@ impl From<upstream::Backup> for Backup {
     }
 }
 
-fn timestamp(time: upstream::Timestamp) -> prost_types::Timestamp {
+fn timestamp(time: domain::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.seconds, nanos: time.nanos }
 }

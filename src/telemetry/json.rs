@@ -1,4 +1,5 @@
-//! Log lines as flat JSON: `timestamp`, `level`, the event's own fields in their order, `target`.
+//! Log lines as flat JSON: `timestamp`, `level`, the event's own fields in their order, `request_id` and `trace_id` of the
+//! call that the line was written in, `target`.
 //!
 //! There is a line for every call, and `tracing_subscriber`'s own JSON, which goes through serde for each field, took an
 //! eighth of the instructions of a call.
@@ -11,6 +12,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::spans::CallIds;
 
 /// The form of the lines.
 pub(super) struct Json;
@@ -25,7 +28,7 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -36,6 +39,11 @@ where
         line.0.push_str(event.metadata().level().as_str());
         line.0.push('"');
         event.record(&mut line);
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(ids) = span.extensions().get() {
+                line.push_call_ids(ids);
+            }
+        }
         line.key("target");
         line.push_quoted(event.metadata().target());
         line.0.push_str("}\n");
@@ -51,6 +59,17 @@ impl Line {
         self.0.push_str(",\"");
         self.0.push_str(name);
         self.0.push_str("\":");
+    }
+
+    fn push_call_ids(&mut self, ids: &CallIds) {
+        if let Ok(request_id) = ids.request_id.to_str() {
+            self.key("request_id");
+            self.push_quoted(request_id);
+        }
+        if let Some(trace_id) = &ids.trace_id {
+            self.key("trace_id");
+            self.push_quoted(trace_id);
+        }
     }
 
     fn push_quoted(&mut self, text: &str) {

@@ -16,13 +16,13 @@ pub struct ErrorBody {
     pub message: Option<String>,
     /// The upstream's ID of the request, where the body holds it.
     pub request_id: Option<String>,
-    /// Whose voice it is: whether a 404 in it speaks about a share.
-    pub voice: Voice,
+    /// Which service it comes from: whether a 404 of it is about a share.
+    pub origin: ErrorOrigin,
 }
 
-/// Whose voice an error body is in, as far as its shape and code tell.
+/// Which service an error body comes from, as far as its shape and its code tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Voice {
+pub enum ErrorOrigin {
     /// The Volume Backup Service itself.
     Vbs,
     /// A gateway, a proxy, the identity service, another service, or nobody that is known.
@@ -39,7 +39,7 @@ const VBS_CODES: [&str; 4] = ["VolumeBackup.", "AutoBackup.", "VBS.", "common."]
 
 /// The API gateway's message about a signature holds the access key and the canonical request. It is known by its code and
 /// by its words, wherever they stand and however they are spelt.
-const TELLTALES: [&str; 4] = ["apigw.0301", "apig.0301", "canonicalrequest", "secretkey"];
+const CREDENTIAL_MARKERS: [&str; 4] = ["apigw.0301", "apig.0301", "canonicalrequest", "secretkey"];
 /// The codes of the API gateway begin so.
 const API_GATEWAY: [&str; 2] = ["apigw.", "apig."];
 
@@ -48,31 +48,33 @@ impl ErrorBody {
     pub fn read(body: &[u8]) -> Self {
         let Ok(Value::Object(top)) = serde_json::from_slice(body) else { return Self::default() };
         let request_id = top.get("request_id").and_then(text);
-        let flat = Spoken::in_object(&top);
-        let wrapped = || top.values().filter_map(Value::as_object).find_map(Spoken::in_object);
+        let flat = ParsedError::in_object(&top);
+        let wrapped = || top.values().filter_map(Value::as_object).find_map(ParsedError::in_object);
         let is_flat = flat.is_some();
-        let Some(spoken) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
+        let Some(parsed) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
         // The raw text: of a key that stands twice only one value is among the parsed ones.
-        let raw = squeezed(&String::from_utf8_lossy(body));
+        let raw = normalized(&String::from_utf8_lossy(body));
         let in_vbs_wrapper =
             !is_flat && top.len() == 1 && !is_keystone(&top) && !is_one_of(&raw, &API_GATEWAY);
-        let voice = spoken.voice(in_vbs_wrapper);
-        let telltale = is_one_of(&raw, &TELLTALES)
-            || top.iter().any(|(key, value)| is_telltale(key) || holds_telltale(value));
-        let Spoken { code, message, .. } = spoken;
-        Self { code, message: message.filter(|_| !telltale), request_id, voice }
+        let origin = parsed.origin(in_vbs_wrapper);
+        let has_marker = is_one_of(&raw, &CREDENTIAL_MARKERS)
+            || top
+                .iter()
+                .any(|(key, value)| has_credential_marker(key) || value_has_credential_marker(value));
+        let ParsedError { code, message, .. } = parsed;
+        Self { code, message: message.filter(|_| !has_marker), request_id, origin }
     }
 }
 
 /// A code and a message that stand side by side; one of them may be missing.
-struct Spoken {
+struct ParsedError {
     code: Option<String>,
     message: Option<String>,
     /// There is something under the code's name that is neither a text nor a number.
     odd_code: bool,
 }
 
-impl Spoken {
+impl ParsedError {
     fn in_object(object: &Map<String, Value>) -> Option<Self> {
         NAMES.iter().find_map(|(code, message)| {
             let found = object.get(*code).filter(|code| !code.is_null());
@@ -83,13 +85,13 @@ impl Spoken {
         })
     }
 
-    /// The code tells whose voice it is; a bare number, or none, leaves it to the shape.
-    fn voice(&self, in_vbs_wrapper: bool) -> Voice {
+    /// The code tells the origin; if it is a bare number or missing, the shape does.
+    fn origin(&self, in_vbs_wrapper: bool) -> ErrorOrigin {
         let is_vbs = match self.code.as_deref() {
             Some(code) if !is_number(code) => VBS_CODES.iter().any(|prefix| code.starts_with(prefix)),
             _ => in_vbs_wrapper && self.message.is_some() && !self.odd_code,
         };
-        if is_vbs { Voice::Vbs } else { Voice::Other }
+        if is_vbs { ErrorOrigin::Vbs } else { ErrorOrigin::Other }
     }
 }
 
@@ -113,29 +115,29 @@ fn is_number(code: &str) -> bool {
 }
 
 /// `text` in small letters, without all that can stand between the letters of a word.
-fn squeezed(text: &str) -> String {
+fn normalized(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').map(|c| c.to_ascii_lowercase()).collect()
 }
 
-fn is_one_of(squeezed: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| squeezed.contains(word))
+fn is_one_of(normalized: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| normalized.contains(word))
 }
 
-fn is_telltale(text: &str) -> bool {
+fn has_credential_marker(text: &str) -> bool {
     let words: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
     let names_a_key = |word: &str| words.iter().any(|found| found == word);
     // "ak XXX not exist"
-    is_one_of(&squeezed(text), &TELLTALES) || (names_a_key("ak") && names_a_key("exist"))
+    is_one_of(&normalized(text), &CREDENTIAL_MARKERS) || (names_a_key("ak") && names_a_key("exist"))
 }
 
-/// Whether a telltale stands anywhere in it.
-fn holds_telltale(value: &Value) -> bool {
+/// Whether a marker occurs anywhere in it.
+fn value_has_credential_marker(value: &Value) -> bool {
     match value {
-        Value::String(text) => is_telltale(text),
-        Value::Array(values) => values.iter().any(holds_telltale),
-        Value::Object(members) => {
-            members.iter().any(|(key, value)| is_telltale(key) || holds_telltale(value))
-        }
+        Value::String(text) => has_credential_marker(text),
+        Value::Array(values) => values.iter().any(value_has_credential_marker),
+        Value::Object(members) => members
+            .iter()
+            .any(|(key, value)| has_credential_marker(key) || value_has_credential_marker(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }

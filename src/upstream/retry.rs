@@ -1,61 +1,140 @@
-//! When to try again: a pure policy. Clock and randomness come in as arguments; nothing here sleeps.
+//! When a call is attempted again: a pure policy. Clock and randomness are arguments; nothing here sleeps or sends.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::error::{Error, Kind};
+use crate::domain::{Error, ErrorKind};
 
-/// The first backoff is at most this; each further one at most twice as much as the one before, up to [`MAX_BACKOFF`].
+/// The first backoff is at most this; each further one at most twice the one before, up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// How long to wait before the next attempt, or `None` where this failure is final.
-///
-/// `left` is what is left of the caller's deadline: a wait that does not fit into it whole ends the call at once.
-/// `random` is in 0..1.
-pub(super) fn wait(error: &Error, left: Duration, random: f64) -> Option<Duration> {
-    let wait = match (is_retried(error.kind), error.retry_after) {
-        (Retried::Never, _) | (Retried::WhenTold, None) => return None,
-        (Retried::WhenTold | Retried::Always, Some(told)) => told,
-        (Retried::Always, None) => backoff(error.attempts, random),
-    };
-    (wait < left).then_some(wait)
+/// What a call has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RetryState {
+    /// Failed attempts that count against `max_attempts`.
+    pub(super) attempts: u32,
+    /// Requests sent, including those that do not count.
+    pub(super) requests: u32,
+    max_attempts: u32,
+    may_retry: bool,
+    has_repeated_stale: bool,
+    has_refreshed_credential: bool,
 }
 
-enum Retried {
+impl RetryState {
+    /// A call before its first attempt.
+    pub(super) fn new(max_attempts: u32, may_retry: bool) -> Self {
+        Self {
+            attempts: 0,
+            requests: 0,
+            max_attempts,
+            may_retry,
+            has_repeated_stale: false,
+            has_refreshed_credential: false,
+        }
+    }
+
+    fn may_retry_more(&self) -> bool {
+        self.may_retry && self.attempts < self.max_attempts
+    }
+}
+
+/// What to do after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send the request again on a new connection, without a retry token: the upstream had closed the pooled one.
+    RepeatStale,
+    /// Try again at once with a new credential.
+    RefreshCredential,
+    /// Try again after the delay, if the throttle allows it.
+    Retry {
+        /// How long to wait.
+        delay: Duration,
+        /// The failure may be that of all pooled connections.
+        needs_new_connection: bool,
+    },
+    /// The error is the result of the call.
+    GiveUp,
+}
+
+/// Decides what follows an attempt that failed with `error`.
+///
+/// `is_stale` means that the upstream closed a pooled connection; `time_left` is what is left of the caller's deadline: a
+/// delay that does not fit ends the call at once. `random` is in 0..1.
+pub(super) fn next_step(
+    mut state: RetryState,
+    error: &Error,
+    is_stale: bool,
+    time_left: Duration,
+    random: f64,
+) -> (RetryState, Step) {
+    state.requests += 1;
+    if is_stale && !state.has_repeated_stale {
+        state.has_repeated_stale = true;
+        return (state, Step::RepeatStale);
+    }
+    state.attempts += 1;
+    if !state.may_retry_more() {
+        return (state, Step::GiveUp);
+    }
+    if error.kind == ErrorKind::OwnCredentialRefused && !state.has_refreshed_credential {
+        state.has_refreshed_credential = true;
+        return (state, Step::RefreshCredential);
+    }
+    let delay = match (retry_class(error.kind), error.retry_after) {
+        (RetryClass::Never, _) | (RetryClass::OnlyWithRetryAfter, None) => return (state, Step::GiveUp),
+        (RetryClass::OnlyWithRetryAfter | RetryClass::Always, Some(retry_after)) => retry_after,
+        (RetryClass::Always, None) => backoff(state.attempts, random),
+    };
+    if delay >= time_left {
+        return (state, Step::GiveUp);
+    }
+    (state, Step::Retry { delay, needs_new_connection: needs_new_connection(error) })
+}
+
+/// After a lost connection or a timeout, the other pooled connections are as suspect as the one that was used. A 408 or 504
+/// is a timeout behind a connection that works.
+fn needs_new_connection(error: &Error) -> bool {
+    let is_own_timeout = error.kind == ErrorKind::Timeout && error.http_status.is_none();
+    is_own_timeout || error.kind == ErrorKind::ConnectionLost
+}
+
+enum RetryClass {
     Never,
-    /// Only when the upstream says after what time.
-    WhenTold,
+    OnlyWithRetryAfter,
     Always,
 }
 
-fn is_retried(kind: Kind) -> Retried {
+fn retry_class(kind: ErrorKind) -> RetryClass {
     match kind {
-        Kind::Timeout | Kind::BadGateway | Kind::Unavailable | Kind::Unreachable | Kind::ConnectionLost => {
-            Retried::Always
-        }
-        Kind::RateLimited => Retried::WhenTold,
-        Kind::BadRequest
-        | Kind::Unauthenticated
-        | Kind::OwnCredentialRefused
-        | Kind::Forbidden
-        | Kind::ShareNotFound
-        | Kind::RouteNotFound
-        | Kind::MethodNotAllowed
-        | Kind::NotImplemented
-        | Kind::NotAcceptable
-        | Kind::ProxyAuthenticationRequired
-        | Kind::Conflict
-        | Kind::PreconditionFailed
-        | Kind::Internal
-        | Kind::ClientError
-        | Kind::ServerError
-        | Kind::UnexpectedStatus
-        | Kind::Malformed
-        | Kind::TooLarge
-        | Kind::DeadlineExceeded
-        | Kind::IdentityRefused
-        | Kind::IdentityUnreachable => Retried::Never,
+        ErrorKind::Timeout
+        | ErrorKind::BadGateway
+        | ErrorKind::Unavailable
+        | ErrorKind::Unreachable
+        | ErrorKind::ConnectionLost => RetryClass::Always,
+        ErrorKind::RateLimited => RetryClass::OnlyWithRetryAfter,
+        ErrorKind::BadRequest
+        | ErrorKind::Unauthenticated
+        | ErrorKind::OwnCredentialRefused
+        | ErrorKind::Forbidden
+        | ErrorKind::ShareNotFound
+        | ErrorKind::RouteNotFound
+        | ErrorKind::MethodNotAllowed
+        | ErrorKind::NotImplemented
+        | ErrorKind::NotAcceptable
+        | ErrorKind::ProxyAuthenticationRequired
+        | ErrorKind::Conflict
+        | ErrorKind::PreconditionFailed
+        | ErrorKind::Internal
+        | ErrorKind::ClientError
+        | ErrorKind::ServerError
+        | ErrorKind::UnexpectedStatus
+        | ErrorKind::Malformed
+        | ErrorKind::TooLarge
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::IdentityRefused
+        | ErrorKind::IdentityUnreachable => RetryClass::Never,
     }
 }
 
@@ -65,8 +144,8 @@ fn backoff(attempts: u32, random: f64) -> Duration {
     MAX_BACKOFF.min(FIRST_BACKOFF * 2u32.pow(doublings)).mul_f64(random)
 }
 
-/// Reads `Retry-After`: seconds, or an HTTP date, which is in the past when it asks for no wait. What cannot be read
-/// counts as none.
+/// Reads `Retry-After`: seconds, or an HTTP date, which is in the past if no wait is wanted. A value that cannot
+/// be parsed counts as absent.
 pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -77,14 +156,14 @@ pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
-/// The process's retry tokens, so that a dead upstream costs a few per cent more load and not three times as much:
-/// a retry takes one, a success gives back a tenth, and with half of them gone there is no retry.
+/// The retry tokens of the process (gRFC A6), so that an upstream that is down gets a few per cent of additional requests: 10
+/// tokens at most, a retry takes one, a success returns a tenth, and at 5 or fewer there is no retry.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct RetryThrottle {
     tenths: AtomicU32,
 }
 
-impl Bucket {
+impl RetryThrottle {
     const FULL: u32 = 100;
     const HALF: u32 = 50;
     const RETRY: u32 = 10;
@@ -95,13 +174,13 @@ impl Bucket {
     }
 
     /// Takes a token, if there are enough.
-    pub(super) fn take(&self) -> bool {
+    pub(super) fn try_acquire(&self) -> bool {
         let take = |tenths| (tenths > Self::HALF).then(|| tenths - Self::RETRY);
         self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// A call succeeded.
-    pub(super) fn reward(&self) {
+    pub(super) fn on_success(&self) {
         let give = |tenths| (tenths < Self::FULL).then(|| tenths + Self::SUCCESS);
         // An error says that it is full.
         let _ = self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
@@ -119,32 +198,85 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn error(kind: Kind, attempts: u32, retry_after: Option<u64>) -> Error {
-        Error { attempts, retry_after: retry_after.map(Duration::from_secs), ..Error::new(kind, "") }
+    fn error(kind: ErrorKind, retry_after: Option<u64>) -> Error {
+        Error { retry_after: retry_after.map(Duration::from_secs), ..Error::new(kind, "") }
+    }
+
+    /// A call of which so many attempts have failed.
+    fn after(attempts: u32) -> RetryState {
+        RetryState { attempts, requests: attempts, ..RetryState::new(3, true) }
+    }
+
+    fn step(state: RetryState, error: &Error) -> Step {
+        next_step(state, error, false, MINUTE, 1.0).1
+    }
+
+    fn retry(millis: u64, needs_new_connection: bool) -> Step {
+        Step::Retry { delay: Duration::from_millis(millis), needs_new_connection }
     }
 
     #[test]
-    fn the_backoff_doubles_up_to_its_bound_and_jitters_fully() {
-        for (attempts, bound) in [(1, 100), (2, 200), (3, 400), (5, 1000), (40, 1000)] {
-            let error = error(Kind::Unavailable, attempts, None);
-            assert_eq!(wait(&error, MINUTE, 0.0), Some(Duration::ZERO));
-            assert_eq!(wait(&error, MINUTE, 1.0), Some(Duration::from_millis(bound)));
+    fn next_step_follows_from_state_and_error() {
+        use ErrorKind::{
+            BadGateway, ConnectionLost, Internal, Malformed, OwnCredentialRefused, RateLimited,
+            ShareNotFound, Timeout, Unauthenticated, Unavailable, Unreachable,
+        };
+        let no_retry = RetryState::new(3, false);
+        let refreshed = RetryState { has_refreshed_credential: true, ..after(0) };
+        let status = |kind| Error { http_status: Some(504), ..error(kind, None) };
+        for (state, error, expected) in [
+            (after(0), error(Unavailable, None), retry(100, false)),
+            (after(1), error(Unavailable, None), retry(200, false)),
+            (after(2), error(Unavailable, None), Step::GiveUp),
+            (after(0), error(BadGateway, None), retry(100, false)),
+            (after(0), error(Unreachable, None), retry(100, false)),
+            (after(0), error(ConnectionLost, None), retry(100, true)),
+            (after(0), error(Timeout, None), retry(100, true)),
+            (after(0), status(Timeout), retry(100, false)),
+            (after(0), error(Unavailable, Some(7)), retry(7_000, false)),
+            (after(0), error(Unavailable, Some(60)), Step::GiveUp),
+            (after(0), error(RateLimited, Some(1)), retry(1_000, false)),
+            (after(0), error(RateLimited, None), Step::GiveUp),
+            (after(0), error(Internal, Some(1)), Step::GiveUp),
+            (after(0), error(ShareNotFound, None), Step::GiveUp),
+            (after(0), error(Malformed, None), Step::GiveUp),
+            (after(0), error(Unauthenticated, None), Step::GiveUp),
+            (after(0), error(OwnCredentialRefused, None), Step::RefreshCredential),
+            (refreshed, error(OwnCredentialRefused, None), Step::GiveUp),
+            (after(2), error(OwnCredentialRefused, None), Step::GiveUp),
+            (no_retry, error(OwnCredentialRefused, None), Step::GiveUp),
+            (no_retry, error(Unavailable, Some(1)), Step::GiveUp),
+        ] {
+            assert_eq!(step(state, &error), expected, "{state:?} {error:?}");
         }
     }
 
     #[test]
-    fn a_wait_that_does_not_fit_the_deadline_ends_the_call() {
-        let told = error(Kind::Unavailable, 1, Some(2));
-        assert_eq!(wait(&told, Duration::from_secs(3), 0.5), Some(Duration::from_secs(2)));
-        assert_eq!(wait(&told, Duration::from_secs(2), 0.5), None);
-        assert_eq!(wait(&error(Kind::Timeout, 1, None), Duration::from_millis(50), 0.5), None);
+    fn stale_connection_is_repeated_once_and_does_not_count() {
+        let lost = error(ErrorKind::ConnectionLost, None);
+        let (state, step) = next_step(after(0), &lost, true, MINUTE, 1.0);
+        assert_eq!((state.attempts, state.requests, step), (0, 1, Step::RepeatStale));
+        let (state, step) = next_step(state, &lost, true, MINUTE, 1.0);
+        assert_eq!((state.attempts, state.requests, step), (1, 2, retry(100, true)));
+        let (_, step) = next_step(RetryState::new(1, false), &lost, true, MINUTE, 1.0);
+        assert_eq!(step, Step::RepeatStale, "also where nothing is retried");
     }
 
     #[test]
-    fn a_rate_limit_is_retried_only_when_told_after_what_time() {
-        assert_eq!(wait(&error(Kind::RateLimited, 1, None), MINUTE, 0.5), None);
-        assert_eq!(wait(&error(Kind::RateLimited, 1, Some(1)), MINUTE, 0.5), Some(Duration::from_secs(1)));
-        assert_eq!(wait(&error(Kind::Internal, 1, Some(1)), MINUTE, 0.5), None);
+    fn backoff_doubles_up_to_its_bound_with_full_jitter() {
+        for (attempts, bound) in [(1, 100), (2, 200), (3, 400), (5, 1000), (40, 1000)] {
+            assert_eq!(backoff(attempts, 0.0), Duration::ZERO);
+            assert_eq!(backoff(attempts, 1.0), Duration::from_millis(bound));
+        }
+    }
+
+    #[test]
+    fn delay_that_does_not_fit_the_deadline_ends_the_call() {
+        let told = error(ErrorKind::Unavailable, Some(2));
+        let step = |error: &Error, left| next_step(after(0), error, false, left, 0.6).1;
+        assert_eq!(step(&told, Duration::from_millis(2_001)), retry(2_000, false));
+        assert_eq!(step(&told, Duration::from_secs(2)), Step::GiveUp);
+        assert_eq!(step(&error(ErrorKind::Timeout, None), Duration::from_millis(50)), Step::GiveUp);
     }
 
     #[test]
@@ -173,18 +305,18 @@ mod tests {
     }
 
     #[test]
-    fn half_the_tokens_are_for_retries_and_ten_successes_earn_one() {
-        let bucket = Bucket::full();
+    fn throttle_gives_half_its_tokens_and_ten_successes_return_one() {
+        let throttle = RetryThrottle::full();
         for _ in 0..5 {
-            assert!(bucket.take());
+            assert!(throttle.try_acquire());
         }
-        assert!((bucket.tokens() - 5.0).abs() < f64::EPSILON);
-        assert!(!bucket.take());
-        bucket.reward();
-        assert!(bucket.take(), "5.1 tokens are more than 5");
+        assert!((throttle.tokens() - 5.0).abs() < f64::EPSILON);
+        assert!(!throttle.try_acquire());
+        throttle.on_success();
+        assert!(throttle.try_acquire(), "5.1 tokens are more than 5");
         for _ in 0..1000 {
-            bucket.reward();
+            throttle.on_success();
         }
-        assert!((bucket.tokens() - 10.0).abs() < f64::EPSILON, "never more than 10");
+        assert!((throttle.tokens() - 10.0).abs() < f64::EPSILON, "never more than 10");
     }
 }

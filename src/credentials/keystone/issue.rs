@@ -9,11 +9,10 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::super::secret::blot_typed;
-use super::super::token::Token;
 use super::account::{Account, Scope};
 use crate::base_url::BaseUrl;
+use crate::domain::{Timestamp, Token};
 use crate::http_client::{Body, Fault, HttpClient, Reply};
-use crate::timestamp::Timestamp;
 
 /// The longest time of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,12 +12,11 @@ use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::ClientTlsConfig;
 use url::Url;
 
-use super::Traces;
 use crate::http_client::{self, Roots};
 
 /// Where spans go. What the SDK reads by itself (sampler, batches, headers, resource) is not in here.
@@ -153,8 +152,8 @@ impl Exporter {
     }
 
     /// What makes the spans that it sends.
-    pub fn traces(&self) -> Traces {
-        Traces(Some(self.provider.tracer(env!("CARGO_PKG_NAME"))))
+    pub fn tracer(&self) -> SdkTracer {
+        self.provider.tracer(env!("CARGO_PKG_NAME"))
     }
 
     /// Sends what is left, for so long at most.

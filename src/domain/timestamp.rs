@@ -1,6 +1,10 @@
 //! The upstream's times: `2017-08-08T04:03:27.000000`, with no zone, which means UTC. An offset or `Z` is honoured,
 //! any count of fraction digits is read, and what is finer than a microsecond is cut off.
 
+use std::fmt;
+
+use serde::de::{self, Deserializer, Visitor};
+
 /// A moment in UTC, to the microsecond, within the years 1 to 9999 (the range of `google.protobuf.Timestamp`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
@@ -32,6 +36,34 @@ impl Timestamp {
         }
         let seconds = days_since_1970(year, month, day) * DAY + hour * 3600 + minute * 60 + second - offset;
         RANGE.contains(&seconds).then_some(Self { seconds, nanos: micros * 1000 })
+    }
+}
+
+/// Reads a JSON string as a time; null and `""` are unset. For `#[serde(deserialize_with)]`.
+pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    deserializer.deserialize_any(OptionalTimestamp)
+}
+
+struct OptionalTimestamp;
+
+impl Visitor<'_> for OptionalTimestamp {
+    type Value = Option<Timestamp>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        const FORM: &str = "a time such as 2017-08-08T04:03:27.000000";
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let time = Timestamp::parse(text);
+        time.map(Some).ok_or_else(|| E::invalid_value(de::Unexpected::Other("text"), &FORM))
     }
 }
 

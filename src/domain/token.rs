@@ -8,7 +8,8 @@ use zeroize::Zeroizing;
 
 /// The header that carries the token, towards the gateway and towards the upstream.
 pub const TOKEN_HEADER: &str = "x-auth-token";
-pub(super) const TOKEN_HEADER_NAME: HeaderName = HeaderName::from_static(TOKEN_HEADER);
+/// [`TOKEN_HEADER`], as a name.
+pub const TOKEN_HEADER_NAME: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 
 /// The longest token that is accepted, in bytes. PKI tokens take 5 KB and more.
 pub const MAX_TOKEN_BYTES: usize = 32_768;
@@ -40,13 +41,13 @@ impl Token {
         Self::checked(value.clone())
     }
 
-    /// A token that nobody has issued, to see how it is refused.
-    pub(crate) fn of_nobody() -> Self {
+    /// A token that no identity service has issued, to see how the upstream rejects it.
+    pub(crate) fn placeholder() -> Self {
         Self(HeaderValue::from_static("none"))
     }
 
     /// The token that the identity service has issued, held in memory that is wiped when the last use of it ends.
-    pub(super) fn issued(value: &HeaderValue) -> Result<Self, TokenError> {
+    pub(crate) fn issued(value: &HeaderValue) -> Result<Self, TokenError> {
         let wiped = Bytes::from_owner(Zeroizing::new(value.as_bytes().to_vec()));
         Self::checked(HeaderValue::from_maybe_shared(wiped).map_err(|_| TokenError::Invalid)?)
     }
@@ -65,12 +66,12 @@ impl Token {
     }
 
     /// The token as a header value, marked sensitive.
-    pub(super) fn value(&self) -> HeaderValue {
+    pub(crate) fn value(&self) -> HeaderValue {
         self.0.clone()
     }
 
     /// The token itself.
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 }

@@ -1,0 +1,113 @@
+//! One call: what its headers said, and how far it has come.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::{ShareRef, Token};
+
+/// W3C Trace Context: the span that a request belongs to.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C Trace Context: what tracing systems add to it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// What a call is made with: everything that its HTTP headers say, already checked.
+#[derive(Debug)]
+pub struct CallContext {
+    /// The ID of the request: the caller's, or a generated one. 1 to 128 visible ASCII characters.
+    pub request_id: HeaderValue,
+    /// The caller's token, in the mode in which it is used.
+    pub token: Option<Token>,
+    /// The caller's trace.
+    pub trace: TraceContext,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Whether a failed attempt may be followed by another one.
+    pub may_retry: bool,
+    /// Kept up to date while the call runs.
+    pub stats: CallStats,
+}
+
+/// How far a call has come. It is read by the access log, also for a call that was cancelled.
+#[derive(Debug, Default)]
+pub struct CallStats {
+    attempts: AtomicU32,
+    credential_micros: AtomicU64,
+    upstream_request_id: OnceLock<String>,
+    target: OnceLock<(ShareRef, Instant)>,
+}
+
+impl CallStats {
+    /// The number of attempts at the upstream. One on a stale pooled connection does not count.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Another attempt begins; `attempts` counts it.
+    pub fn set_attempts(&self, attempts: u32) {
+        self.attempts.store(attempts, Ordering::Relaxed);
+    }
+
+    /// How long the call has waited for a credential.
+    pub fn credential_wait(&self) -> Duration {
+        Duration::from_micros(self.credential_micros.load(Ordering::Relaxed))
+    }
+
+    /// Waits for a credential, and adds the time to [`CallStats::credential_wait`].
+    pub async fn time_credential<T>(&self, credential: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = credential.await;
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.credential_micros.fetch_add(micros, Ordering::Relaxed);
+        result
+    }
+
+    /// The upstream's ID of the request that succeeded.
+    pub fn upstream_request_id(&self) -> Option<&str> {
+        self.upstream_request_id.get().map(String::as_str)
+    }
+
+    /// Sets [`CallStats::upstream_request_id`], once.
+    pub fn set_upstream_request_id(&self, id: String) {
+        let _ = self.upstream_request_id.set(id);
+    }
+
+    /// The share that is asked for, and since when; known once the request has passed its check.
+    pub fn target(&self) -> Option<(&ShareRef, Instant)> {
+        self.target.get().map(|(share, since)| (share, *since))
+    }
+
+    /// Sets [`CallStats::target`], once.
+    pub fn set_target(&self, share: &ShareRef) {
+        let _ = self.target.set((share.clone(), Instant::now()));
+    }
+}
+
+/// W3C Trace Context as the caller sent it, if it was well-formed.
+#[derive(Clone, Debug, Default)]
+pub struct TraceContext {
+    /// `traceparent`.
+    pub parent: Option<HeaderValue>,
+    /// `tracestate`, never without `traceparent`.
+    pub state: Option<HeaderValue>,
+}
+
+impl TraceContext {
+    /// The trace ID, in hexadecimal.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.parent.as_ref()?.to_str().ok()?.split('-').nth(1)
+    }
+
+    /// Adds the headers to a request.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
+        if let Some(parent) = &self.parent {
+            headers.insert(TRACEPARENT, parent.clone());
+        }
+        if let Some(state) = &self.state {
+            headers.insert(TRACESTATE, state.clone());
+        }
+    }
+}

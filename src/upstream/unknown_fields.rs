@@ -1,0 +1,38 @@
+//! Keys of the upstream's JSON that this version does not know: every one is counted, and the first
+//! [`UnknownFields::MAX_LOGGED`] are logged, once each.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+
+use crate::credentials::AuthMaterial;
+use crate::telemetry::Metrics;
+
+#[derive(Debug, Default)]
+pub(super) struct UnknownFields {
+    /// Hashes of the paths: a key may hold anything, and a body may have very many.
+    logged: Mutex<HashSet<u64>>,
+}
+
+impl UnknownFields {
+    const MAX_LOGGED: usize = 64;
+    const MAX_BYTES: usize = 64;
+
+    /// Counts and logs the key at a JSON path, without what it repeats of a secret.
+    pub(super) fn note(&self, path: &str, material: &AuthMaterial, metrics: &Metrics) {
+        metrics.unknown_fields.inc();
+        if self.is_new(path) {
+            let printable: String =
+                path.chars().filter(char::is_ascii_graphic).take(4 * Self::MAX_BYTES).collect();
+            let key: String = material.redact(&printable).chars().take(Self::MAX_BYTES).collect();
+            tracing::warn!(key, "the upstream's reply has a key that this version does not know");
+        }
+    }
+
+    fn is_new(&self, path: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.len() < Self::MAX_LOGGED && logged.insert(hasher.finish())
+    }
+}
