@@ -73,3 +73,105 @@ fn validate(message: GetBackupShareRequest, call: &Call) -> Result<ShareRef, Rpc
         _ => Err(RpcError::InvalidRequest(violations)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::{BufMut, Bytes, BytesMut};
+    use http::HeaderMap;
+    use http_body_util::{BodyExt, Full};
+    use prost::Message;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
+    use crate::grpc::call::{CallHandler, PeerIdentity};
+    use crate::grpc::{Config, DeadlineLimits};
+    use crate::telemetry::Metrics;
+
+    const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
+
+    /// Shares that are kept in memory; it notes which were asked for.
+    #[derive(Default)]
+    struct InMemory(Mutex<Vec<String>>);
+
+    impl BackupShares for Arc<InMemory> {
+        async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
+            assert!(call.token.is_some(), "the caller's token");
+            self.0.lock().unwrap().push(share.id.as_str().to_owned());
+            if share.id.as_str() != SHARE {
+                return Err(Error::new(ErrorKind::ShareNotFound, "not in memory"));
+            }
+            Ok(BackupShare {
+                id: SHARE.into(),
+                backup_id: "b".into(),
+                from_project_id: "from".into(),
+                to_project_id: share.project_id.as_str().into(),
+                created_at: None,
+                updated_at: None,
+                backup: None,
+            })
+        }
+    }
+
+    /// Calls the service with these IDs: the `grpc-status`, the message, and the shares that were asked for.
+    async fn call(project_id: &str, id: &str) -> (String, Option<GetBackupShareResponse>, Vec<String>) {
+        let shares = Arc::new(InMemory::default());
+        let second = std::time::Duration::from_secs(1);
+        let config = Config {
+            max_in_flight: 1,
+            deadlines: DeadlineLimits { default: second, max: second },
+            reflection: false,
+            uses_callers_token: true,
+        };
+        let metrics = Metrics::new().unwrap();
+        let handler = CallHandler::new(config, None, Arc::clone(&shares), metrics, CancellationToken::new());
+        let message = GetBackupShareRequest { project_id: project_id.into(), id: id.into() };
+        let request = http::Request::post("/vbs.v2.BackupShareService/GetBackupShare")
+            .header("content-type", "application/grpc")
+            .header("x-auth-token", "token-of-the-test")
+            .body(Full::new(framed(&message)))
+            .unwrap();
+        let response = Arc::new(handler).call(request, PeerIdentity::default()).await;
+        let status = |headers: &HeaderMap| headers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned());
+        let of_headers = status(response.headers());
+        let body = response.into_body().collect().await.unwrap();
+        let of_trailers = body.trailers().and_then(status);
+        let reply = body.to_bytes().get(5..).map(|reply| GetBackupShareResponse::decode(reply).unwrap());
+        let asked = shares.0.lock().unwrap().clone();
+        (of_headers.or(of_trailers).unwrap(), reply, asked)
+    }
+
+    fn framed(message: &GetBackupShareRequest) -> Bytes {
+        let mut frame = BytesMut::new();
+        frame.put_u8(0);
+        frame.put_u32(message.encoded_len().try_into().unwrap());
+        message.encode(&mut frame).unwrap();
+        frame.freeze()
+    }
+
+    #[tokio::test]
+    async fn service_answers_from_whatever_implements_backup_shares() {
+        let (status, reply, asked) = call("p1", &SHARE.to_uppercase()).await;
+        let share = reply.unwrap().backup_share.unwrap();
+        assert_eq!((status.as_str(), share.to_project_id.as_deref()), ("0", Some("p1")));
+        assert_eq!(asked, [SHARE]);
+    }
+
+    #[tokio::test]
+    async fn domain_error_becomes_a_status() {
+        let other = "00000000-0000-4000-8000-000000000000";
+        let (status, reply, asked) = call("p1", other).await;
+        assert_eq!((status.as_str(), reply.is_none()), ("5", true), "NOT_FOUND, and no message");
+        assert_eq!(asked, [other]);
+    }
+
+    #[tokio::test]
+    async fn invalid_request_never_reaches_the_shares() {
+        for (project_id, id) in [("../p", SHARE), ("p1", "detail"), ("", "")] {
+            let (status, reply, asked) = call(project_id, id).await;
+            assert_eq!((status.as_str(), reply.is_none(), asked.len()), ("3", true, 0), "{project_id} {id}");
+        }
+    }
+}

@@ -20,6 +20,7 @@ mod faults;
 mod floods;
 mod harness;
 mod keystone;
+mod logging;
 mod peer;
 mod process;
 mod properties;
