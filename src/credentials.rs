@@ -27,7 +27,7 @@ use token::TOKEN_HEADER_NAME;
 pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, Token, TokenError};
 pub use variables::Variables;
 
-use crate::base_url::BaseUrl;
+use crate::http::BaseUrl;
 use secret::blot;
 
 /// Where the credential of a call comes from.

@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::Instant;
+use url::Url;
 
 pub use error::{Error, Kind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use error_body::{ErrorBody, Voice};
@@ -25,12 +26,11 @@ pub use retry::retry_after;
 pub use target::{ProjectId, ShareId, share_url};
 pub use wire::{Backup, Malformed, Share};
 
-pub use crate::base_url::BaseUrl;
-pub use crate::http_client::{Config as HttpConfig, Proxy, Roots};
+pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
 pub use crate::timestamp::Timestamp;
 
 use crate::credentials::{self, Credential, IdentityError, Proof};
-use crate::http_client::{self, Body, Connection, Fault, HttpClient, Reply};
+use crate::http::{Body, Error as HttpError, HttpClient, Response, Reuse, first_text, has_content_encoding};
 use crate::telemetry::traces::AttemptSpan;
 use crate::telemetry::{CallSpan, Metrics};
 
@@ -137,7 +137,7 @@ impl Upstream {
     pub async fn get_backup_share(&self, query: &Query<'_>) -> Result<Found, Error> {
         let mut proof = query.progress.timed(query.credential.proof()).await?;
         let mut attempts = 0;
-        let mut connection = Connection::Any;
+        let mut reuse = Reuse::Pooled;
         let (mut stale_before, mut refused_before) = (false, false);
         loop {
             if query.deadline <= Instant::now() {
@@ -145,7 +145,7 @@ impl Upstream {
             }
             attempts += 1;
             query.progress.attempts.store(attempts, Ordering::Relaxed);
-            let failure = match self.attempt(query, &proof, connection).await {
+            let failure = match self.attempt(query, &proof, reuse).await {
                 Ok(found) => {
                     proof.was_accepted();
                     self.bucket.reward();
@@ -155,10 +155,10 @@ impl Upstream {
                 Err(failure) => failure,
             };
             if failure.stale && !stale_before {
-                // The upstream closed it while it lay in the pool: not an attempt, and no charge.
+                // The upstream closed an idle connection: this does not count as an attempt and takes no retry token.
                 stale_before = true;
                 attempts -= 1;
-                connection = Connection::New;
+                reuse = Reuse::Fresh;
                 self.metrics.retry("stale");
                 continue;
             }
@@ -171,7 +171,7 @@ impl Upstream {
             }
             let Some(wait) = self.wait_before_retry(query, &error) else { return Err(error) };
             if error.kind == Kind::ConnectionLost {
-                connection = Connection::New;
+                reuse = Reuse::Fresh;
             }
             tokio::time::sleep(wait).await;
         }
@@ -215,22 +215,17 @@ impl Upstream {
         granted.then_some(wait)
     }
 
-    async fn attempt(
-        &self,
-        query: &Query<'_>,
-        proof: &Proof,
-        connection: Connection,
-    ) -> Result<Found, Failure> {
+    async fn attempt(&self, query: &Query<'_>, proof: &Proof, reuse: Reuse) -> Result<Found, Failure> {
         let own_end = Instant::now() + self.config.attempt_timeout;
-        let (mut record, exchange) = self.send(query, proof, connection)?;
+        let (mut record, exchange) = self.send(query, proof, reuse)?;
         let result = match tokio::time::timeout_at(query.deadline.min(own_end), exchange).await {
             // A tie is the deadline's.
             Err(_) if query.deadline <= own_end => {
                 Err(Error::new(Kind::DeadlineExceeded, DEADLINE_PASSED).into())
             }
             Err(_) => Err(Error::new(Kind::Timeout, "no reply within the attempt's time").into()),
-            Ok(Err(fault)) => Err(fault.into()),
-            Ok(Ok(reply)) => self.read(query, proof, &reply).map_err(Failure::from),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(response)) => self.read(query, proof, &response).map_err(Failure::from),
         };
         record.outcome = match &result {
             Ok(_) => (Some(200), ""),
@@ -246,33 +241,32 @@ impl Upstream {
         &'a self,
         query: &'a Query<'_>,
         proof: &Proof,
-        connection: Connection,
-    ) -> Result<(AttemptRecord<'a>, impl Future<Output = Result<Reply, Fault>> + use<'a>), Error> {
+        reuse: Reuse,
+    ) -> Result<(AttemptRecord<'a>, impl Future<Output = Result<Response, HttpError>> + use<'a>), Error> {
         let nowhere = || Error::new(Kind::Unreachable, "it is not known where the upstream is");
         let base_url = self.base_url.as_ref().or(proof.endpoint()).ok_or_else(nowhere)?;
-        let uri = share_url(base_url, &query.project_id, &query.id)
-            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
+        let url = share_url(base_url, &query.project_id, &query.id);
         let record = AttemptRecord {
             metrics: &self.metrics,
             since: Instant::now(),
             outcome: (None, "cancelled"),
-            span: query.span.attempt(&uri),
+            span: query.span.attempt(&url),
         };
-        let headers = headers(query, proof, (base_url, &uri), &record.span);
-        Ok((record, self.http.get(uri, headers, connection)))
+        let headers = headers(query, proof, (base_url, &url), &record.span);
+        Ok((record, self.http.get(url, headers, reuse)))
     }
 
     /// The status before the JSON.
-    fn read(&self, query: &Query<'_>, proof: &Proof, reply: &Reply) -> Result<Found, Error> {
-        let request_id = http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS);
-        let coded = http_client::is_coded(&reply.headers);
-        let body = match &reply.body {
-            Body::Whole(bytes) => Some(bytes.as_ref()),
+    fn read(&self, query: &Query<'_>, proof: &Proof, response: &Response) -> Result<Found, Error> {
+        let request_id = first_text(&response.headers, &REQUEST_ID_HEADERS);
+        let is_encoded = has_content_encoding(&response.headers);
+        let body = match &response.body {
+            Body::Complete(bytes) => Some(bytes.as_ref()),
             Body::TooLarge => None,
         };
-        if reply.status != 200 {
-            let error = Error::of_reply(reply.status, request_id, body.filter(|_| !coded), proof);
-            let mut told = reply.headers.get_all(header::RETRY_AFTER).iter();
+        if response.status != 200 {
+            let error = Error::of_reply(response.status, request_id, body.filter(|_| !is_encoded), proof);
+            let mut told = response.headers.get_all(header::RETRY_AFTER).iter();
             let retry_after = told.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
@@ -283,7 +277,7 @@ impl Upstream {
             ..Error::new(kind, detail)
         };
         let body = body.ok_or_else(|| failed(Kind::TooLarge, "the body is longer than the limit".into()))?;
-        if coded {
+        if is_encoded {
             return Err(failed(
                 Kind::Malformed,
                 "the body has a content coding, which was not asked for".into(),
@@ -301,7 +295,7 @@ impl Upstream {
 fn headers(
     query: &Query<'_>,
     proof: &Proof,
-    (base_url, uri): (&BaseUrl, &Uri),
+    (base_url, url): (&BaseUrl, &Url),
     span: &AttemptSpan<'_>,
 ) -> HeaderMap {
     const ACCEPT: &str = "application/json";
@@ -314,8 +308,8 @@ fn headers(
     headers.insert(REQUEST_ID, query.request_id.clone());
     span.add_to(&mut headers);
     let get = credentials::Get {
-        host: uri.authority().map_or("", |authority| authority.as_str()),
-        path: uri.path(),
+        host: url.authority(),
+        path: url.path(),
         project_id: query.project_id.as_str(),
         user_agent: USER_AGENT,
         accept: ACCEPT,
@@ -327,7 +321,7 @@ fn headers(
 /// A failed attempt.
 struct Failure {
     error: Error,
-    /// A reused connection was lost before a byte of the reply came.
+    /// A reused connection was lost before a complete response head came.
     stale: bool,
 }
 
@@ -345,14 +339,16 @@ impl From<IdentityError> for Error {
     }
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Unreachable(detail) => Error::new(Kind::Unreachable, detail).into(),
-            Fault::ProxyAuthentication(detail) => {
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Unreachable(detail) => Error::new(Kind::Unreachable, detail).into(),
+            HttpError::ProxyAuthentication(detail) => {
                 Error::new(Kind::ProxyAuthenticationRequired, detail).into()
             }
-            Fault::Lost { detail, stale } => Self { error: Error::new(Kind::ConnectionLost, detail), stale },
+            HttpError::Lost { detail, stale } => {
+                Self { error: Error::new(Kind::ConnectionLost, detail), stale }
+            }
         }
     }
 }

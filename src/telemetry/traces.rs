@@ -10,15 +10,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 pub use exporter::{Config, Exporter};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::HeaderInjector;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
-
-use crate::base_url;
+use url::Url;
 
 /// W3C trace context: the span that a request belongs to.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -111,9 +110,9 @@ impl CallSpan {
         }
     }
 
-    /// A request is about to be sent to `uri`.
-    pub fn attempt(&self, uri: &Uri) -> AttemptSpan<'_> {
-        let span = self.live.as_ref().map(|live| Box::new(live.attempt(uri)));
+    /// A request is about to be sent to `url`.
+    pub fn attempt(&self, url: &Url) -> AttemptSpan<'_> {
+        let span = self.live.as_ref().map(|live| Box::new(live.attempt(url)));
         AttemptSpan { incoming: &self.incoming, span }
     }
 
@@ -141,12 +140,12 @@ fn is_servers_fault(code: &str) -> bool {
 }
 
 impl Live {
-    fn attempt(&self, uri: &Uri) -> opentelemetry_sdk::trace::Span {
+    fn attempt(&self, url: &Url) -> opentelemetry_sdk::trace::Span {
         let mut attributes = vec![
             KeyValue::new("http.request.method", "GET"),
-            KeyValue::new("url.full", uri.to_string()),
-            KeyValue::new("server.address", uri.host().unwrap_or_default().to_owned()),
-            KeyValue::new("server.port", i64::from(base_url::port(uri))),
+            KeyValue::new("url.full", url.to_string()),
+            KeyValue::new("server.address", url.host_str().unwrap_or_default().to_owned()),
+            KeyValue::new("server.port", i64::from(url.port_or_known_default().unwrap_or_default())),
         ];
         let resent = self.sent.fetch_add(1, Ordering::Relaxed);
         if resent > 0 {

@@ -1,9 +1,9 @@
 //! What a URL may be made of. Only values that passed the checks here can reach one, so neither a path segment
 //! (`..`, `detail`) nor a query (`?x=1`) can be smuggled in.
 
-use http::Uri;
+use url::Url;
 
-use crate::base_url::BaseUrl;
+use crate::http::BaseUrl;
 
 /// The ID of a project: 1 to 64 of `A-Z a-z 0-9 _ -`.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl ShareId {
 }
 
 /// The URL of one share, below the upstream's.
-pub fn share_url(base: &BaseUrl, project: &ProjectId, id: &ShareId) -> Result<Uri, http::Error> {
+pub fn share_url(base: &BaseUrl, project: &ProjectId, id: &ShareId) -> Url {
     base.join(&["v2/", &project.0, "/os-vendor-backup-sharing/", &id.0])
 }
 
@@ -69,7 +69,7 @@ mod tests {
     fn share(base: &str) -> String {
         let project = ProjectId::parse("c13f5220dc1949b0b741ea81a7cd5554".into()).unwrap();
         let id = ShareId::parse("8332443E-9866-41D8-8A58-A898CF5DB030".into()).unwrap();
-        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).unwrap().to_string()
+        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).to_string()
     }
 
     #[test]
