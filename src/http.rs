@@ -10,7 +10,8 @@
 //! - read `HTTP_PROXY` and similar variables;
 //! - send `Referer`.
 //!
-//! No feature of reqwest that decompresses bodies or stores cookies is compiled in.
+//! Its TCP keepalive (15 s) and `TCP_USER_TIMEOUT` (30 s) are kept: they end connections to a host that is gone. Its features
+//! that decompress bodies and store cookies are not compiled in.
 //!
 //! What reqwest does not do, and what is done here:
 //!
@@ -143,15 +144,15 @@ pub(crate) enum Error {
 
 /// The most header fields of a response. hyper's own limit is 100.
 const MAX_HEADERS: usize = 1000;
-/// A worker's client is replaced after a random part of the lifetime, at least this, so that the workers do not all open
-/// new connections at once.
-const SHORTEST_LIFETIME: f64 = 0.8;
+/// The smallest part of the configured lifetime after which a worker's client is replaced. The part is random, so that the
+/// workers do not all open new connections at the same time.
+const MIN_LIFETIME_PART: f64 = 0.8;
 
 impl HttpClient {
     /// Makes the client. It connects to nothing yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
         let tls = tls_config(&config.roots)?;
-        let fresh = build(&config, &tls, 0).map_err(describe)?;
+        let fresh = build_client(&config, &tls, 0).map_err(describe)?;
         Ok(Self { config, tls, pooled: ThreadLocal::new(), fresh })
     }
 
@@ -183,7 +184,7 @@ impl HttpClient {
         {
             return pooled.client.clone();
         }
-        match build(&self.config, &self.tls, usize::MAX) {
+        match build_client(&self.config, &self.tls, usize::MAX) {
             Ok(client) => {
                 let expires = now + jittered(self.config.connection_lifetime);
                 *slot = Some(PooledClient { client: client.clone(), expires });
@@ -237,11 +238,11 @@ pub(crate) fn otlp_client(
     roots: &Roots,
     timeout: Duration,
 ) -> Result<impl opentelemetry_http::HttpClient + use<>, String> {
-    builder(tls_config(roots)?).timeout(timeout).build().map_err(describe)
+    client_builder(tls_config(roots)?).timeout(timeout).build().map_err(describe)
 }
 
 /// What every client has in common.
-fn builder(tls: ClientConfig) -> ClientBuilder {
+fn client_builder(tls: ClientConfig) -> ClientBuilder {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .http1_only()
@@ -252,8 +253,8 @@ fn builder(tls: ClientConfig) -> ClientBuilder {
         .no_proxy()
 }
 
-fn build(config: &Config, tls: &ClientConfig, max_idle: usize) -> reqwest::Result<Client> {
-    let builder = builder(tls.clone())
+fn build_client(config: &Config, tls: &ClientConfig, max_idle: usize) -> reqwest::Result<Client> {
+    let builder = client_builder(tls.clone())
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)
@@ -278,8 +279,9 @@ fn note_opened() {
     let _ = HAS_OPENED.try_with(|has_opened| has_opened.set(true));
 }
 
+/// A random time of [`MIN_LIFETIME_PART`] of the lifetime to all of it.
 fn jittered(lifetime: Duration) -> Duration {
-    lifetime.mul_f64(SHORTEST_LIFETIME + (1.0 - SHORTEST_LIFETIME) * fastrand::f64())
+    lifetime.mul_f64(MIN_LIFETIME_PART + (1.0 - MIN_LIFETIME_PART) * fastrand::f64())
 }
 
 /// What failed before a complete response head came.

@@ -353,7 +353,8 @@ async fn connection_lifetime_ends_all_connections_of_a_worker_together() {
     let gateway = Running::before_with(&upstream, &flags).await;
     while upstream.connections() < 2 {
         let (one, other) = tokio::join!(gateway.get(), gateway.get());
-        (one.unwrap(), other.unwrap());
+        one.unwrap();
+        other.unwrap();
     }
     // Calls that do not overlap reuse a connection, until its lifetime is over.
     let opened = upstream.connections();
