@@ -96,8 +96,9 @@ pub(crate) struct HttpClient {
 /// The client of one thread.
 struct PooledClient {
     client: Client,
-    /// When it is replaced.
-    expires: Instant,
+    created: Instant,
+    /// How long it is used before it is replaced.
+    lifetime: Duration,
 }
 
 /// Which connection a request may use.
@@ -180,14 +181,14 @@ impl HttpClient {
         let now = Instant::now();
         let mut slot = self.pooled.get_or_default().borrow_mut();
         if let Some(pooled) = slot.as_ref()
-            && now < pooled.expires
+            && now.duration_since(pooled.created) < pooled.lifetime
         {
             return pooled.client.clone();
         }
         match build_client(&self.config, &self.tls, usize::MAX) {
             Ok(client) => {
-                let expires = now + jittered(self.config.connection_lifetime);
-                *slot = Some(PooledClient { client: client.clone(), expires });
+                let lifetime = jittered(self.config.connection_lifetime);
+                *slot = Some(PooledClient { client: client.clone(), created: now, lifetime });
                 client
             }
             // Not expected, since `new` has built a client from the same parts. Calls need not fail for it.
@@ -218,13 +219,12 @@ async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Body
     }
     let mut body = BytesMut::new();
     // Every error here means that the body is incomplete.
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| Error::Lost { detail: describe(error), stale: false })?
-    {
+    let lost = |error| Error::Lost { detail: describe(error), stale: false };
+    while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > limit {
             return Ok(Body::TooLarge);
         }
-        // The length is what is left of it: a body of one chunk is not copied.
+        // What is left of the length is 0: a body of one chunk is not copied.
         if body.is_empty() && response.content_length() == Some(0) {
             return Ok(Body::Complete(chunk));
         }
@@ -345,10 +345,10 @@ mod tests {
         }
     }
 
-    /// When the client of this thread is replaced.
-    fn expires(client: &HttpClient) -> Instant {
+    /// When the client of this thread was made.
+    fn created(client: &HttpClient) -> Instant {
         let _ = client.pooled();
-        client.pooled.get().unwrap().borrow().as_ref().unwrap().expires
+        client.pooled.get().unwrap().borrow().as_ref().unwrap().created
     }
 
     #[test]
@@ -363,13 +363,13 @@ mod tests {
     #[test]
     fn client_is_kept_for_its_lifetime_and_made_for_each_thread() {
         let client = HttpClient::new(config()).unwrap();
-        let first = expires(&client);
-        assert_eq!(expires(&client), first);
+        let first = created(&client);
+        assert_eq!(created(&client), first);
         std::thread::scope(|scope| {
-            scope.spawn(|| assert_ne!(expires(&client), first));
+            scope.spawn(|| assert_ne!(created(&client), first));
         });
-        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().expires = Instant::now();
-        assert_ne!(expires(&client), first);
+        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().lifetime = Duration::ZERO;
+        assert_ne!(created(&client), first);
     }
 
     #[tokio::test]
