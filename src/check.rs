@@ -15,7 +15,6 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::base_url::BaseUrl;
 use crate::certificate::Certificate;
 use crate::credentials::{CredentialProvider, Keystone};
 use crate::domain::{
@@ -23,7 +22,7 @@ use crate::domain::{
 };
 use crate::gateway::{Config, UpstreamAt};
 use crate::grpc::RpcError;
-use crate::http_client;
+use crate::http::{BaseUrl, tls_config};
 use crate::telemetry::Metrics;
 use crate::upstream::{Roots, Upstream};
 
@@ -213,8 +212,7 @@ impl<S: FnMut(&str)> Report<S> {
         let handshake = async {
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|error| (error.to_string(), "check the URL"))?;
-            let config =
-                http_client::tls(roots).map_err(|error| (error, "this is a fault of the gateway"))?;
+            let config = tls_config(roots).map_err(|error| (error, "this is a fault of the gateway"))?;
             let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
             connected.map_err(|error| (error.to_string(), advice(&error)))
         };

@@ -24,8 +24,8 @@ pub use keystone::{
 pub use secret::Secret;
 pub use variables::Variables;
 
-use crate::base_url::BaseUrl;
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
+use crate::http::BaseUrl;
 use secret::blot;
 
 /// Where the credential of a call comes from.

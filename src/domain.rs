@@ -1,7 +1,7 @@
 //! What the program is about: a backup share, the call that asks for it, and why there may be none.
 //!
 //! `grpc` and `upstream` meet here and nowhere else: `grpc` makes a [`CallContext`] and a [`ShareRef`] of a request and
-//! calls [`BackupShares::get`], `upstream` implements it. Nothing here knows tonic, reqwest or a socket. A unit test of
+//! calls [`BackupShares::get`], `upstream` implements it. Nothing here knows gRPC, an HTTP client or a socket. A unit test of
 //! `grpc/service.rs` implements the trait in memory.
 
 mod call;

@@ -33,14 +33,13 @@
 //! | [`check`] | the `check` command |
 //! | [`upstream`] | outbound edge: target, wire, error, retry |
 //! | [`credentials`] | what proves to the upstream who asks |
-//! | `http_client`, [`base_url`] | one HTTP exchange; where a service is |
+//! | `http` | the HTTP client, and the base URL of a service |
 //! | `certificate` | what a certificate says of itself |
 //! | `reload` | files that may change while the process runs |
 //! | [`telemetry`] | logs, metrics and traces; any part may use it |
 //! | [`proto`] | generated |
 
 pub mod admin;
-pub mod base_url;
 mod certificate;
 pub mod check;
 pub mod cli;
@@ -50,7 +49,7 @@ pub mod domain;
 pub mod gateway;
 pub mod grpc;
 pub mod health;
-mod http_client;
+mod http;
 pub mod process;
 pub mod proto;
 mod reload;

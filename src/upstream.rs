@@ -24,12 +24,11 @@ pub use error_body::{ErrorBody, ErrorOrigin};
 pub use json::{Malformed, read_share};
 pub use retry::retry_after;
 
-pub use crate::base_url::BaseUrl;
-pub use crate::http_client::{Config as HttpConfig, Proxy, Roots};
+pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
 
 use crate::credentials::{AuthMaterial, CredentialProvider};
 use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, ShareRef};
-use crate::http_client::{Connection, HttpClient};
+use crate::http::{HttpClient, Reuse};
 use crate::telemetry::Metrics;
 use attempt::{AttemptError, error_type};
 use retry::{RetryState, RetryThrottle, Step};
@@ -111,14 +110,14 @@ impl BackupShares for Upstream {
         let credential = self.credentials.resolve(call.token.as_ref());
         let mut material = call.stats.time_credential(credential).await?;
         let mut state = RetryState::new(self.config.max_attempts, call.may_retry);
-        let mut connection = Connection::Any;
+        let mut reuse = Reuse::Pooled;
         loop {
             if call.deadline <= Instant::now() {
                 let passed = Error::new(ErrorKind::DeadlineExceeded, DEADLINE_PASSED);
                 return Err(Error { attempts: state.attempts, ..passed });
             }
             call.stats.set_attempts(state.attempts + 1);
-            let attempt = self.attempt(call, share, &material, connection, state.requests);
+            let attempt = self.attempt(call, share, &material, reuse, state.requests);
             let AttemptError { error, is_stale } = match attempt.await {
                 Ok(share) => {
                     material.was_accepted();
@@ -138,7 +137,7 @@ impl BackupShares for Upstream {
             match step {
                 Step::RepeatStale => {
                     self.metrics.retry("stale");
-                    connection = Connection::New;
+                    reuse = Reuse::Fresh;
                 }
                 Step::RefreshCredential => {
                     // Boxed: it is rare, and the future of every call would have room for it.
@@ -149,7 +148,7 @@ impl BackupShares for Upstream {
                         return Err(error);
                     }
                     if needs_new_connection {
-                        connection = Connection::New;
+                        reuse = Reuse::Fresh;
                     }
                     tokio::time::sleep(delay).await;
                 }

@@ -29,8 +29,9 @@ fuzz_target!(|input: &str| {
     let share = checked_share.or_else(|| ShareId::parse(SHARE.into())).expect("a share");
     let Ok(checked_base) = BaseUrl::parse(base, true) else { return };
     let before = Url::parse(base).expect("a URL that the gateway takes is one");
-    let url = share_url(&checked_base, &project, &share).expect("a URL can be made of what was taken");
-    let url = Url::parse(&url.to_string()).expect("it is one");
+    let url = share_url(&checked_base, &project, &share);
+    assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(&url), "it is written as it is read");
+    assert!(url.as_str().parse::<http::Uri>().is_ok(), "it can be sent: {url}");
 
     assert_eq!(checked_base.is_plaintext(), url.scheme() == "http");
     assert_eq!(url.scheme(), before.scheme());

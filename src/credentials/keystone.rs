@@ -17,9 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Variables;
-use crate::base_url::BaseUrl;
 use crate::domain::Token;
-use crate::http_client::{Config as HttpConfig, HttpClient, Roots};
+use crate::http::{BaseUrl, Config as HttpConfig, HttpClient, Roots};
 use crate::reload::Snapshot;
 use crate::telemetry::Metrics;
 use account::Account;

@@ -6,9 +6,8 @@
 
 use std::net::SocketAddr;
 
-use crate::base_url;
 use crate::domain::{TRACESTATE, TraceContext};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TraceId};
@@ -20,6 +19,7 @@ use tracing::{Metadata, Span, Subscriber};
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
 use tracing_subscriber::Registry;
 use tracing_subscriber::registry::LookupSpan;
+use url::Url;
 
 /// What the log adds to every line that is written within a call. In the extensions of the call's span.
 pub(super) struct CallIds {
@@ -110,7 +110,7 @@ pub fn trace_id(span: &Span, trace: &TraceContext) -> Option<String> {
 }
 
 /// The span of one attempt at `url`, within the current span. `resend_count` is the number of requests before it.
-pub fn attempt(url: &Uri, resend_count: u32) -> Span {
+pub fn attempt(url: &Url, resend_count: u32) -> Span {
     tracing::info_span!(
         "attempt",
         otel.name = "GET",
@@ -121,8 +121,8 @@ pub fn attempt(url: &Uri, resend_count: u32) -> Span {
         http.response.status_code = Empty,
         error.type = Empty,
         url.full = display(url),
-        server.address = url.host(),
-        server.port = i64::from(base_url::port(url)),
+        server.address = url.host_str(),
+        server.port = url.port_or_known_default().map(i64::from),
     )
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span};
+use url::Url;
 
 use super::error::{from_response, safe_request_id};
 use super::json::read_share;
@@ -12,7 +13,7 @@ use super::retry::retry_after;
 use super::{BaseUrl, DEADLINE_PASSED, Upstream};
 use crate::credentials::{AuthMaterial, SignableRequest};
 use crate::domain::{BackupShare, CallContext, Error, ErrorKind, ProjectId, ShareId, ShareRef};
-use crate::http_client::{self, Body, Connection, Fault, Reply};
+use crate::http::{Body, Error as HttpError, Response, Reuse, first_text, has_content_encoding};
 use crate::telemetry::{Metrics, spans};
 
 const ACCEPT: &str = "application/json";
@@ -40,14 +41,14 @@ impl From<Error> for AttemptError {
     }
 }
 
-impl From<Fault> for AttemptError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Unreachable(detail) => Error::new(ErrorKind::Unreachable, detail).into(),
-            Fault::ProxyAuthentication(detail) => {
+impl From<HttpError> for AttemptError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Unreachable(detail) => Error::new(ErrorKind::Unreachable, detail).into(),
+            HttpError::ProxyAuthentication(detail) => {
                 Error::new(ErrorKind::ProxyAuthenticationRequired, detail).into()
             }
-            Fault::Lost { detail, stale } => {
+            HttpError::Lost { detail, stale } => {
                 Self { error: Error::new(ErrorKind::ConnectionLost, detail), is_stale: stale }
             }
         }
@@ -61,13 +62,12 @@ impl Upstream {
         call: &CallContext,
         share: &ShareRef,
         material: &AuthMaterial,
-        connection: Connection,
+        reuse: Reuse,
         requests: u32,
     ) -> Result<BackupShare, AttemptError> {
         let unknown = || Error::new(ErrorKind::Unreachable, "the upstream's URL is not known");
         let base_url = self.base_url.as_ref().or(material.endpoint()).ok_or_else(unknown)?;
-        let url = share_url(base_url, &share.project_id, &share.id)
-            .map_err(|error| Error::new(ErrorKind::Unreachable, error.to_string()))?;
+        let url = share_url(base_url, &share.project_id, &share.id);
         let span = spans::attempt(&url, requests);
         let mut record = AttemptRecord::new(&self.metrics, span.clone());
         let mut headers = request_headers(call, base_url);
@@ -75,10 +75,10 @@ impl Upstream {
         material.add_to(&mut headers, signable(&url, &share.project_id), SystemTime::now());
 
         let timeout = record.start + self.config.attempt_timeout;
-        let exchange = self.http.get(url, headers, connection).instrument(span);
+        let exchange = self.http.get(url, headers, reuse).instrument(span);
         let result = match timeout_at(call.deadline.min(timeout), exchange).await {
-            Ok(Ok(reply)) => self.read(call, share, material, &reply).map_err(AttemptError::from),
-            Ok(Err(fault)) => Err(fault.into()),
+            Ok(Ok(response)) => self.read(call, share, material, &response).map_err(AttemptError::from),
+            Ok(Err(error)) => Err(error.into()),
             // If both expire together, the deadline is reported.
             Err(_) if call.deadline <= timeout => {
                 Err(Error::new(ErrorKind::DeadlineExceeded, DEADLINE_PASSED).into())
@@ -95,18 +95,18 @@ impl Upstream {
         call: &CallContext,
         share: &ShareRef,
         material: &AuthMaterial,
-        reply: &Reply,
+        response: &Response,
     ) -> Result<BackupShare, Error> {
-        let request_id = http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS);
-        let is_coded = http_client::is_coded(&reply.headers);
-        let body = match &reply.body {
-            Body::Whole(bytes) => Some(bytes.as_ref()),
+        let request_id = first_text(&response.headers, &REQUEST_ID_HEADERS);
+        let is_coded = has_content_encoding(&response.headers);
+        let body = match &response.body {
+            Body::Complete(bytes) => Some(bytes.as_ref()),
             Body::TooLarge => None,
         };
-        if reply.status != 200 {
+        if response.status != 200 {
             let body = if is_coded { None } else { body };
-            let error = from_response(reply.status, request_id, body, material);
-            let mut values = reply.headers.get_all(header::RETRY_AFTER).iter();
+            let error = from_response(response.status, request_id, body, material);
+            let mut values = response.headers.get_all(header::RETRY_AFTER).iter();
             let retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
             return Err(Error { retry_after, ..error });
         }
@@ -134,7 +134,7 @@ impl Upstream {
 }
 
 /// The URL of one share, below the upstream's.
-pub fn share_url(base: &BaseUrl, project_id: &ProjectId, id: &ShareId) -> Result<Uri, http::Error> {
+pub fn share_url(base: &BaseUrl, project_id: &ProjectId, id: &ShareId) -> Url {
     base.join(&["v2/", project_id.as_str(), "/os-vendor-backup-sharing/", id.as_str()])
 }
 
@@ -148,9 +148,9 @@ fn request_headers(call: &CallContext, base_url: &BaseUrl) -> HeaderMap {
     headers
 }
 
-fn signable<'a>(url: &'a Uri, project_id: &'a ProjectId) -> SignableRequest<'a> {
+fn signable<'a>(url: &'a Url, project_id: &'a ProjectId) -> SignableRequest<'a> {
     SignableRequest {
-        host: url.authority().map_or("", |authority| authority.as_str()),
+        host: url.authority(),
         path: url.path(),
         project_id: project_id.as_str(),
         user_agent: USER_AGENT,
@@ -206,7 +206,7 @@ mod tests {
     fn url_of_share(base: &str) -> String {
         let project = ProjectId::parse("c13f5220dc1949b0b741ea81a7cd5554".into()).unwrap();
         let id = ShareId::parse("8332443E-9866-41D8-8A58-A898CF5DB030".into()).unwrap();
-        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).unwrap().to_string()
+        share_url(&BaseUrl::parse(base, false).unwrap(), &project, &id).to_string()
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::harness::*;
 /// The longest that one of these calls may take: three attempts and their pauses, with much room for a busy machine.
 const BOUND: Duration = Duration::from_secs(15);
 
+/// The pool is each worker's: with one worker, a second call can reuse the first one's connection.
+const ONE_WORKER: &str = "--workers=1";
+
 fn send(text: &str) -> Step {
     Step::Send(text.as_bytes().to_vec())
 }
@@ -114,7 +117,7 @@ async fn an_endless_body_is_too_large_and_read_no_further() {
     script.extend(std::iter::repeat_n(part, 1000));
     let upstream =
         Upstream::scripted(move |_, number| if number == 1 { script.clone() } else { documented() }).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
     assert_eq!(gateway.failure().await.reason, "UPSTREAM_RESPONSE_TOO_LARGE");
     gateway.get().await.unwrap();
     assert_eq!(upstream.connections(), 2, "the first connection is given up");
@@ -130,7 +133,7 @@ async fn bytes_behind_a_whole_reply_do_not_become_the_next_reply() {
         _ => documented(),
     })
     .await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
     for _ in 0..3 {
         let share = gateway.get().await.unwrap().into_inner().backup_share.unwrap();
         assert_eq!(share.backup.unwrap().name.as_deref(), Some("lbf"));
@@ -142,7 +145,7 @@ async fn a_reply_longer_than_its_length_is_read_to_its_length() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
     let upstream =
         Upstream::scripted(move |_, _| vec![send(&head), send(DOCUMENTED), send("more"), Step::Close]).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
     gateway.get().await.unwrap();
 }
@@ -236,7 +239,7 @@ async fn a_connection_that_waits_too_long_is_closed_without_another_call() {
 async fn a_connection_that_the_upstream_closes_while_it_waits_is_closed_here_too_and_costs_no_retry() {
     let (url, upstream) = one_request(async |stream| stream.shutdown().await.unwrap()).await;
     let address = url.rsplit("//").next().unwrap().parse().unwrap();
-    let gateway = Running::start(&["--allow-plaintext-upstream", &url]).await;
+    let gateway = Running::start(&[ONE_WORKER, "--allow-plaintext-upstream", &url]).await;
     let (share, ()) = tokio::join!(gateway.get(), upstream);
     share.unwrap();
     let _upstream =
@@ -246,9 +249,10 @@ async fn a_connection_that_the_upstream_closes_while_it_waits_is_closed_here_too
 }
 
 #[tokio::test]
-async fn a_connection_serves_callers_of_every_worker() {
+async fn worker_reuses_only_the_connections_that_it_opened() {
     let upstream = Upstream::scripted(|_, _| documented()).await;
     let gateway = Running::before_with(&upstream, &["--workers=3"]).await;
+    // Two for each worker: a new connection goes to the worker that has the fewest.
     let mut clients = Vec::new();
     for _ in 0..6 {
         clients.push(gateway.client().await);
@@ -256,7 +260,7 @@ async fn a_connection_serves_callers_of_every_worker() {
     for client in &mut clients {
         soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
     }
-    assert_eq!(upstream.connections(), 1);
+    assert_eq!(upstream.connections(), 3);
 }
 
 /// Reads a request without a body.
@@ -271,7 +275,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
 async fn an_upstream_that_closes_every_new_connection_too_sees_each_attempt_once() {
     let upstream =
         Upstream::scripted(|_, number| if number == 1 { documented() } else { vec![Step::Close] }).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
     let failure = gateway.failure().await;
     assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("3")));
@@ -280,22 +284,56 @@ async fn an_upstream_that_closes_every_new_connection_too_sees_each_attempt_once
 }
 
 #[tokio::test]
-async fn what_is_no_http_or_half_a_head_on_a_reused_connection_is_no_stale_connection() {
-    for half in ["220 mail.example ESMTP\r\n", "H", "HTTP/1.1 200 OK\r\nContent-Len"] {
+async fn reused_connection_that_sends_something_other_than_http_is_not_stale() {
+    let broken = vec![send("220 mail.example ESMTP\r\n"), Step::Close];
+    let upstream =
+        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+    gateway.get().await.unwrap();
+    let failure = gateway.failure().await;
+    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
+    assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
+    assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 0.0);
+}
+
+#[tokio::test]
+async fn reused_connection_that_closes_before_a_complete_head_is_stale() {
+    for half in ["", "H", "HTTP/1.1 200 OK\r\nContent-Len"] {
         let broken = vec![send(half), Step::Close];
         let upstream =
-            Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() })
+            Upstream::scripted(move |_, number| if number == 2 { broken.clone() } else { documented() })
                 .await;
-        let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+        let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
         gateway.get().await.unwrap();
-        let failure = gateway.failure().await;
-        assert_eq!(
-            (failure.reason.as_str(), failure.attempts()),
-            ("UPSTREAM_CONNECTION_LOST", Some("1")),
-            "{half}"
-        );
-        assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1), "{half}");
+        gateway.get().await.unwrap_or_else(|_| panic!("after {half:?}"));
+        assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2), "{half:?}");
+        assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 1.0, "{half:?}");
+        assert_eq!(gateway.metric("upstream_retry_tokens").await, 10.0, "{half:?}");
     }
+}
+
+#[tokio::test]
+async fn stale_connection_is_repeated_once() {
+    let broken = vec![send("HTTP/1.1 200 OK\r\nContent-Len"), Step::Close];
+    let upstream =
+        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+    gateway.get().await.unwrap();
+    let failure = gateway.failure().await;
+    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
+    assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2));
+}
+
+#[tokio::test]
+async fn reused_connection_that_closes_in_the_body_is_not_stale() {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
+    let broken = vec![send(&head), send("{"), Step::Close];
+    let upstream =
+        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
+    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+    gateway.get().await.unwrap();
+    assert_eq!(gateway.failure().await.reason, "UPSTREAM_CONNECTION_LOST");
+    assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
 }
 
 #[tokio::test]
@@ -304,6 +342,28 @@ async fn a_reply_with_many_headers_is_a_reply() {
     let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
     let upstream = Upstream::replying(200, &headers, DOCUMENTED).await;
     Running::before(&upstream).await.get().await.unwrap();
+}
+
+#[tokio::test]
+async fn connection_lifetime_ends_all_connections_of_a_worker_together() {
+    // Slow, so that calls overlap.
+    let slow = [vec![Step::Pause(Duration::from_millis(20))], documented()].concat();
+    let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
+    let flags = [ONE_WORKER, "--upstream-connection-lifetime=500ms"];
+    let gateway = Running::before_with(&upstream, &flags).await;
+    while upstream.connections() < 2 {
+        let (one, other) = tokio::join!(gateway.get(), gateway.get());
+        one.unwrap();
+        other.unwrap();
+    }
+    // Calls that do not overlap reuse a connection, until its lifetime is over.
+    let opened = upstream.connections();
+    while upstream.connections() == opened {
+        gateway.get().await.unwrap();
+    }
+    upstream.closed(opened).await;
+    gateway.get().await.unwrap();
+    assert_eq!(upstream.connections(), opened + 1);
 }
 
 #[tokio::test]
@@ -325,7 +385,7 @@ async fn connections_turn_over_without_a_lost_call() {
         .collect();
     futures_util::future::join_all(callers).await;
     assert!(upstream.connections() > 4, "{} connections", upstream.connections());
-    let kept = Running::before(&upstream).await;
+    let kept = Running::before_with(&upstream, &[ONE_WORKER]).await;
     let before = upstream.connections();
     for _ in 0..20 {
         kept.get().await.unwrap();

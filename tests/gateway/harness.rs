@@ -84,6 +84,7 @@ struct Log {
     connections: watch::Sender<usize>,
     arrived: watch::Sender<usize>,
     hangups: watch::Sender<usize>,
+    closed: watch::Sender<usize>,
 }
 
 impl Upstream {
@@ -103,6 +104,7 @@ impl Upstream {
             connections: watch::Sender::new(0),
             arrived: watch::Sender::new(0),
             hangups: watch::Sender::new(0),
+            closed: watch::Sender::new(0),
         });
         let (script, shared) = (Arc::new(script), Arc::clone(&log));
         let accepting = tokio::spawn(async move {
@@ -110,7 +112,10 @@ impl Upstream {
                 shared.connections.send_modify(|count| *count += 1);
                 let number = *shared.connections.borrow();
                 let (script, log) = (Arc::clone(&script), Arc::clone(&shared));
-                tokio::spawn(async move { drop(log.serve(stream, number, script.as_ref()).await) });
+                tokio::spawn(async move {
+                    drop(log.serve(stream, number, script.as_ref()).await);
+                    log.closed.send_modify(|count| *count += 1);
+                });
             }
         });
         Self { address, log, accepting }
@@ -146,6 +151,11 @@ impl Upstream {
         soon("the end of an upstream request", self.log.hangups.subscribe().wait_for(|n| *n >= count))
             .await
             .unwrap();
+    }
+
+    /// Waits until so many connections have ended, whoever closed them.
+    pub async fn closed(&self, count: usize) {
+        soon("the end of a connection", self.log.closed.subscribe().wait_for(|n| *n >= count)).await.unwrap();
     }
 }
 

@@ -29,6 +29,7 @@ mod request_rules;
 mod retries;
 mod secrets;
 mod server;
+mod sources;
 mod statuses;
 mod time;
 mod tls;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::super::{Secret, Variables};
-use crate::base_url::BaseUrl;
+use crate::http::BaseUrl;
 
 /// The variable that names the file of those who may sign the identity service's certificate.
 pub const CA_VARIABLE: &str = "OS_CACERT";

@@ -10,9 +10,8 @@ use tokio::time::timeout;
 
 use super::super::secret::blot_typed;
 use super::account::{Account, Scope};
-use crate::base_url::BaseUrl;
 use crate::domain::{Timestamp, Token};
-use crate::http_client::{Body, Fault, HttpClient, Reply};
+use crate::http::{BaseUrl, Body, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,49 +113,48 @@ async fn ask(
     account: &Account,
     scope: Scope,
     catalog: bool,
-) -> Result<Reply, IdentityError> {
+) -> Result<Response, IdentityError> {
     let unasked =
         |detail: String| IdentityError { refused: false, http_status: None, request_id: None, detail };
     let body = account
         .request(scope)
         .map_err(|error| unasked(format!("the question cannot be written: {error}")))?;
-    let path = if catalog { "auth/tokens" } else { "auth/tokens?nocatalog=true" };
-    let uri = account
-        .auth_url
-        .join(&[path])
-        .map_err(|error| unasked(format!("the question cannot be asked: {error} (OS_AUTH_URL)")))?;
+    let mut url = account.auth_url.join(&["auth/tokens"]);
+    if !catalog {
+        url.set_query(Some("nocatalog=true"));
+    }
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match timeout(TIMEOUT, client.post(uri, headers, body)).await {
+    match timeout(TIMEOUT, client.post(url, headers, body)).await {
         Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(Fault::Unreachable(why))) => {
+        Ok(Err(HttpError::Unreachable(why))) => {
             Err(unasked(format!("the identity service cannot be reached: {why} (OS_AUTH_URL, OS_CACERT)")))
         }
-        Ok(Err(Fault::ProxyAuthentication(why))) => {
+        Ok(Err(HttpError::ProxyAuthentication(why))) => {
             Err(unasked(format!("the proxy wants to know who asks: {why}")))
         }
-        Ok(Err(Fault::Lost { detail, .. })) => {
+        Ok(Err(HttpError::Lost { detail, .. })) => {
             Err(unasked(format!("the identity service broke off: {detail}")))
         }
         Err(_) => Err(unasked(format!("the identity service did not answer within {} s", TIMEOUT.as_secs()))),
     }
 }
 
-fn request_id(reply: &Reply, account: &Account) -> Option<String> {
-    let id = crate::http_client::first_text(&reply.headers, &REQUEST_ID_HEADERS)?;
+fn request_id(reply: &Response, account: &Account) -> Option<String> {
+    let id = first_text(&reply.headers, &REQUEST_ID_HEADERS)?;
     Some(clean(id, account, 128))
 }
 
-fn body(reply: &Reply) -> &[u8] {
+fn body(reply: &Response) -> &[u8] {
     match &reply.body {
-        Body::Whole(bytes) => bytes,
+        Body::Complete(bytes) => bytes,
         Body::TooLarge => b"",
     }
 }
 
 /// The message of an error, in brackets.
-fn text(reply: &Reply, account: &Account) -> String {
+fn text(reply: &Response, account: &Account) -> String {
     #[derive(Deserialize)]
     struct Outer {
         error: Inner,
@@ -176,7 +174,7 @@ fn clean(text: &str, account: &Account, limit: usize) -> String {
     blot_typed(&plain, account.secret().expose()).chars().take(limit).collect()
 }
 
-fn document(reply: &Reply) -> Result<Document, String> {
+fn document(reply: &Response) -> Result<Document, String> {
     #[derive(Deserialize)]
     struct Outer {
         token: Document,

@@ -6,9 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -17,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::transport::ClientTlsConfig;
 use url::Url;
 
-use crate::http_client::{self, Roots};
+use crate::http::{Roots, otlp_client};
 
 /// Where spans go. What the SDK reads by itself (sampler, batches, headers, resource) is not in here.
 #[derive(Clone, Debug)]
@@ -106,12 +104,7 @@ impl Config {
                 if self.is_https { builder.with_tls_config(tls()) } else { builder }.build()
             }
             Protocol::Http => {
-                let connector = HttpsConnectorBuilder::new()
-                    .with_tls_config(http_client::tls(&self.roots)?)
-                    .https_or_http()
-                    .enable_http1()
-                    .build();
-                let client = HyperClient::new(connector, self.timeout, None);
+                let client = otlp_client(&self.roots, self.timeout)?;
                 SpanExporter::builder().with_http().with_http_client(client).build()
             }
         };

@@ -1,17 +1,16 @@
-//! Where a service is: the upstream, or the identity service. A URL of a scheme, a host, a port and a path, and of nothing
-//! that would be dropped, sent on or printed without a word.
+//! The base URL of a service: the upstream or the identity service. It has a scheme, a host, a port and a path, and nothing
+//! that would be dropped, sent or printed without notice.
 
 use std::fmt;
 
-use http::HeaderValue;
-use http::uri::{Scheme, Uri};
+use http::{HeaderValue, Uri};
 use url::Url;
 
 /// Scheme, host, optional port and path prefix.
 #[derive(Clone)]
 pub struct BaseUrl {
-    uri: Uri,
-    /// Host and port, as `Host` has them.
+    url: Url,
+    /// Host and port, as in the header `Host`.
     authority: HeaderValue,
 }
 
@@ -47,55 +46,49 @@ impl BaseUrl {
         if path.split('/').any(dots) {
             return Err("must not hold '.' or '..' in its path".into());
         }
-        Self::of(&url).map_err(|error| format!("cannot stand in a request ({error})"))
+        // The client sends it as a `Uri`, which accepts less.
+        if let Err(error) = url.as_str().parse::<Uri>() {
+            return Err(format!("cannot be sent in a request ({error})"));
+        }
+        let authority = HeaderValue::from_str(url.authority())
+            .map_err(|error| format!("cannot be sent in a request ({error})"))?;
+        Ok(Self { url, authority })
     }
 
-    fn of(url: &Url) -> Result<Self, http::Error> {
-        let uri: Uri = url.as_str().parse()?;
-        let authority = HeaderValue::from_str(uri.authority().map_or("", |authority| authority.as_str()))?;
-        Ok(Self { uri, authority })
+    /// This URL with a path below its own, made of these parts.
+    pub(crate) fn join(&self, path: &[&str]) -> Url {
+        let path = [&[self.url.path().trim_end_matches('/'), "/"], path].concat().concat();
+        let mut url = self.url.clone();
+        url.set_path(&path);
+        url
     }
 
-    /// The URL of the path of these parts, which are percent-encoded where they must be, below this one.
-    pub(crate) fn join(&self, path: &[&str]) -> Result<Uri, http::Error> {
-        let path = [&[self.uri.path().trim_end_matches('/'), "/"], path].concat().concat();
-        let mut parts = self.uri.clone().into_parts();
-        parts.path_and_query = Some(path.try_into()?);
-        Ok(parts.try_into()?)
-    }
-
-    /// What says in a request which host is meant.
+    /// The value of the header `Host`.
     pub(crate) fn host_header(&self) -> HeaderValue {
         self.authority.clone()
     }
 
-    /// Host and port, as they are connected to.
+    /// The host and the port of its connections.
     pub(crate) fn host_and_port(&self) -> (String, u16) {
-        let host = self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        (host.to_owned(), port(&self.uri))
+        let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        (host.to_owned(), self.url.port_or_known_default().unwrap_or_default())
     }
 
-    /// Whether tokens travel in the clear.
+    /// Whether tokens are sent without encryption.
     pub fn is_plaintext(&self) -> bool {
-        self.uri.scheme() == Some(&Scheme::HTTP)
+        self.url.scheme() == "http"
     }
-}
-
-/// The port that is connected to.
-pub(crate) fn port(uri: &Uri) -> u16 {
-    let usual = if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 };
-    uri.port_u16().unwrap_or(usual)
 }
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(f)
+        self.url.fmt(f)
     }
 }
 
 impl fmt::Debug for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BaseUrl({})", self.uri)
+        write!(f, "BaseUrl({})", self.url)
     }
 }
 
