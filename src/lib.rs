@@ -21,37 +21,34 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | [`process`] | runtime, signals, exit status |
+//! | [`commands`] | runtime, signals, exit status |
 //! | [`workers`] | the threads, and which of them a connection stays with |
-//! | [`cli`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
-//! | [`gateway`] | composition: takes the ports, owns every task, ends them in order |
+//! | [`config`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
+//! | [`app`] | composition: takes the ports, owns every task, ends them in order |
 //! | [`server`] | transport: accept loop, TLS, limits, drain |
 //! | [`rpc`] | inbound edge: request, response, status, deadline, access log |
 //! | [`admin`], [`health`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
-//! | [`client`] | the `get` and `health` commands |
-//! | [`check`] | the `check` command |
+//! | [`commands::client`] | the `get` and `health` commands |
+//! | [`commands::check`] | the `check` command |
 //! | [`upstream`] | outbound edge: target, wire, error, retry |
 //! | [`credentials`] | what proves to the upstream who asks |
 //! | `http_client`, [`base_url`] | one HTTP exchange; where a service is |
 //! | `certificate` | what a certificate says of itself |
-//! | `reload` | files that may change while the process runs |
+//! | `app::reload` | files that may change while the process runs |
 //! | [`telemetry`] | logs, metrics and traces; any part may use it |
 //! | [`proto`] | generated |
 
 pub mod admin;
+pub mod app;
 pub mod base_url;
 mod certificate;
-pub mod check;
-pub mod cli;
-pub mod client;
+pub mod commands;
+pub mod config;
 pub mod credentials;
-pub mod gateway;
 pub mod health;
 mod http_client;
-pub mod process;
 pub mod proto;
-mod reload;
 pub mod rpc;
 pub mod sandbox;
 pub mod server;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use backup_share_gateway::{cli, process};
+use backup_share_gateway::{commands, config};
 
 fn main() -> ExitCode {
-    process::run(cli::parse(std::env::args_os()))
+    commands::run(config::parse(std::env::args_os()))
 }

@@ -12,8 +12,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backup_share_gateway::cli::{self, Action};
-use backup_share_gateway::gateway::{Gateway, Shutdown};
+use backup_share_gateway::config::{self, Action};
+use backup_share_gateway::app::{Gateway, Shutdown};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 use backup_share_gateway::upstream::{Share, ShareId};
@@ -75,7 +75,7 @@ impl Stage {
             let more = ["--max-attempts=1", url.as_str()];
             let line =
                 ["backup-share-gateway", "serve"].iter().chain(&flags).chain(&more).map(OsString::from);
-            let Ok(Action::Serve(serve)) = cli::parse(line) else { panic!("not the flags of serve") };
+            let Ok(Action::Serve(serve)) = config::parse(line) else { panic!("not the flags of serve") };
             let gateway = Gateway::bind(serve.gateway, Team::alone()).await.expect("a gateway");
             let address = gateway.grpc_address().expect("an address");
             tokio::spawn(gateway.run(Shutdown::default()));

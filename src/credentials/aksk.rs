@@ -17,7 +17,7 @@ use ring::{digest, hmac};
 use zeroize::Zeroizing;
 
 use super::{Secret, Variables};
-use crate::reload::Snapshot;
+use crate::app::reload::Snapshot;
 
 /// Which form of the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

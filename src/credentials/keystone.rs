@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Token, Variables};
+use crate::app::reload::Snapshot;
 use crate::base_url::BaseUrl;
 use crate::http_client::{Config as HttpConfig, HttpClient, Roots};
-use crate::reload::Snapshot;
 use crate::telemetry::Metrics;
 use account::Account;
 pub use account::{CA_VARIABLE, VARIABLES};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::reload::Snapshot;
+use crate::app::reload::Snapshot;
 use crate::upstream::ProjectId;
 
 /// Rules, of the flags and of a file that may change.

@@ -17,8 +17,8 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::app::reload::Snapshot;
 use crate::certificate::Certificate;
-use crate::reload::Snapshot;
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]

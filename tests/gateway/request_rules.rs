@@ -311,9 +311,9 @@ impl http_body::Body for Panicking {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_internal_and_counted() {
-    use backup_share_gateway::{cli, health::Readiness, rpc::Rpc, telemetry::Metrics, upstream};
+    use backup_share_gateway::{config, health::Readiness, rpc::Rpc, telemetry::Metrics, upstream};
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
-    let Ok(cli::Action::Serve(serve)) = cli::parse(line.map(Into::into)) else {
+    let Ok(config::Action::Serve(serve)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
     };
     let metrics = Metrics::new().unwrap();

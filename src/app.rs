@@ -2,6 +2,8 @@
 //!
 //! `bind` takes the ports, so that the addresses are known; `run` serves until it is told to stop.
 
+pub(crate) mod reload;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::credentials::Mode;
 use crate::health::Readiness;
-use crate::reload;
 use crate::rpc::{self, Access, Rpc};
 use crate::sandbox::Sandbox;
 use crate::server::{self, Peer, Server, Tls};

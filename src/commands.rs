@@ -1,5 +1,8 @@
 //! The process around a command: runtime, signals, the limit of file descriptors, and the exit status.
 
+pub mod check;
+pub mod client;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -11,14 +14,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::check::{self, Verdict};
-use crate::cli::{Action, Refusal, Serve};
-use crate::client;
-use crate::gateway::UpstreamAt;
-use crate::gateway::{Gateway, Shutdown};
+use crate::app::UpstreamAt;
+use crate::app::{Gateway, Shutdown};
+use crate::config::{Action, Refusal, Serve};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE, Sandbox};
 use crate::telemetry::traces::Exporter;
 use crate::workers::{self, Team, Workers};
+use check::Verdict;
 
 /// How long the tasks that a second signal cuts off may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(200);

@@ -12,11 +12,11 @@ use clap::{Args, Command};
 use zeroize::Zeroizing;
 
 use super::{Reader, units};
+use crate::app::{self, UpstreamAt};
 use crate::credentials::{
     AKSK_VARIABLES, AkSk, CA_VARIABLE, KEYSTONE_VARIABLES, Keystone, KeystoneConfig, Mode, Scheme, Secret,
     Variables,
 };
-use crate::gateway::{self, UpstreamAt};
 use crate::rpc::{self, Access};
 use crate::server::{self, Tls, TlsFiles};
 use crate::telemetry::{self, LogFormat, Traces, traces};
@@ -26,7 +26,7 @@ use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 #[derive(Debug)]
 pub struct Serve {
     /// The gateway.
-    pub gateway: gateway::Config,
+    pub gateway: app::Config,
     /// The log.
     pub telemetry: telemetry::Config,
     /// Where spans go, if anywhere.
@@ -230,7 +230,7 @@ impl Flags {
         let upstream_at = self.upstream_at(&mut reader);
         let upstream = self.upstream(&mut reader, &upstream_at);
         let max_deadline = reader.duration("max-deadline", &self.max_deadline);
-        let gateway = gateway::Config {
+        let gateway = app::Config {
             listen: reader.value("listen", &self.listen, units::NOWHERE, units::address),
             admin_listen: reader.value("admin-listen", &self.admin_listen, units::NOWHERE, units::address),
             server: self.server(&mut reader, max_deadline),

@@ -15,10 +15,10 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::app::{Config, UpstreamAt};
 use crate::base_url::BaseUrl;
 use crate::certificate::Certificate;
 use crate::credentials::{Credential, Keystone, Mode, Token};
-use crate::gateway::{Config, UpstreamAt};
 use crate::http_client;
 use crate::rpc::Failure;
 use crate::telemetry::{Metrics, TraceContext};

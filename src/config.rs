@@ -14,7 +14,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use serve::Serve;
 
-use crate::client::{self, Target};
+use crate::commands::client::{self, Target};
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 ///
