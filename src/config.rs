@@ -1,20 +1,30 @@
-//! Commands and flags, and the only reader of the environment. Names of flags stay in here; each part gets its `Config`.
+//! Command line and environment become plain data. This is the only reader of the environment, `OTEL_` variables apart.
 //!
-//! Every value is taken as text first and read by us, so that all that is wrong with a configuration is said at once.
+//! Every value is taken as text by clap ([`flags`]) and parsed here ([`serve`]), so that all problems, of flags and of the files
+//! that they name, are reported together. The result, [`Config`], is composed of the `Config` of each module. It holds data
+//! only: nothing in it changes, runs or is connected. `app` makes the parts out of it.
+//!
+//! The names of flags stay in this module. It must not know the commands, nor how the parts are put together.
 
+mod client;
+mod flags;
+mod security;
 mod serve;
 mod units;
+mod upstream;
+mod validator;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use serve::Serve;
+pub use client::{Target, TargetTls, TokenText};
+pub use serve::{Config, UpstreamLocation};
 
-use crate::commands::client::{self, Target};
+use client::TargetFlags;
+use validator::Validator;
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 ///
@@ -23,16 +33,16 @@ use crate::commands::client::{self, Target};
 #[command(name = "backup-share-gateway", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CommandFlags,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CommandFlags {
     /// Run the gateway.
     ///
     /// Every flag can be given as the environment variable named beside it. Durations and sizes need a unit:
     /// 250ms, 15s, 30m, 1h; 64KiB, 1MiB.
-    Serve(Box<serve::Flags>),
+    Serve(Box<flags::ServeFlags>),
     /// Look at the configuration of `serve`, and start nothing.
     ///
     /// Takes the flags of `serve`, and their variables. A line a step says what was found and what to do. Exit status: 0;
@@ -58,7 +68,7 @@ struct CheckFlags {
     #[arg(long)]
     connect: bool,
     #[command(flatten)]
-    serve: serve::Flags,
+    serve: flags::ServeFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,38 +101,16 @@ struct HealthFlags {
     target: TargetFlags,
 }
 
-#[derive(Debug, clap::Args)]
-struct TargetFlags {
-    /// The gateway.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
-    address: String,
-    /// How long to wait for the answer.
-    #[arg(long, value_name = "DURATION", default_value = "15s")]
-    deadline: String,
-    /// Speak TLS, and believe a certificate that one of this PEM file has signed.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-    /// PEM file of the certificate that proves who calls (mutual TLS).
-    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// PEM file of its key.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// The name that the gateway's certificate must have, where it is not the one in the address.
-    #[arg(long, value_name = "NAME", requires = "tls_ca")]
-    tls_server_name: Option<String>,
-}
-
 /// What the command line asks for.
 #[derive(Debug)]
-pub enum Action {
+pub enum Command {
     /// Run the gateway.
-    Serve(Box<Serve>),
-    /// Look at what the gateway would run on.
+    Serve(Box<Config>),
+    /// Check what the gateway would run on.
     Check {
         /// All of it.
-        serve: Box<Serve>,
-        /// And at what it leads to.
+        config: Box<Config>,
+        /// Whether to go to the upstream and the identity service, too.
         connect: bool,
     },
     /// Run the embedded upstream alone.
@@ -150,114 +138,66 @@ pub enum Action {
     },
 }
 
-/// A token read from a file or the environment; it is not shown.
-pub struct TokenText(pub String);
-
-impl fmt::Debug for TokenText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenText([redacted])")
-    }
-}
-
 /// Why there is nothing to run.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum ParseExit {
     /// Help or the version was asked for.
-    Asked(String),
-    /// The command line or the configuration is wrong: one line for each thing that is.
-    Wrong(Vec<String>),
+    Help(String),
+    /// The command line or the configuration is wrong: one line for each problem.
+    Usage(Vec<String>),
 }
 
 /// Reads the command line and the environment.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Refusal> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ParseExit> {
     let command = Cli::command()
-        .mut_subcommand("serve", serve::with_variables)
-        .mut_subcommand("check", serve::with_variables);
-    let broken = command.find_subcommand("serve").map(serve::broken_variables).unwrap_or_default();
-    if !broken.is_empty() {
-        return Err(Refusal::Wrong(broken));
+        .mut_subcommand("serve", flags::with_variables)
+        .mut_subcommand("check", flags::with_variables);
+    let invalid = command.find_subcommand("serve").map(flags::invalid_variables).unwrap_or_default();
+    if !invalid.is_empty() {
+        return Err(ParseExit::Usage(invalid));
     }
-    let matches = command.try_get_matches_from(arguments).map_err(refusal)?;
-    match Cli::from_arg_matches(&matches).map_err(refusal)?.command {
-        Command::Serve(flags) => {
-            flags.read().map(|serve| Action::Serve(Box::new(serve))).map_err(Refusal::Wrong)
-        }
-        Command::Check(flags) => {
-            let CheckFlags { connect, serve } = *flags;
-            let check = |serve| Action::Check { serve: Box::new(serve), connect };
-            serve.read().map(check).map_err(Refusal::Wrong)
-        }
-        Command::Sandbox(flags) => {
-            let mut reader = Reader::default();
-            let listen = reader.flag("listen", &flags.listen, units::address).unwrap_or(units::NOWHERE);
-            reader.finish(Action::Sandbox { listen })
-        }
-        Command::Get(flags) => {
-            let mut reader = Reader::default();
-            let target = reader.target(flags.target);
-            let token = reader.token(flags.token_file);
-            reader.finish(Action::Get { target, project_id: flags.project_id, id: flags.id, token })
-        }
-        Command::Health(flags) => {
-            let mut reader = Reader::default();
-            let target = reader.target(flags.target);
-            reader.finish(Action::Health { target, service: flags.service })
-        }
-    }
+    let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
+    let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
+    read(flags).map_err(ParseExit::Usage)
 }
 
-fn refusal(error: clap::Error) -> Refusal {
-    let text = error.render().to_string();
-    if error.use_stderr() { Refusal::Wrong(vec![text.trim_end().to_owned()]) } else { Refusal::Asked(text) }
-}
-
-/// Reads values and collects what is wrong with them.
-#[derive(Debug, Default)]
-struct Reader {
-    problems: Vec<String>,
-}
-
-impl Reader {
-    /// The value of a flag that has no variable.
-    fn flag<T>(&mut self, name: &str, text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        read(text).map_err(|why| self.problems.push(format!("--{name} {why}"))).ok()
-    }
-
-    fn target(&mut self, flags: TargetFlags) -> Target {
-        let deadline = self.flag("deadline", &flags.deadline, units::deadline).unwrap_or_default();
-        let (cert, key) = (flags.tls_cert, flags.tls_key);
-        let identity = cert
-            .and_then(|file| self.file("tls-cert", &file))
-            .zip(key.and_then(|file| self.file("tls-key", &file)));
-        let ca = flags.tls_ca.and_then(|file| self.file("tls-ca", &file));
-        let tls = ca.map(|ca| client::Tls { ca, identity, server_name: flags.tls_server_name });
-        Target { address: flags.address, deadline, tls }
-    }
-
-    fn file(&mut self, name: &str, path: &Path) -> Option<Vec<u8>> {
-        let problem =
-            |error| self.problems.push(format!("--{name} {} cannot be read: {error}", path.display()));
-        std::fs::read(path).map_err(problem).ok()
-    }
-
-    /// The token of `--token-file`, else of `OS_TOKEN`. The gateway may need none.
-    fn token(&mut self, file: Option<PathBuf>) -> Option<TokenText> {
-        let text = match file {
-            Some(file) => {
-                let bytes = self.file("token-file", &file)?;
-                // What is not UTF-8 becomes a character that is refused below.
-                String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()
+/// Parses the values of the flags. The error has a line for each problem.
+fn read(flags: CommandFlags) -> Result<Command, Vec<String>> {
+    let mut validator = Validator::default();
+    let command = match flags {
+        CommandFlags::Serve(flags) => {
+            flags.read(&mut validator).map(|config| Command::Serve(Box::new(config)))
+        }
+        CommandFlags::Check(flags) => {
+            let connect = flags.connect;
+            let config = flags.serve.read(&mut validator);
+            config.map(|config| Command::Check { config: Box::new(config), connect })
+        }
+        CommandFlags::Sandbox(flags) => {
+            let listen = validator.flag("listen", &flags.listen, units::address);
+            listen.map(|listen| Command::Sandbox { listen })
+        }
+        CommandFlags::Get(flags) => {
+            let GetFlags { id, project_id, token_file, target } = flags;
+            let target = target.read(&mut validator);
+            match client::token(&mut validator, token_file) {
+                Ok(token) => target.map(|target| Command::Get { target, project_id, id, token }),
+                Err(reported) => Err(reported),
             }
-            // What is not UTF-8 becomes a character that is refused below.
-            None => std::env::var_os("OS_TOKEN")?.to_string_lossy().into_owned(),
-        };
-        if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            self.problems.push("the token (--token-file or OS_TOKEN) must be visible ASCII".into());
         }
-        Some(TokenText(text)).filter(|token| !token.0.is_empty())
-    }
+        CommandFlags::Health(flags) => {
+            let target = flags.target.read(&mut validator);
+            target.map(|target| Command::Health { target, service: flags.service })
+        }
+    };
+    validator.finish(command)
+}
 
-    fn finish<T>(self, value: T) -> Result<T, Refusal> {
-        if self.problems.is_empty() { Ok(value) } else { Err(Refusal::Wrong(self.problems)) }
+fn parse_exit(error: clap::Error) -> ParseExit {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        ParseExit::Usage(vec![text.trim_end().to_owned()])
+    } else {
+        ParseExit::Help(text)
     }
 }

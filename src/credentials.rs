@@ -18,9 +18,10 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{AkSk, Get, Keys, Scheme, VARIABLES as AKSK_VARIABLES};
+pub use aksk::{AkSk, Config as AkSkConfig, Get, Keys, Scheme, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone, VARIABLES as KEYSTONE_VARIABLES,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
+    VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret::Secret;
 use token::TOKEN_HEADER_NAME;
@@ -29,6 +30,17 @@ pub use variables::Variables;
 
 use crate::base_url::BaseUrl;
 use secret::blot;
+
+/// Where the credential of a call comes from, as configured.
+#[derive(Debug)]
+pub enum Config {
+    /// From the caller.
+    PassThrough,
+    /// From the gateway's own account at the identity service.
+    Keystone(Box<KeystoneConfig>),
+    /// From the gateway's own keys.
+    AkSk(AkSkConfig),
+}
 
 /// Where the credential of a call comes from.
 #[derive(Clone, Debug)]
@@ -42,6 +54,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Starts with what the configuration has read; connects to nothing yet. An error is a fault of the gateway.
+    pub fn new(config: Config) -> Result<Self, String> {
+        Ok(match config {
+            Config::PassThrough => Self::PassThrough,
+            Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone)?)),
+            Config::AkSk(aksk) => Self::AkSk(Arc::new(AkSk::new(aksk))),
+        })
+    }
+
     /// The credential of the call with these HTTP headers.
     pub fn credential(&self, headers: &HeaderMap) -> Result<Credential, TokenError> {
         match self {

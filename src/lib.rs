@@ -17,26 +17,24 @@
 //!
 //! # The layout
 //!
-//! Arrows point down only; each part owns its `Config`.
+//! A module uses those of its own line and below; each has its own `Config`.
 //!
-//! | part | what it is |
+//! | module | what it is |
 //! |---|---|
-//! | [`commands`] | runtime, signals, exit status |
-//! | [`workers`] | the threads, and which of them a connection stays with |
-//! | [`config`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
-//! | [`app`] | composition: takes the ports, owns every task, ends them in order |
+//! | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
+//! | [`app`] | the only composition: makes the parts, takes the ports, owns every task, ends them in order |
+//! | [`config`] | command line and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
 //! | [`server`] | transport: accept loop, TLS, limits, drain |
 //! | [`rpc`] | inbound edge: request, response, status, deadline, access log |
 //! | [`admin`], [`health`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
-//! | [`commands::client`] | the `get` and `health` commands |
-//! | [`commands::check`] | the `check` command |
 //! | [`upstream`] | outbound edge: target, wire, error, retry |
+//! | [`telemetry`] | logs, metrics and traces; any module may use it |
 //! | [`credentials`] | what proves to the upstream who asks |
+//! | [`workers`] | the threads, and which of them a connection stays with |
 //! | `http_client`, [`base_url`] | one HTTP exchange; where a service is |
 //! | `certificate` | what a certificate says of itself |
-//! | `app::reload` | files that may change while the process runs |
-//! | [`telemetry`] | logs, metrics and traces; any part may use it |
+//! | `files` | what was read from files, and whether they have changed since |
 //! | [`proto`] | generated |
 
 pub mod admin;
@@ -46,6 +44,7 @@ mod certificate;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+mod files;
 pub mod health;
 mod http_client;
 pub mod proto;

@@ -1,4 +1,4 @@
-//! The process: parse, run a command, exit.
+//! Parses the command line, runs the command, and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -31,7 +31,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-pub use allow::Access;
+pub use allow::{Access, Config as AccessConfig};
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, Failure, Violation, code_name};
 
@@ -59,6 +59,11 @@ pub struct Config {
     pub deadlines: DeadlineLimits,
     /// Whether clients may ask which services and types there are.
     pub reflection: bool,
+}
+
+/// The live parts that calls use besides the upstream.
+#[derive(Clone, Debug)]
+pub struct Parts {
     /// Who may read what; without rules, whoever reaches the port may read what its token lets it.
     pub access: Option<Arc<Access>>,
     /// Where the credentials for the upstream come from.
@@ -96,6 +101,7 @@ pub struct Rpc(Arc<Inner>);
 
 struct Inner {
     config: Config,
+    parts: Parts,
     in_flight: Semaphore,
     upstream: Upstream,
     metrics: Metrics,
@@ -109,6 +115,7 @@ impl Rpc {
     /// Puts the service together.
     pub fn new(
         config: Config,
+        parts: Parts,
         upstream: Upstream,
         readiness: &Readiness,
         metrics: Metrics,
@@ -140,6 +147,7 @@ impl Rpc {
         let in_flight = Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS));
         Ok(Self(Arc::new(Inner {
             config,
+            parts,
             in_flight,
             upstream,
             metrics,
@@ -192,7 +200,7 @@ impl Inner {
         let arrival = Instant::now();
         let (http::request::Parts { headers, .. }, body) = request.into_parts();
         let call = Call::read(&headers, arrival, &self.config.deadlines);
-        let span = self.config.traces.call(METHOD, request::trace_context(&headers), caller.address);
+        let span = self.parts.traces.call(METHOD, request::trace_context(&headers), caller.address);
         let (time, id) = (call.deadline - arrival, request::request_id(&headers));
         let mut record = Record::begin(&self.metrics, arrival, id, span, caller, time);
         async move {
@@ -225,12 +233,12 @@ impl Inner {
         B: http_body::Body<Data = Bytes>,
     {
         let _permit = self.admit()?;
-        let access = self.config.access.as_deref();
+        let access = self.parts.access.as_deref();
         if access.is_some_and(|access| !access.knows(&record.caller.names)) {
             return Err(Failure::CallerNotAllowed);
         }
         // A rule is about a project, which only the message tells; without rules a bad token needs no message.
-        let read_credential = || self.config.credentials.credential(headers).map_err(Failure::Token);
+        let read_credential = || self.parts.credentials.credential(headers).map_err(Failure::Token);
         let credential = access.is_none().then(read_credential).transpose()?;
         let answer = async {
             let message = request::message(headers, body).await?;

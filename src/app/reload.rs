@@ -1,44 +1,83 @@
-//! Files that may change while the process runs. They are looked at by content and by name, so that a file that is
-//! written again and a symbolic link that is turned to another one (as Kubernetes does with Secrets) are alike.
+//! Watches files and applies what changed in them: certificates, rules, and the gateway's own credential.
+//!
+//! Files are polled: a watcher of the file system loses the swap of symbolic links by which Kubernetes updates mounted
+//! files. They are small, and in the cache of the system.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// How often the files are looked at. They are small, and in the cache of the system.
+use crate::credentials::Mode;
+use crate::files::Snapshot;
+use crate::rpc::Access;
+use crate::server::Tls;
+use crate::telemetry::Metrics;
+
+/// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files as they were at one moment. Take it before the files are read, and no change after that is missed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    paths: Vec<PathBuf>,
-    /// Hashes, so that no key is kept; `None` stands for a file that cannot be read.
-    contents: Vec<Option<u64>>,
+/// Reloads certificates, rules and keys when their files change. Never ends.
+pub(super) async fn reload_task(
+    tls: Option<Arc<Tls>>,
+    access: Option<Arc<Access>>,
+    credentials: Mode,
+    metrics: Metrics,
+) {
+    tokio::join!(reload_certificate(tls, &metrics), reload_rules(access), reload_credential(credentials),);
+    // There was nothing to watch.
+    std::future::pending().await
 }
 
-impl Snapshot {
-    /// The files as they are now.
-    pub(crate) fn take(paths: Vec<PathBuf>) -> Self {
-        let contents = paths.iter().map(|path| Some(hash(&std::fs::read(path).ok()?))).collect();
-        Self { paths, contents }
+async fn reload_certificate(tls: Option<Arc<Tls>>, metrics: &Metrics) {
+    let Some(tls) = tls else { return };
+    metrics.certificate_expiry.set(tls.expires());
+    on_change(tls.snapshot(), || match tls.reload() {
+        Ok(()) => {
+            metrics.certificate_expiry.set(tls.expires());
+            tracing::info!("the new certificate is in use");
+        }
+        Err(error) => {
+            metrics.reload_failures.inc();
+            tracing::error!(error, "the new certificate is refused, the old one stays in use");
+        }
+    })
+    .await;
+}
+
+async fn reload_rules(access: Option<Arc<Access>>) {
+    let Some(access) = access else { return };
+    on_change(access.snapshot(), || match access.reload() {
+        Ok(()) => tracing::info!("the new rules are in force"),
+        Err(error) => tracing::error!(error, "the new rules are refused, the old ones stay in force"),
+    })
+    .await;
+}
+
+async fn reload_credential(credentials: Mode) {
+    match credentials {
+        Mode::PassThrough => {}
+        Mode::Keystone(keystone) => {
+            on_change(keystone.snapshot(), || log_credential(keystone.reload())).await;
+        }
+        Mode::AkSk(aksk) => on_change(aksk.snapshot(), || log_credential(aksk.reload())).await,
     }
 }
 
-fn hash(content: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
+fn log_credential(reloaded: Result<(), String>) {
+    match reloaded {
+        Ok(()) => tracing::info!("the new credential is in use"),
+        Err(error) => tracing::error!(error, "the new credential is refused, the old one stays in use"),
+    }
 }
 
-/// Calls `changed` each time that the content of any of the files is another one than before. Never ends.
-pub(crate) async fn on_change(mut known: Snapshot, mut changed: impl FnMut()) {
+/// Calls `changed` each time that the content of a file differs from the last snapshot. Never ends.
+async fn on_change(mut last: Snapshot, mut changed: impl FnMut()) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let paths = known.paths.clone();
-        // A file system may be slow; it must not hold a thread that serves calls.
-        let Ok(found) = tokio::task::spawn_blocking(|| Snapshot::take(paths)).await else { continue };
-        if found != known {
-            known = found;
+        let paths = last.paths().to_vec();
+        // A file system may be slow; it must not block a thread that serves calls.
+        let Ok(current) = tokio::task::spawn_blocking(|| Snapshot::take(paths)).await else { continue };
+        if current != last {
+            last = current;
             changed();
         }
     }

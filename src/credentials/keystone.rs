@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Token, Variables};
-use crate::app::reload::Snapshot;
 use crate::base_url::BaseUrl;
+use crate::files::{Loaded, Snapshot};
 use crate::http_client::{Config as HttpConfig, HttpClient, Roots};
 use crate::telemetry::Metrics;
 use account::Account;
@@ -35,17 +35,67 @@ const REVOCATION: Duration = Duration::from_secs(1);
 /// The longest time between two forced renewals, when the upstream takes none of the tokens.
 const MAX_REFUSED: Duration = Duration::from_secs(60);
 
-/// What it takes to get tokens.
-#[derive(Clone, Debug)]
+/// How tokens are got.
+#[derive(Debug)]
 pub struct Config {
-    /// Where the account stands.
-    pub variables: Variables,
-    /// That the identity service, and the endpoint in its catalog, may be `http`.
-    pub allow_plaintext: bool,
+    /// The account.
+    pub account: AccountConfig,
     /// Whether the upstream's endpoint comes out of the catalog.
     pub endpoint_from_catalog: bool,
-    /// The connections. Whose certificates are believed, the account says.
+    /// The connections. The roots of the identity service come with the account.
     pub http: HttpConfig,
+}
+
+/// Where the account stands, and the account as it was when the configuration was read.
+#[derive(Debug)]
+pub struct AccountConfig {
+    source: AccountSource,
+    identity: Loaded<Identity>,
+}
+
+impl AccountConfig {
+    /// Reads the account and the roots of the identity service. With `allow_plaintext` the identity service, and the
+    /// endpoint in its catalog, may be `http`. The error has a line for each problem.
+    pub fn load(variables: Variables, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+        let source = AccountSource { variables, allow_plaintext };
+        let identity = Loaded::read(source.variables.paths(&VARIABLES), || Identity::read(&source))?;
+        Ok(Self { source, identity })
+    }
+
+    /// The roots of the file that `OS_CACERT` names.
+    pub(crate) fn custom_roots(&self) -> Option<&Roots> {
+        let Identity { account, roots } = &self.identity.value;
+        account.ca_file.as_ref().map(|_| roots)
+    }
+}
+
+#[derive(Debug)]
+struct AccountSource {
+    variables: Variables,
+    allow_plaintext: bool,
+}
+
+/// An account, and who may sign the certificate of the identity service that it belongs to.
+#[derive(Debug)]
+struct Identity {
+    account: Account,
+    roots: Roots,
+}
+
+impl Identity {
+    fn read(source: &AccountSource) -> Result<Self, Vec<String>> {
+        let account = Account::read(&source.variables, source.allow_plaintext)?;
+        let roots = match &account.ca_file {
+            Some(file) => {
+                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE} {why}")])?
+            }
+            None => Roots::system(),
+        };
+        if roots.is_empty() && !account.auth_url.is_plaintext() {
+            return Err(vec![format!("{CA_VARIABLE} is needed: the system has no root certificates")]);
+        }
+        Ok(Self { account, roots })
+    }
 }
 
 /// A token of the gateway's own.
@@ -88,7 +138,9 @@ impl Issued {
 
 /// The account and its token.
 pub struct Keystone {
-    config: Config,
+    source: AccountSource,
+    endpoint_from_catalog: bool,
+    http: HttpConfig,
     snapshot: Snapshot,
     session: ArcSwap<Session>,
     state: watch::Sender<State>,
@@ -102,37 +154,27 @@ struct Session {
 }
 
 impl Session {
-    fn open(config: &Config) -> Result<Self, Vec<String>> {
-        let account = Account::read(&config.variables, config.allow_plaintext)?;
-        let mut http = HttpConfig { max_response_bytes: MAX_REPLY_BYTES, ..config.http.clone() };
-        http.roots = match &account.ca_file {
-            Some(file) => {
-                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE} {why}")])?
-            }
-            None => Roots::system(),
-        };
-        if http.roots.is_empty() && !account.auth_url.is_plaintext() {
-            return Err(vec![format!("{CA_VARIABLE} is needed: the system has no root certificates")]);
-        }
-        let roots = http.roots.clone();
-        let client = HttpClient::new(http).map_err(|why| vec![why])?;
-        Ok(Self { account, roots, client })
+    fn open(identity: Identity, http: &HttpConfig) -> Result<Self, String> {
+        let Identity { account, roots } = identity;
+        let http = HttpConfig { roots: roots.clone(), max_response_bytes: MAX_REPLY_BYTES, ..http.clone() };
+        Ok(Self { account, roots, client: HttpClient::new(http)? })
     }
 }
 
 impl Keystone {
-    /// Reads the account; asks nobody yet.
-    pub fn load(config: Config) -> Result<Self, Vec<String>> {
-        let snapshot = Snapshot::take(config.variables.paths(&VARIABLES));
-        let session = ArcSwap::from_pointee(Session::open(&config)?);
+    /// Starts with the account that the configuration has read; connects to nothing yet. An error is a fault of the
+    /// gateway: what users can get wrong was found when the configuration was read.
+    pub fn new(config: Config) -> Result<Self, String> {
+        let Config { account: AccountConfig { source, identity }, endpoint_from_catalog, http } = config;
+        let session = ArcSwap::from_pointee(Session::open(identity.value, &http)?);
         let state = watch::Sender::new(State::new(Instant::now()));
-        Ok(Self { config, snapshot, session, state })
+        Ok(Self { source, endpoint_from_catalog, http, snapshot: identity.snapshot, session, state })
     }
 
     /// Reads the account again, and asks for a token with it. After an error the one that was in use stays.
     pub fn reload(&self) -> Result<(), String> {
-        let session = Session::open(&self.config).map_err(|problems| problems.join("; "))?;
-        self.session.store(Arc::new(session));
+        let identity = Identity::read(&self.source).map_err(|problems| problems.join("; "))?;
+        self.session.store(Arc::new(Session::open(identity, &self.http)?));
         self.state.send_modify(|state| state.begin_anew(Instant::now()));
         Ok(())
     }
@@ -193,8 +235,7 @@ impl Keystone {
     }
 
     async fn ask(&self, session: &Session) -> Result<Answer, IdentityError> {
-        let wanted =
-            Wanted { endpoint: self.config.endpoint_from_catalog, plaintext: self.config.allow_plaintext };
+        let wanted = Wanted { endpoint: self.endpoint_from_catalog, plaintext: self.source.allow_plaintext };
         issue::issue(&session.client, &session.account, wanted).await
     }
 

@@ -311,16 +311,18 @@ impl http_body::Body for Panicking {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_internal_and_counted() {
-    use backup_share_gateway::{config, health::Readiness, rpc::Rpc, telemetry::Metrics, upstream};
+    use backup_share_gateway::{config, credentials, health::Readiness, rpc, telemetry, upstream};
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
-    let Ok(config::Action::Serve(serve)) = config::parse(line.map(Into::into)) else {
+    let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
     };
-    let metrics = Metrics::new().unwrap();
+    let metrics = telemetry::Metrics::new().unwrap();
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
-    let asked = upstream::Upstream::new(Some(url), serve.gateway.upstream, metrics.clone()).unwrap();
-    let rpc =
-        Rpc::new(serve.gateway.rpc, asked, &Readiness::new(), metrics.clone(), Default::default()).unwrap();
+    let asked = upstream::Upstream::new(Some(url), config.upstream, metrics.clone()).unwrap();
+    let mode = credentials::Mode::new(config.credentials).unwrap();
+    let parts = rpc::Parts { access: None, credentials: mode, traces: telemetry::Traces::default() };
+    let rpc = rpc::Rpc::new(config.rpc, parts, asked, &Readiness::new(), metrics.clone(), Default::default())
+        .unwrap();
     let response = rpc.handle(Raw::call().request.map(|()| Panicking), Default::default()).await;
     let failure = Failure::of(tonic::Status::from_header_map(response.headers()).unwrap());
     assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "INTERNAL"));
