@@ -34,6 +34,7 @@ use crate::telemetry::{Metrics, Traces};
 use crate::upstream::{BaseUrl, Upstream};
 use crate::workers::{Team, Workers};
 pub use run::BoundApp;
+use services::{AdminService, GrpcService, Services};
 pub use tasks::TaskName;
 
 /// How a gateway is told to stop.
@@ -85,18 +86,21 @@ pub struct App {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     server: server::Config,
-    drain_delay: Duration,
-    drain_timeout: Duration,
+    services: Services,
+    parts: Parts,
+}
+
+/// What the process needs besides the services as long as it runs.
+struct Parts {
     tls: Option<Arc<Tls>>,
     access: Option<Arc<Access>>,
     credentials: Mode,
-    rpc: Rpc,
-    admin: Admin,
-    sandbox: Option<Sandbox>,
     metrics: Metrics,
     readiness: Readiness,
     tokens: ShutdownTokens,
     workers: Workers,
+    drain_delay: Duration,
+    drain_timeout: Duration,
 }
 
 /// What ends each part, in the order in which it is used.
@@ -132,22 +136,23 @@ pub async fn build(config: Config, traces: Traces) -> Result<App, Error> {
     let parts = rpc::Parts { access: access.clone(), credentials: credentials.clone(), traces };
     let rpc = Rpc::new(config.rpc, parts, upstream, &readiness, metrics.clone(), tokens.rpc.clone())
         .map_err(Error::Setup)?;
+    let admin = Admin::new(readiness.clone(), metrics.clone(), &[rpc::SERVICE]);
     Ok(App {
         listen: config.listen,
         admin_listen: config.admin_listen,
         server: config.server,
-        drain_delay: config.drain_delay,
-        drain_timeout: config.drain_timeout,
-        tls,
-        access,
-        credentials,
-        rpc,
-        admin: Admin::new(readiness.clone(), metrics.clone(), &[rpc::SERVICE]),
-        sandbox,
-        metrics,
-        readiness,
-        tokens,
-        workers,
+        services: Services { grpc: GrpcService(rpc), admin: AdminService(admin), sandbox },
+        parts: Parts {
+            tls,
+            access,
+            credentials,
+            metrics,
+            readiness,
+            tokens,
+            workers,
+            drain_delay: config.drain_delay,
+            drain_timeout: config.drain_timeout,
+        },
     })
 }
 
@@ -164,6 +169,7 @@ async fn bind_sandbox() -> Result<(BaseUrl, Sandbox), Error> {
 impl App {
     /// Takes the ports. gRPC connections are spread over the workers; admin connections stay on the current one.
     pub fn bind(self) -> Result<BoundApp, Error> {
+        let parts = self.parts;
         let admin_config = server::Config {
             protocol: server::Protocol::Http1And2,
             max_connections: ADMIN_CONNECTIONS,
@@ -173,18 +179,18 @@ impl App {
         let grpc = Server::bind(
             self.listen,
             self.server,
-            self.tls.clone(),
-            self.tokens.grpc.clone(),
-            self.metrics.connections.clone(),
-            self.workers.team(),
+            parts.tls.clone(),
+            parts.tokens.grpc.clone(),
+            parts.metrics.connections.clone(),
+            parts.workers.team(),
         )
         .map_err(|error| Error::Bind { address: self.listen, error })?;
         let admin = Server::bind(
             self.admin_listen,
             admin_config,
             None,
-            self.tokens.admin.clone(),
-            self.metrics.admin_connections.clone(),
+            parts.tokens.admin.clone(),
+            parts.metrics.admin_connections.clone(),
             Team::alone(),
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;
@@ -193,18 +199,8 @@ impl App {
             admin_address: admin.local_addr().map_err(setup)?,
             grpc,
             admin,
-            rpc: self.rpc,
-            admin_pages: self.admin,
-            sandbox: self.sandbox,
-            tls: self.tls,
-            access: self.access,
-            credentials: self.credentials,
-            metrics: self.metrics,
-            readiness: self.readiness,
-            tokens: self.tokens,
-            workers: self.workers,
-            drain_delay: self.drain_delay,
-            drain_timeout: self.drain_timeout,
+            services: self.services,
+            parts,
         })
     }
 }

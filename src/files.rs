@@ -50,3 +50,41 @@ impl<T> Loaded<T> {
         Ok(Self { value: read()?, snapshot })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn change_during_reading_is_not_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        std::fs::write(&path, "old").unwrap();
+        let loaded = Loaded::read(vec![path.clone()], || {
+            let text = std::fs::read_to_string(&path);
+            std::fs::write(&path, "new").unwrap();
+            text
+        })
+        .unwrap();
+        assert_eq!(loaded.value, "old");
+        assert_ne!(Snapshot::take(vec![path]), loaded.snapshot);
+    }
+
+    #[test]
+    fn link_to_another_file_is_a_change_and_the_same_content_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, same, other, link] =
+            ["first", "same", "other", "link"].map(|name| folder.path().join(name));
+        for (path, text) in [(&first, "a"), (&same, "a"), (&other, "b")] {
+            std::fs::write(path, text).unwrap();
+        }
+        let point_at = |target: &PathBuf| {
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            Snapshot::take(vec![link.clone()])
+        };
+        let snapshot = point_at(&first);
+        assert_eq!(point_at(&same), snapshot);
+        assert_ne!(point_at(&other), snapshot);
+    }
+}

@@ -1,23 +1,17 @@
 //! A gateway at work: starts the tasks, serves, drains and stops.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::reload::reload_task;
-use super::services::{AdminService, GrpcService};
+use super::services::Services;
 use super::tasks::{TaskName, Tasks};
-use super::{Error, Shutdown, ShutdownTokens};
-use crate::admin::Admin;
+use super::{Error, Parts, Shutdown};
 use crate::credentials::Mode;
-use crate::health::Readiness;
-use crate::rpc::{Access, Rpc};
-use crate::sandbox::Sandbox;
-use crate::server::{Server, Tls};
+use crate::server::Server;
 use crate::telemetry::Metrics;
-use crate::workers::Workers;
 
 /// How long calls that are cancelled get to send their status to the caller.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
@@ -30,18 +24,8 @@ pub struct BoundApp {
     pub(super) admin_address: SocketAddr,
     pub(super) grpc: Server,
     pub(super) admin: Server,
-    pub(super) rpc: Rpc,
-    pub(super) admin_pages: Admin,
-    pub(super) sandbox: Option<Sandbox>,
-    pub(super) tls: Option<Arc<Tls>>,
-    pub(super) access: Option<Arc<Access>>,
-    pub(super) credentials: Mode,
-    pub(super) metrics: Metrics,
-    pub(super) readiness: Readiness,
-    pub(super) tokens: ShutdownTokens,
-    pub(super) workers: Workers,
-    pub(super) drain_delay: Duration,
-    pub(super) drain_timeout: Duration,
+    pub(super) services: Services,
+    pub(super) parts: Parts,
 }
 
 impl BoundApp {
@@ -57,57 +41,39 @@ impl BoundApp {
 
     /// Serves until `shutdown` says so. `Ok` means that it ended in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        self.readiness.set(self.credentials.is_ready());
+        let parts = self.parts;
+        parts.readiness.set(parts.credentials.is_ready());
         tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
-        let (tasks, running) = self.start();
-        let ended = running.serve(tasks, shutdown).await;
-        running.workers.end(WORKERS_TIMEOUT).await;
+        let tasks = parts.start(self.grpc, self.admin, self.services);
+        let ended = parts.serve(tasks, shutdown).await;
+        parts.workers.end(WORKERS_TIMEOUT).await;
         ended
     }
+}
 
-    /// Starts the tasks. What is not theirs alone is needed to stop them in order.
-    fn start(self) -> (Tasks, Running) {
-        let team = self.workers.team();
-        let sandbox = self.sandbox;
+impl Parts {
+    /// Starts every task.
+    fn start(&self, grpc: Server, admin: Server, services: Services) -> Tasks {
         let mut tasks = Tasks::default();
+        let team = self.workers.team();
         tasks.spawn(TaskName::Worker, async move { team.exited().await });
-        tasks.spawn(TaskName::GrpcServer, self.grpc.serve(GrpcService(self.rpc)));
-        tasks.spawn(TaskName::AdminServer, self.admin.serve(AdminService(self.admin_pages)));
-        let reload = reload_task(self.tls, self.access, self.credentials.clone(), self.metrics.clone());
+        tasks.spawn(TaskName::GrpcServer, grpc.serve(services.grpc));
+        tasks.spawn(TaskName::AdminServer, admin.serve(services.admin));
+        let reload = reload_task(
+            self.tls.clone(),
+            self.access.clone(),
+            self.credentials.clone(),
+            self.metrics.clone(),
+        );
         tasks.spawn(TaskName::Reload, reload);
         let token_refresh = token_refresh_task(self.credentials.clone(), self.metrics.clone());
         tasks.spawn(TaskName::TokenRefresh, token_refresh);
-        tasks.spawn(TaskName::Sandbox, async move {
-            match sandbox {
-                Some(sandbox) => sandbox.serve().await,
-                None => std::future::pending().await,
-            }
-        });
-        let running = Running {
-            credentials: self.credentials,
-            metrics: self.metrics,
-            readiness: self.readiness,
-            tokens: self.tokens,
-            workers: self.workers,
-            drain_delay: self.drain_delay,
-            drain_timeout: self.drain_timeout,
-        };
-        (tasks, running)
+        if let Some(sandbox) = services.sandbox {
+            tasks.spawn(TaskName::Sandbox, sandbox.serve());
+        }
+        tasks
     }
-}
 
-/// What it takes to serve and to stop.
-struct Running {
-    credentials: Mode,
-    metrics: Metrics,
-    readiness: Readiness,
-    tokens: ShutdownTokens,
-    workers: Workers,
-    drain_delay: Duration,
-    drain_timeout: Duration,
-}
-
-impl Running {
     async fn serve(&self, mut tasks: Tasks, shutdown: Shutdown) -> Result<(), Error> {
         tokio::select! {
             () = shutdown.drain.cancelled() => {}

@@ -1,11 +1,20 @@
-//! What answers on the two ports, as `server` asks for it: neither side knows the other one's types.
+//! What answers on the ports, in the form that `server` calls: `server` and the services do not know each other.
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::admin::Admin;
 use crate::rpc::{Caller, Rpc};
+use crate::sandbox::Sandbox;
 use crate::server::{Peer, Service};
+
+/// Everything that answers requests.
+pub(super) struct Services {
+    pub(super) grpc: GrpcService,
+    pub(super) admin: AdminService,
+    /// The embedded upstream, if there is one.
+    pub(super) sandbox: Option<Sandbox>,
+}
 
 /// What answers on the gRPC port.
 #[derive(Clone)]

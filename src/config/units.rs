@@ -20,15 +20,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A duration that is not zero.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text)
-        .and_then(|read| if read.is_zero() { Err("must be more than zero".into()) } else { Ok(read) })
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must be more than zero".into()) } else { Ok(duration) }
 }
 
 /// A duration that a client may wait: more than zero, and not longer than any gateway would.
 pub(super) fn deadline(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    positive_duration(text)
-        .and_then(|read| if read > DAY { Err("must be at most 24h".into()) } else { Ok(read) })
+    let duration = positive_duration(text)?;
+    if duration > DAY { Err("must be at most 24h".into()) } else { Ok(duration) }
 }
 
 /// `512B`, `64KiB`, `1MiB`, `1GiB`; not zero.

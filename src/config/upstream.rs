@@ -79,12 +79,12 @@ impl ServeFlags {
             return validator.value("upstream-ca", file, |file| Roots::from_pem_file(Path::new(file)));
         }
         // OpenStack's CA file is for every service, not for the identity service alone.
-        if let Auth::Keystone(account) = auth.as_ref().map_err(|reported| *reported)?
+        if let Auth::Keystone(account) = auth.as_ref()?
             && let Some(roots) = account.custom_roots()
         {
             return Ok(roots.clone());
         }
-        let is_plaintext = match location.as_ref().map_err(|reported| *reported)? {
+        let is_plaintext = match location.as_ref()? {
             UpstreamLocation::Url(url) => url.is_plaintext(),
             UpstreamLocation::Sandbox => true,
             UpstreamLocation::Catalog => false,

@@ -1,10 +1,10 @@
 //! Parses values and collects what is wrong with them, so that all problems are reported together.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::flags::variable;
 use super::units;
-use std::time::Duration;
 
 /// The problems found so far, one line for each.
 #[derive(Debug, Default)]
@@ -16,6 +16,13 @@ pub(super) struct Validator {
 /// missing without a line that says so. There are no values that stand in for those that could not be read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reported(());
+
+/// So that `?` passes on what another value has reported.
+impl From<&Self> for Reported {
+    fn from(reported: &Self) -> Self {
+        *reported
+    }
+}
 
 impl Validator {
     /// Records a problem.

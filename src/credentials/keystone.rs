@@ -5,6 +5,7 @@
 //! it holds. When to ask next is a matter of [`State`] alone, which is told the time and never sleeps.
 
 mod account;
+mod config;
 mod issue;
 
 use std::fmt;
@@ -16,13 +17,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Token, Variables};
+use super::Token;
 use crate::base_url::BaseUrl;
-use crate::files::{Loaded, Snapshot};
+use crate::files::Snapshot;
 use crate::http_client::{Config as HttpConfig, HttpClient, Roots};
 use crate::telemetry::Metrics;
 use account::Account;
 pub use account::{CA_VARIABLE, VARIABLES};
+pub use config::{AccountConfig, Config};
+use config::{AccountSource, ServiceAccount};
 pub use issue::IdentityError;
 use issue::{Answer, Wanted};
 
@@ -34,69 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const REVOCATION: Duration = Duration::from_secs(1);
 /// The longest time between two forced renewals, when the upstream takes none of the tokens.
 const MAX_REFUSED: Duration = Duration::from_secs(60);
-
-/// How tokens are got.
-#[derive(Debug)]
-pub struct Config {
-    /// The account.
-    pub account: AccountConfig,
-    /// Whether the upstream's endpoint comes out of the catalog.
-    pub endpoint_from_catalog: bool,
-    /// The connections. The roots of the identity service come with the account.
-    pub http: HttpConfig,
-}
-
-/// Where the account stands, and the account as it was when the configuration was read.
-#[derive(Debug)]
-pub struct AccountConfig {
-    source: AccountSource,
-    identity: Loaded<Identity>,
-}
-
-impl AccountConfig {
-    /// Reads the account and the roots of the identity service. With `allow_plaintext` the identity service, and the
-    /// endpoint in its catalog, may be `http`. The error has a line for each problem.
-    pub fn load(variables: Variables, allow_plaintext: bool) -> Result<Self, Vec<String>> {
-        let source = AccountSource { variables, allow_plaintext };
-        let identity = Loaded::read(source.variables.paths(&VARIABLES), || Identity::read(&source))?;
-        Ok(Self { source, identity })
-    }
-
-    /// The roots of the file that `OS_CACERT` names.
-    pub(crate) fn custom_roots(&self) -> Option<&Roots> {
-        let Identity { account, roots } = &self.identity.value;
-        account.ca_file.as_ref().map(|_| roots)
-    }
-}
-
-#[derive(Debug)]
-struct AccountSource {
-    variables: Variables,
-    allow_plaintext: bool,
-}
-
-/// An account, and who may sign the certificate of the identity service that it belongs to.
-#[derive(Debug)]
-struct Identity {
-    account: Account,
-    roots: Roots,
-}
-
-impl Identity {
-    fn read(source: &AccountSource) -> Result<Self, Vec<String>> {
-        let account = Account::read(&source.variables, source.allow_plaintext)?;
-        let roots = match &account.ca_file {
-            Some(file) => {
-                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE} {why}")])?
-            }
-            None => Roots::system(),
-        };
-        if roots.is_empty() && !account.auth_url.is_plaintext() {
-            return Err(vec![format!("{CA_VARIABLE} is needed: the system has no root certificates")]);
-        }
-        Ok(Self { account, roots })
-    }
-}
 
 /// A token of the gateway's own.
 #[derive(Debug)]
@@ -154,8 +94,8 @@ struct Session {
 }
 
 impl Session {
-    fn open(identity: Identity, http: &HttpConfig) -> Result<Self, String> {
-        let Identity { account, roots } = identity;
+    fn open(account: ServiceAccount, http: &HttpConfig) -> Result<Self, String> {
+        let ServiceAccount { account, roots } = account;
         let http = HttpConfig { roots: roots.clone(), max_response_bytes: MAX_REPLY_BYTES, ..http.clone() };
         Ok(Self { account, roots, client: HttpClient::new(http)? })
     }
@@ -165,16 +105,16 @@ impl Keystone {
     /// Starts with the account that the configuration has read; connects to nothing yet. An error is a fault of the
     /// gateway: what users can get wrong was found when the configuration was read.
     pub fn new(config: Config) -> Result<Self, String> {
-        let Config { account: AccountConfig { source, identity }, endpoint_from_catalog, http } = config;
-        let session = ArcSwap::from_pointee(Session::open(identity.value, &http)?);
+        let Config { account: AccountConfig { source, account }, endpoint_from_catalog, http } = config;
+        let session = ArcSwap::from_pointee(Session::open(account.value, &http)?);
         let state = watch::Sender::new(State::new(Instant::now()));
-        Ok(Self { source, endpoint_from_catalog, http, snapshot: identity.snapshot, session, state })
+        Ok(Self { source, endpoint_from_catalog, http, snapshot: account.snapshot, session, state })
     }
 
     /// Reads the account again, and asks for a token with it. After an error the one that was in use stays.
     pub fn reload(&self) -> Result<(), String> {
-        let identity = Identity::read(&self.source).map_err(|problems| problems.join("; "))?;
-        self.session.store(Arc::new(Session::open(identity, &self.http)?));
+        let account = ServiceAccount::read(&self.source).map_err(|problems| problems.join("; "))?;
+        self.session.store(Arc::new(Session::open(account, &self.http)?));
         self.state.send_modify(|state| state.begin_anew(Instant::now()));
         Ok(())
     }
