@@ -119,7 +119,7 @@ async fn main() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let limit = format!("--max-in-flight={IN_FLIGHT}");
-    let quiet = "--log=warn,backup_share_gateway::gateway=info";
+    let quiet = "--log=warn,backup_share_gateway::app=info";
     let gateway = Process::gateway(listener.local_addr().unwrap(), &[&limit, quiet], &[]);
     let upstream = Arc::new(Upstream::default());
     tokio::spawn(Arc::clone(&upstream).serve(listener));

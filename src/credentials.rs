@@ -17,9 +17,10 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
+pub use aksk::{AkSk, Config as AkSkConfig, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone, VARIABLES as KEYSTONE_VARIABLES,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
+    VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret::Secret;
 pub use variables::Variables;
@@ -27,6 +28,17 @@ pub use variables::Variables;
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use crate::http::BaseUrl;
 use secret::blot;
+
+/// Where the credential of a call comes from, as configured.
+#[derive(Debug)]
+pub enum Config {
+    /// From the caller.
+    PassThrough,
+    /// From the gateway's own account at the identity service.
+    Keystone(Box<KeystoneConfig>),
+    /// From the gateway's own keys.
+    AkSk(AkSkConfig),
+}
 
 /// Where the credential of a call comes from.
 #[derive(Clone, Debug)]
@@ -40,6 +52,15 @@ pub enum CredentialProvider {
 }
 
 impl CredentialProvider {
+    /// Starts with what the configuration has read; connects to nothing yet. An error is a fault of the gateway.
+    pub fn new(config: Config) -> Result<Self, String> {
+        Ok(match config {
+            Config::PassThrough => Self::PassThrough,
+            Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone)?)),
+            Config::AkSk(aksk) => Self::AkSk(Arc::new(AkSk::new(aksk))),
+        })
+    }
+
     /// What authenticates a call with this token of its caller. It may have to wait for the identity service; the time is the
     /// caller's to limit.
     pub async fn resolve(&self, token: Option<&Token>) -> Result<AuthMaterial, Error> {

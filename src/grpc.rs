@@ -30,7 +30,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-pub use authorization::AuthorizationPolicy;
+pub use authorization::{AuthorizationPolicy, Config as AuthorizationConfig};
 pub use call::PeerIdentity;
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, RpcError, Violation, code_name};

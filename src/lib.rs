@@ -17,42 +17,38 @@
 //!
 //! # The layout
 //!
-//! Arrows point down only; each part owns its `Config`.
+//! A module uses those of its own line and below; each has its own `Config`.
 //!
-//! | part | what it is |
+//! | module | what it is |
 //! |---|---|
-//! | [`process`] | runtime, signals, exit status |
-//! | [`workers`] | the threads, and which of them a connection stays with |
-//! | [`cli`] | commands and flags; the only reader of the environment, `OTEL_` variables apart |
-//! | [`gateway`] | composition: takes the ports, owns every task, ends them in order |
+//! | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
+//! | [`app`] | the only composition: makes the parts, takes the ports, owns every task, ends them in order |
+//! | [`config`] | command line and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
 //! | [`server`] | transport: accept loop, TLS, limits, drain |
 //! | [`grpc`] | inbound edge: request, response, status, deadline, access log |
 //! | [`admin`], [`health`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
-//! | [`client`] | the `get` and `health` commands |
-//! | [`check`] | the `check` command |
 //! | [`upstream`] | outbound edge: target, wire, error, retry |
+//! | [`telemetry`] | logs, metrics and traces; any module may use it |
 //! | [`credentials`] | what proves to the upstream who asks |
 //! | `http` | the HTTP client, and the base URL of a service |
+//! | [`workers`] | the threads, and which of them a connection stays with |
 //! | `certificate` | what a certificate says of itself |
-//! | `reload` | files that may change while the process runs |
-//! | [`telemetry`] | logs, metrics and traces; any part may use it |
+//! | `files` | what was read from files, and whether they have changed since |
 //! | [`proto`] | generated |
 
 pub mod admin;
+pub mod app;
 mod certificate;
-pub mod check;
-pub mod cli;
-pub mod client;
+pub mod commands;
+pub mod config;
 pub mod credentials;
 pub mod domain;
-pub mod gateway;
+mod files;
 pub mod grpc;
 pub mod health;
 mod http;
-pub mod process;
 pub mod proto;
-mod reload;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;

@@ -1,9 +1,9 @@
-//! The process: parse, run a command, exit.
+//! Parses the command line, runs the command, and returns its exit code.
 
 use std::process::ExitCode;
 
-use backup_share_gateway::{cli, process};
+use backup_share_gateway::{commands, config};
 
 fn main() -> ExitCode {
-    process::run(cli::parse(std::env::args_os()))
+    commands::run(config::parse(std::env::args_os()))
 }

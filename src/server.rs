@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::workers::Team;
 use connection::{Builder, Connection, Tracked};
-pub use tls::{Files as TlsFiles, Tls};
+pub use tls::{Config as TlsConfig, Files as TlsFiles, Tls};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]

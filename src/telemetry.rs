@@ -60,10 +60,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks the filter; the error says what is wrong with it.
-    pub fn new(filter: &str, format: LogFormat) -> Result<Self, String> {
+    /// The error says what is wrong with a filter.
+    pub fn check_filter(filter: &str) -> Result<(), String> {
         EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-        Ok(Self { filter: filter.to_owned(), format })
+        Ok(())
     }
 
     /// Makes standard output the log of this process, and gives the spans to `tracer`. If there is a log already, it stays.

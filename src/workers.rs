@@ -6,12 +6,13 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use futures_util::future::select_all;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// The threads besides the main one.
@@ -46,7 +47,8 @@ pub fn runtime() -> io::Result<Runtime> {
 impl Workers {
     /// Starts `count` workers; the first one is the caller's thread, whose runtime `main` is.
     pub fn start(main: &Handle, count: usize) -> io::Result<Self> {
-        let (stop, (running, ended)) = (CancellationToken::new(), mpsc::channel::<Infallible>());
+        let stop = CancellationToken::new();
+        let (running, ended) = mpsc::channel::<Infallible>(1);
         let mut others = Vec::new();
         for number in 1..count {
             let (runtime, stop, running) = (runtime()?, stop.clone(), running.clone());
@@ -67,11 +69,11 @@ impl Workers {
         self.team.clone()
     }
 
-    /// Drops what they still do, and waits for that at most so long.
-    pub fn end(self, limit: Duration) {
+    /// Drops what they still do, and waits for that for `limit` at most.
+    pub async fn end(mut self, limit: Duration) {
         self.stop.cancel();
-        // Nothing is ever sent: it is the end of the last sender that is waited for.
-        let _ = self.ended.recv_timeout(limit);
+        // Nothing is ever sent: this waits until the last thread has dropped its sender.
+        let _ = timeout(limit, self.ended.recv()).await;
     }
 }
 
@@ -109,9 +111,13 @@ impl Team {
     }
 
     /// Waits until a worker's runtime ends, which none should before the process.
-    pub async fn died(&self) {
-        let workers = self.others.iter().chain([&self.main]);
-        let _ = select_all(workers.map(|worker| worker.runtime.spawn(std::future::pending::<()>()))).await;
+    pub async fn exited(&self) {
+        let mut sentinels = JoinSet::new();
+        for worker in self.others.iter().chain([&self.main]) {
+            sentinels.spawn_on(std::future::pending::<()>(), &worker.runtime);
+        }
+        // They never end by themselves, only with their runtime.
+        sentinels.join_next().await;
     }
 }
 
@@ -153,13 +159,13 @@ mod tests {
     async fn the_end_of_a_worker_is_noticed_and_drops_what_it_did() {
         let workers = Workers::start(&Handle::current(), 2).unwrap();
         let (team, place) = (workers.team(), (workers.team().place(), workers.team().place()).1);
-        let (dropped, is_dropped) = mpsc::channel::<Infallible>();
+        let (dropped, mut is_dropped) = mpsc::channel::<Infallible>(1);
         place.runtime().spawn(async move {
             let _held = dropped;
             std::future::pending::<()>().await;
         });
-        workers.end(Duration::from_secs(30));
-        assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Disconnected));
-        team.died().await;
+        workers.end(Duration::from_secs(30)).await;
+        assert_eq!(is_dropped.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        team.exited().await;
     }
 }

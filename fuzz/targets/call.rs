@@ -12,13 +12,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backup_share_gateway::cli::{self, Action};
+use backup_share_gateway::app::{self, Shutdown};
+use backup_share_gateway::config::{self, Command};
 use backup_share_gateway::domain::ShareId;
-use backup_share_gateway::gateway::{Gateway, Shutdown};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 use backup_share_gateway::upstream::read_share;
-use backup_share_gateway::workers::Team;
 use backup_share_gateway_fuzz::{PROJECT, REQUEST_ID, SHARE, TOKEN, assert_status_rules};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,12 +72,13 @@ impl Stage {
             let url = format!("--upstream-url=http://{address}");
             let flags = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--allow-plaintext-upstream"];
             // The replies do not change between attempts: retries would only take time.
-            let more = ["--max-attempts=1", url.as_str()];
+            let more = ["--max-attempts=1", "--workers=1", url.as_str()];
             let line =
                 ["backup-share-gateway", "serve"].iter().chain(&flags).chain(&more).map(OsString::from);
-            let Ok(Action::Serve(serve)) = cli::parse(line) else { panic!("not the flags of serve") };
-            let gateway = Gateway::bind(serve.gateway, Team::alone()).await.expect("a gateway");
-            let address = gateway.grpc_address().expect("an address");
+            let Ok(Command::Serve(config)) = config::parse(line) else { panic!("not the flags of serve") };
+            let gateway = app::build(*config).await.expect("a gateway");
+            let gateway = gateway.bind().expect("ports");
+            let address = gateway.grpc_address();
             tokio::spawn(gateway.run(Shutdown::default()));
             let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
             BackupShareServiceClient::new(endpoint.connect().await.expect("a connection"))

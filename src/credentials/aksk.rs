@@ -17,7 +17,7 @@ use ring::{digest, hmac};
 use zeroize::Zeroizing;
 
 use super::{Secret, Variables};
-use crate::reload::Snapshot;
+use crate::files::{Loaded, Snapshot};
 
 /// Which form of the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,22 @@ impl Keys {
     }
 }
 
+/// Where the keys stand, how they sign, and the keys as they were when the configuration was read.
+#[derive(Debug)]
+pub struct Config {
+    variables: Variables,
+    scheme: Scheme,
+    keys: Loaded<Keys>,
+}
+
+impl Config {
+    /// Reads the keys. The error says what is missing.
+    pub fn load(variables: Variables, scheme: Scheme) -> Result<Self, String> {
+        let keys = Loaded::read(variables.paths(&VARIABLES), || Keys::read(&variables))?;
+        Ok(Self { variables, scheme, keys })
+    }
+}
+
 /// The gateway's keys, which may change while it runs.
 #[derive(Debug)]
 pub struct AkSk {
@@ -104,11 +120,10 @@ pub struct AkSk {
 }
 
 impl AkSk {
-    /// Reads the keys. The error says what is missing.
-    pub fn load(variables: Variables, scheme: Scheme) -> Result<Self, String> {
-        let snapshot = Snapshot::take(variables.paths(&VARIABLES));
-        let current = ArcSwap::from_pointee(Keys::read(&variables)?);
-        Ok(Self { variables, scheme, snapshot, current })
+    /// Starts with the keys that the configuration has read.
+    pub fn new(config: Config) -> Self {
+        let Config { variables, scheme, keys } = config;
+        Self { variables, scheme, snapshot: keys.snapshot, current: ArcSwap::from_pointee(keys.value) }
     }
 
     /// Reads the keys again. After an error those that were in use stay.
@@ -429,9 +444,9 @@ mod tests {
         put("OS_ACCESS_KEY", "access\n");
         let set = [("HUAWEICLOUD_SDK_SK", Secret::new("of the environment"))].into();
         let source = Variables { folder: Some(folder.path().into()), set };
-        assert!(AkSk::load(source.clone(), Scheme::Sdk).unwrap_err().contains("must be visible ASCII"));
+        assert!(Config::load(source.clone(), Scheme::Sdk).unwrap_err().contains("must be visible ASCII"));
         put("OS_SECRET_KEY", "secret\r\n");
-        let aksk = AkSk::load(source, Scheme::Sdk).unwrap();
+        let aksk = AkSk::new(Config::load(source, Scheme::Sdk).unwrap());
         let exposed = |aksk: &AkSk| aksk.keys().secrets().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(exposed(&aksk), ["access", "secret"]);
         put("OS_ACCESS_KEY", "");

@@ -5,6 +5,7 @@
 //! it holds. When to ask next is a matter of [`State`] alone, which is told the time and never sleeps.
 
 mod account;
+mod config;
 mod issue;
 
 use std::fmt;
@@ -16,13 +17,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Variables;
 use crate::domain::Token;
+use crate::files::Snapshot;
 use crate::http::{BaseUrl, Config as HttpConfig, HttpClient, Roots};
-use crate::reload::Snapshot;
 use crate::telemetry::Metrics;
 use account::Account;
 pub use account::{CA_VARIABLE, VARIABLES};
+pub use config::{AccountConfig, Config};
+use config::{AccountSource, ServiceAccount};
 pub use issue::IdentityError;
 use issue::{Answer, Wanted};
 
@@ -34,19 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const REVOCATION: Duration = Duration::from_secs(1);
 /// The longest time between two forced renewals, when the upstream takes none of the tokens.
 const MAX_REFUSED: Duration = Duration::from_secs(60);
-
-/// What it takes to get tokens.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the account stands.
-    pub variables: Variables,
-    /// That the identity service, and the endpoint in its catalog, may be `http`.
-    pub allow_plaintext: bool,
-    /// Whether the upstream's endpoint comes out of the catalog.
-    pub endpoint_from_catalog: bool,
-    /// The connections. Whose certificates are believed, the account says.
-    pub http: HttpConfig,
-}
 
 /// A token of the gateway's own.
 #[derive(Debug)]
@@ -88,7 +77,9 @@ impl Issued {
 
 /// The account and its token.
 pub struct Keystone {
-    config: Config,
+    source: AccountSource,
+    endpoint_from_catalog: bool,
+    http: HttpConfig,
     snapshot: Snapshot,
     session: ArcSwap<Session>,
     state: watch::Sender<State>,
@@ -102,37 +93,27 @@ struct Session {
 }
 
 impl Session {
-    fn open(config: &Config) -> Result<Self, Vec<String>> {
-        let account = Account::read(&config.variables, config.allow_plaintext)?;
-        let mut http = HttpConfig { max_response_bytes: MAX_REPLY_BYTES, ..config.http.clone() };
-        http.roots = match &account.ca_file {
-            Some(file) => {
-                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE} {why}")])?
-            }
-            None => Roots::system(),
-        };
-        if http.roots.is_empty() && !account.auth_url.is_plaintext() {
-            return Err(vec![format!("{CA_VARIABLE} is needed: the system has no root certificates")]);
-        }
-        let roots = http.roots.clone();
-        let client = HttpClient::new(http).map_err(|why| vec![why])?;
-        Ok(Self { account, roots, client })
+    fn open(account: ServiceAccount, http: &HttpConfig) -> Result<Self, String> {
+        let ServiceAccount { account, roots } = account;
+        let http = HttpConfig { roots: roots.clone(), max_response_bytes: MAX_REPLY_BYTES, ..http.clone() };
+        Ok(Self { account, roots, client: HttpClient::new(http)? })
     }
 }
 
 impl Keystone {
-    /// Reads the account; asks nobody yet.
-    pub fn load(config: Config) -> Result<Self, Vec<String>> {
-        let snapshot = Snapshot::take(config.variables.paths(&VARIABLES));
-        let session = ArcSwap::from_pointee(Session::open(&config)?);
+    /// Starts with the account that the configuration has read; connects to nothing yet. An error is a fault of the
+    /// gateway: what users can get wrong was found when the configuration was read.
+    pub fn new(config: Config) -> Result<Self, String> {
+        let Config { account: AccountConfig { source, account }, endpoint_from_catalog, http } = config;
+        let session = ArcSwap::from_pointee(Session::open(account.value, &http)?);
         let state = watch::Sender::new(State::new(Instant::now()));
-        Ok(Self { config, snapshot, session, state })
+        Ok(Self { source, endpoint_from_catalog, http, snapshot: account.snapshot, session, state })
     }
 
     /// Reads the account again, and asks for a token with it. After an error the one that was in use stays.
     pub fn reload(&self) -> Result<(), String> {
-        let session = Session::open(&self.config).map_err(|problems| problems.join("; "))?;
-        self.session.store(Arc::new(session));
+        let account = ServiceAccount::read(&self.source).map_err(|problems| problems.join("; "))?;
+        self.session.store(Arc::new(Session::open(account, &self.http)?));
         self.state.send_modify(|state| state.begin_anew(Instant::now()));
         Ok(())
     }
@@ -193,8 +174,7 @@ impl Keystone {
     }
 
     async fn ask(&self, session: &Session) -> Result<Answer, IdentityError> {
-        let wanted =
-            Wanted { endpoint: self.config.endpoint_from_catalog, plaintext: self.config.allow_plaintext };
+        let wanted = Wanted { endpoint: self.endpoint_from_catalog, plaintext: self.source.allow_plaintext };
         issue::issue(&session.client, &session.account, wanted).await
     }
 

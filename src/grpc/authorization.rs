@@ -8,7 +8,33 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::domain::ProjectId;
-use crate::reload::Snapshot;
+use crate::files::{Loaded, Snapshot};
+
+/// Rules of the flags, the file of further rules, and all of them as they were when the configuration was read.
+#[derive(Debug)]
+pub struct Config {
+    fixed: Vec<String>,
+    file: Option<PathBuf>,
+    rules: Loaded<Rules>,
+}
+
+impl Config {
+    /// Reads the `fixed` rules and those of the `file`. The error has a line for each rule that is wrong.
+    pub fn load(fixed: Vec<String>, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
+        let rules = Loaded::read(file.iter().cloned().collect(), || Rules::read(&fixed, file.as_deref()))?;
+        Ok(Self { fixed, file, rules })
+    }
+
+    /// The projects of each caller, for people.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        self.rules.value.describe()
+    }
+
+    /// One of the projects that a rule names.
+    pub(crate) fn a_project(&self) -> Option<String> {
+        self.rules.value.a_project()
+    }
+}
 
 /// Rules, of the flags and of a file that may change.
 #[derive(Debug)]
@@ -29,11 +55,10 @@ struct Projects {
 }
 
 impl AuthorizationPolicy {
-    /// Reads `fixed` rules and those of a `file`; the error has a line for each that is wrong.
-    pub fn load(fixed: Vec<String>, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
-        let snapshot = Snapshot::take(file.iter().cloned().collect());
-        let rules = ArcSwap::from_pointee(Rules::read(&fixed, file.as_deref())?);
-        Ok(Self { fixed, file, snapshot, rules })
+    /// Starts with the rules that the configuration has read.
+    pub fn new(config: Config) -> Self {
+        let Config { fixed, file, rules } = config;
+        Self { fixed, file, snapshot: rules.snapshot, rules: ArcSwap::from_pointee(rules.value) }
     }
 
     /// Reads the file again. After an error the rules that were in force stay.
@@ -46,25 +71,6 @@ impl AuthorizationPolicy {
     /// The file, if there is one, as it was when it was read for the first time.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
-    }
-
-    /// What each caller may read, for people.
-    pub(crate) fn describe(&self) -> Vec<String> {
-        let rules = self.rules.load();
-        let of = |projects: &Projects| match (projects.every, projects.these.len()) {
-            (true, _) => "every project".to_owned(),
-            (false, 1) => "1 project".to_owned(),
-            (false, count) => format!("{count} projects"),
-        };
-        let mut lines: Vec<String> =
-            rules.0.iter().map(|(caller, projects)| format!("{caller} may read {}", of(projects))).collect();
-        lines.sort();
-        lines
-    }
-
-    /// One of the projects that a rule names.
-    pub(crate) fn a_project(&self) -> Option<String> {
-        self.rules.load().0.values().flat_map(|projects| &projects.these).min().cloned()
     }
 
     /// Whether any rule is about a caller with one of these names.
@@ -101,6 +107,22 @@ impl Rules {
         if problems.is_empty() { Ok(rules) } else { Err(problems) }
     }
 
+    fn describe(&self) -> Vec<String> {
+        let of = |projects: &Projects| match (projects.every, projects.these.len()) {
+            (true, _) => "every project".to_owned(),
+            (false, 1) => "1 project".to_owned(),
+            (false, count) => format!("{count} projects"),
+        };
+        let mut lines: Vec<String> =
+            self.0.iter().map(|(caller, projects)| format!("{caller} may read {}", of(projects))).collect();
+        lines.sort();
+        lines
+    }
+
+    fn a_project(&self) -> Option<String> {
+        self.0.values().flat_map(|projects| &projects.these).min().cloned()
+    }
+
     /// `CALLER=PROJECT[,PROJECT…]`; `*` is every project. Rules about one caller add up.
     fn add(&mut self, rule: &str) -> Result<(), &'static str> {
         const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
@@ -135,7 +157,7 @@ mod tests {
     #[test]
     fn rules_are_exact_and_add_up() {
         let fixed = names(&["spiffe://td/a=p1,p2", "b.example=*", "spiffe://td/a=p3"]);
-        let access = AuthorizationPolicy::load(fixed, None).unwrap();
+        let access = AuthorizationPolicy::new(Config::load(fixed, None).unwrap());
         let a = names(&["spiffe://td/a"]);
         for (project, allowed) in [
             ("p1", true),
@@ -159,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_told() {
         for rule in ["", "a", "=p", "a=", "a=p,,q", "a b=p", "a=p/q", "a=p q", "a=p,*x"] {
-            assert!(AuthorizationPolicy::load(vec![rule.to_owned()], None).is_err(), "{rule}");
+            assert!(Config::load(vec![rule.to_owned()], None).is_err(), "{rule}");
         }
     }
 }

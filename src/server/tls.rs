@@ -1,7 +1,8 @@
 //! TLS and mutual TLS on a port, by files that may change while it runs.
 //!
-//! A new certificate, key or client CA is taken as soon as all of them can be read and fit together; connections that are
-//! open stay. What does not fit is refused and told once, and the old one stays.
+//! [`Config`] is plain data: where the files are and what they held at the start. [`Tls`] is what the port uses: a new
+//! certificate, key or client CA is taken as soon as all of them can be read and fit together; connections that are open
+//! stay. A bad new file is refused, and the old one stays in use.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::Certificate;
-use crate::reload::Snapshot;
+use crate::files::{Loaded, Snapshot};
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]
@@ -41,31 +42,51 @@ impl Files {
     }
 }
 
+/// The files and what they held when the configuration was read.
+#[derive(Debug)]
+pub struct Config {
+    files: Files,
+    material: Loaded<Material>,
+}
+
+impl Config {
+    /// Reads the files. The error says which of them is wrong and how.
+    pub fn load(files: Files) -> Result<Self, String> {
+        let material = Loaded::read(files.paths(), || Material::read(&files))?;
+        Ok(Self { files, material })
+    }
+
+    /// The port's certificate.
+    pub(crate) fn certificate(&self) -> &Certificate {
+        &self.material.value.certificate
+    }
+}
+
 /// The certificate in use.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
     snapshot: Snapshot,
-    current: ArcSwap<Loaded>,
+    current: ArcSwap<Material>,
 }
 
+/// What the files hold, once it was seen that they fit together.
 #[derive(Debug)]
-struct Loaded {
+struct Material {
     config: Arc<ServerConfig>,
     certificate: Certificate,
 }
 
 impl Tls {
-    /// Reads the files. The error says which of them is wrong and how.
-    pub fn load(files: Files) -> Result<Self, String> {
-        let snapshot = Snapshot::take(files.paths());
-        let current = ArcSwap::from_pointee(Loaded::read(&files)?);
-        Ok(Self { files, snapshot, current })
+    /// Starts with what the configuration has read.
+    pub fn new(config: Config) -> Self {
+        let Config { files, material } = config;
+        Self { files, snapshot: material.snapshot, current: ArcSwap::from_pointee(material.value) }
     }
 
     /// Reads the files again. After an error what was in use stays.
     pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(Loaded::read(&self.files)?));
+        self.current.store(Arc::new(Material::read(&self.files)?));
         Ok(())
     }
 
@@ -81,17 +102,12 @@ impl Tls {
         expires
     }
 
-    /// The certificate in use.
-    pub(crate) fn certificate(&self) -> Certificate {
-        self.current.load().certificate.clone()
-    }
-
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.current.load().config))
     }
 }
 
-impl Loaded {
+impl Material {
     fn read(files: &Files) -> Result<Self, String> {
         let chain = certificates(&files.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&pem(&files.key)?)

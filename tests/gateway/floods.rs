@@ -68,7 +68,7 @@ async fn memory(served: &Served) -> f64 {
 }
 
 /// No line a call: nobody reads them here.
-const QUIET: &str = "--log=warn,backup_share_gateway::gateway=info";
+const QUIET: &str = "--log=warn,backup_share_gateway::app=info";
 
 /// How much memory a flood may cost.
 const GROWTH: f64 = 32.0 * 1024.0 * 1024.0;

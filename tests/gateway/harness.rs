@@ -8,14 +8,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backup_share_gateway::cli::{self, Action};
-use backup_share_gateway::gateway::{self, Gateway, Shutdown};
+use backup_share_gateway::app::{self, Shutdown};
+use backup_share_gateway::config::{self, Command};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
-use backup_share_gateway::workers::Workers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -251,8 +249,7 @@ pub struct Running {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
     pub shutdown: Shutdown,
-    pub ended: JoinHandle<Result<(), gateway::Error>>,
-    _workers: Workers,
+    pub ended: JoinHandle<Result<(), app::Error>>,
 }
 
 impl Running {
@@ -261,13 +258,14 @@ impl Running {
         let fixed = ["backup-share-gateway", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
         let delay = flags.iter().all(|flag| !flag.starts_with("--drain-delay")).then_some("--drain-delay=0s");
         let line = fixed.iter().chain(flags).chain(&delay).map(OsString::from);
-        let Ok(Action::Serve(serve)) = cli::parse(line) else { panic!("not the flags of serve: {flags:?}") };
-        let workers = Workers::start(&Handle::current(), serve.workers).unwrap();
-        let gateway = Gateway::bind(serve.gateway, workers.team()).await.unwrap();
-        let (grpc, admin) = (gateway.grpc_address().unwrap(), gateway.admin_address().unwrap());
+        let Ok(Command::Serve(config)) = config::parse(line) else {
+            panic!("not the flags of serve: {flags:?}")
+        };
+        let gateway = app::build(*config).await.unwrap().bind().unwrap();
+        let (grpc, admin) = (gateway.grpc_address(), gateway.admin_address());
         let shutdown = Shutdown::default();
         let ended = tokio::spawn(gateway.run(shutdown.clone()));
-        Self { grpc, admin, shutdown, ended, _workers: workers }
+        Self { grpc, admin, shutdown, ended }
     }
 
     /// A gateway before `upstream`, with more flags.

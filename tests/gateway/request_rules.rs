@@ -311,17 +311,17 @@ impl http_body::Body for Panicking {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_internal_and_counted() {
-    use backup_share_gateway::{cli, grpc::Router, health::Readiness, telemetry::Metrics, upstream};
+    use backup_share_gateway::{config, credentials, grpc, health::Readiness, telemetry, upstream};
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
-    let Ok(cli::Action::Serve(serve)) = cli::parse(line.map(Into::into)) else {
+    let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
     };
-    let metrics = Metrics::new().unwrap();
+    let metrics = telemetry::Metrics::new().unwrap();
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
-    let (config, credentials) = (serve.gateway.upstream, serve.gateway.credentials);
-    let shares = upstream::Upstream::new(Some(url), config, credentials, metrics.clone()).unwrap();
+    let credentials = credentials::CredentialProvider::new(config.credentials).unwrap();
+    let shares = upstream::Upstream::new(Some(url), config.upstream, credentials, metrics.clone()).unwrap();
     let (readiness, stop) = (Readiness::new(), Default::default());
-    let router = Router::new(serve.gateway.rpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
+    let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
     let response = router.handle(Raw::call().request.map(|()| Panicking), Default::default()).await;
     let failure = Failure::of(tonic::Status::from_header_map(response.headers()).unwrap());
     assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "INTERNAL"));

@@ -3,19 +3,20 @@
 //! It has threads of its own, so that a collector that is slow or away holds no call: spans wait in a bounded queue, and
 //! those that find it full are lost.
 
+mod runtime;
+
 use std::path::Path;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
-use tokio::runtime::{Builder, Runtime};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tonic::transport::ClientTlsConfig;
 use url::Url;
 
 use crate::http::{Roots, otlp_client};
+use runtime::ExportRuntime;
 
 /// Where spans go. What the SDK reads by itself (sampler, batches, headers, resource) is not in here.
 #[derive(Clone, Debug)]
@@ -118,21 +119,22 @@ fn is_collector(url: &Url) -> bool {
     is_http && url.username().is_empty() && url.password().is_none()
 }
 
-/// The SDK, its queue and its threads; one for the process.
+/// The SDK with its queue and its thread, and the runtime on which it exports; one for the process. [`Exporter::finish`] ends
+/// it in order.
 #[derive(Debug)]
 pub struct Exporter {
     provider: SdkTracerProvider,
+    runtime: ExportRuntime,
 }
 
 impl Exporter {
     /// Starts it; it connects to nothing yet.
     pub fn start(config: &Config) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("traces cannot be sent: {error}");
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("otlp").enable_all().build();
-        // It lives as long as the process: ending it under an export that hangs would be a panic on the SDK's thread.
-        let runtime: &'static Runtime = Box::leak(Box::new(runtime.map_err(|error| failed(&error))?));
-        let _context = runtime.enter();
-        let exporter = OnRuntime { runtime, exporter: config.exporter().map_err(|error| failed(&error))? };
+        let runtime = ExportRuntime::start().map_err(|error| failed(&error))?;
+        let context = runtime.enter();
+        let exporter = runtime.attach(config.exporter().map_err(|error| failed(&error))?);
+        drop(context);
         let resource = Resource::builder();
         let named = std::env::var_os("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
             || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|all| all.contains("service.name="));
@@ -141,7 +143,7 @@ impl Exporter {
             .with_resource(resource.build())
             .with_batch_exporter(exporter)
             .build();
-        Ok(Self { provider })
+        Ok(Self { provider, runtime })
     }
 
     /// What makes the spans that it sends.
@@ -149,32 +151,12 @@ impl Exporter {
         self.provider.tracer(env!("CARGO_PKG_NAME"))
     }
 
-    /// Sends what is left, for so long at most.
-    pub fn finish(self, longest: Duration) {
-        if let Err(error) = self.provider.shutdown_with_timeout(longest) {
+    /// Sends what is left, for `limit` at most, and ends the runtime. It blocks: call it outside of every runtime.
+    pub fn finish(self, limit: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(limit) {
             tracing::warn!(%error, "the last spans were not sent");
         }
-    }
-}
-
-/// The SDK drives its exporter on a thread that belongs to no runtime; the clients of gRPC and HTTP need one.
-#[derive(Debug)]
-struct OnRuntime {
-    runtime: &'static Runtime,
-    exporter: SpanExporter,
-}
-
-impl opentelemetry_sdk::trace::SpanExporter for OnRuntime {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.runtime.block_on(self.exporter.export(batch))
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+        self.runtime.shutdown();
     }
 }
 

@@ -1,11 +1,8 @@
-//! How values are written: durations and sizes with a unit, counts, addresses, yes and no. The errors go on after the
-//! name of the flag: "--listen must be …".
+//! Parsers of values: durations and sizes with a unit, counts, addresses, `true` and `false`. An error is the rest of a
+//! sentence that begins with the name of the flag: "--listen must be …".
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
-
-/// What stands in for an address that could not be read; the configuration is refused anyway.
-pub(super) const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// `250ms`, `15s`, `30m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -23,15 +20,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A duration that is not zero.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text)
-        .and_then(|read| if read.is_zero() { Err("must be more than zero".into()) } else { Ok(read) })
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must be more than zero".into()) } else { Ok(duration) }
 }
 
 /// A duration that a client may wait: more than zero, and not longer than any gateway would.
 pub(super) fn deadline(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    positive_duration(text)
-        .and_then(|read| if read > DAY { Err("must be at most 24h".into()) } else { Ok(read) })
+    let duration = positive_duration(text)?;
+    if duration > DAY { Err("must be at most 24h".into()) } else { Ok(duration) }
 }
 
 /// `512B`, `64KiB`, `1MiB`, `1GiB`; not zero.
@@ -51,11 +48,11 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     })
 }
 
-/// A whole number from 1 to `most`.
-pub(super) fn count(most: u32) -> impl Fn(&str) -> Result<u32, String> {
+/// A whole number from 1 to `max`.
+pub(super) fn count(max: u32) -> impl Fn(&str) -> Result<u32, String> {
     move |text| {
-        let read = text.parse().ok().filter(|read| (1..=most).contains(read));
-        read.filter(|_| is_digits(text)).ok_or_else(|| format!("must be a whole number from 1 to {most}"))
+        let read = text.parse().ok().filter(|read| (1..=max).contains(read));
+        read.filter(|_| is_digits(text)).ok_or_else(|| format!("must be a whole number from 1 to {max}"))
     }
 }
 
@@ -65,7 +62,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// `true` or `false`; `1` or `0` where a template writes them.
-pub(super) fn yes_or_no(text: &str) -> Result<bool, String> {
+pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),

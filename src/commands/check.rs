@@ -1,10 +1,11 @@
-//! The `check` command: what can be found out before the gateway runs, and at three in the morning. It starts nothing. Of
-//! each step it says what was found, and what to do where it failed.
+//! The `check` command: tests the configuration of `serve`, and with `--connect` what it points to. It starts nothing. For
+//! each step it prints what was found, and what to do where it failed.
 //!
-//! That flags, files, rules and account can be read, and that certificate and key fit, has been seen to by the time that
-//! there is a [`Config`] to check.
+//! Once there is a [`Config`] to check, flags, files, rules and account have been read, and certificate and key match.
 
+use std::io;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,21 +16,23 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::output::write_line;
+use super::{UNAVAILABLE, USAGE, runtime};
 use crate::certificate::Certificate;
-use crate::credentials::{CredentialProvider, Keystone};
+use crate::config::{Config, UpstreamLocation};
+use crate::credentials::{self, CredentialProvider, Issued, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
-use crate::gateway::{Config, UpstreamAt};
-use crate::grpc::RpcError;
+use crate::grpc::{AuthorizationConfig, RpcError};
 use crate::http::{BaseUrl, tls_config};
 use crate::telemetry::Metrics;
 use crate::upstream::{Roots, Upstream};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All that was looked at is good.
+enum Outcome {
+    /// No problem was found.
     Good,
     /// The configuration is wrong.
     Misconfigured,
@@ -41,39 +44,47 @@ pub enum Verdict {
 const NO_SHARE: &str = "00000000-0000-4000-8000-000000000000";
 const NO_PROJECT: &str = "00000000000000000000000000000000";
 
-/// Checks `config`, and with `connect` what it leads to; `say` gets a line a step.
-pub async fn run(config: Config, connect: bool, say: impl FnMut(&str)) -> Verdict {
-    let mut report = Report { say, failed: false };
+pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
+    Ok(match runtime()?.block_on(check(config, connect)) {
+        Outcome::Good => ExitCode::SUCCESS,
+        Outcome::Misconfigured => ExitCode::from(USAGE),
+        Outcome::Unreachable => ExitCode::from(UNAVAILABLE),
+    })
+}
+
+/// Checks `config`, and with `connect` what it points to.
+async fn check(config: Config, connect: bool) -> Outcome {
+    let mut report = Report { has_failed: false };
     report.configuration(&config);
-    if report.failed {
-        return Verdict::Misconfigured;
+    if report.has_failed {
+        return Outcome::Misconfigured;
     }
     if connect {
         report.connect(config).await;
     }
-    if report.failed { Verdict::Unreachable } else { Verdict::Good }
+    if report.has_failed { Outcome::Unreachable } else { Outcome::Good }
 }
 
-struct Report<S> {
-    say: S,
-    failed: bool,
+/// Prints one line for each step.
+struct Report {
+    has_failed: bool,
 }
 
-/// A step has failed, and said so: those after it make no sense.
+/// A step has failed and was reported: the steps after it make no sense.
 struct Failed;
 
-impl<S: FnMut(&str)> Report<S> {
+impl Report {
     fn ok(&mut self, step: &str, found: &str) {
-        (self.say)(&format!("ok    {step}: {found}"));
+        write_line(io::stdout(), &format!("ok    {step}: {found}"));
     }
 
     fn skip(&mut self, step: &str, why: &str) {
-        (self.say)(&format!("skip  {step}: {why}"));
+        write_line(io::stdout(), &format!("skip  {step}: {why}"));
     }
 
     fn fail(&mut self, step: &str, found: &str, todo: &str) -> Failed {
-        self.failed = true;
-        (self.say)(&format!("FAIL  {step}: {found}; {todo}"));
+        self.has_failed = true;
+        write_line(io::stdout(), &format!("FAIL  {step}: {found}; {todo}"));
         Failed
     }
 
@@ -88,51 +99,63 @@ impl<S: FnMut(&str)> Report<S> {
                 self.ok("certificate", &described);
             }
         }
-        for line in config.access.iter().flat_map(|access| access.describe()) {
-            self.ok("rule", &line);
+        if let Some(access) = &config.authorization {
+            for line in access.describe() {
+                self.ok("rule", &line);
+            }
         }
         let credential = match &config.credentials {
-            CredentialProvider::PassThrough => "the caller's token",
-            CredentialProvider::Keystone(_) => "a token of the gateway's own account",
-            CredentialProvider::AkSk(_) => "the gateway's own keys",
+            credentials::Config::PassThrough => "the caller's token",
+            credentials::Config::Keystone(_) => "a token of the gateway's own account",
+            credentials::Config::AkSk(_) => "the gateway's own keys",
         };
         self.ok("credential", credential);
     }
 
     async fn connect(&mut self, config: Config) {
-        // What has failed has been said.
+        // What has failed has been reported.
         let _ = self.reach_all(config).await;
     }
 
     async fn reach_all(&mut self, config: Config) -> Result<(), Failed> {
-        let mut project = config.access.as_ref().and_then(|access| access.a_project());
-        let mut found = None;
+        let mut project = config.authorization.as_ref().and_then(AuthorizationConfig::a_project);
+        let mut catalog_url = None;
         let direct = config.upstream.http.proxy.is_none();
         let connect_timeout = config.upstream.http.connect_timeout;
-        if let CredentialProvider::Keystone(keystone) = &config.credentials {
+        let credentials = CredentialProvider::new(config.credentials)
+            .map_err(|why| self.fail("credential", &why, "this is a fault of the gateway"))?;
+        if let CredentialProvider::Keystone(keystone) = &credentials {
             let (url, roots) = keystone.identity_service();
-            self.way("identity service", &url, &roots, connect_timeout, direct).await?;
+            self.check_connectivity("identity service", &url, &roots, connect_timeout, direct).await?;
             let issued = self.identify(keystone).await?;
-            found = issued.endpoint().cloned();
-            project = issued.project_id().map(str::to_owned).or(project);
+            catalog_url = issued.endpoint().cloned();
+            if let Some(issued_for) = issued.project_id() {
+                project = Some(issued_for.to_owned());
+            }
         }
-        let url = match &config.upstream_at {
-            UpstreamAt::Sandbox => {
+        let url = match &config.upstream_location {
+            UpstreamLocation::Sandbox => {
                 self.skip("upstream", "the embedded one starts with the gateway");
                 return Ok(());
             }
-            UpstreamAt::Url(url) => url.clone(),
-            UpstreamAt::Catalog => {
-                let missing = || self.fail("upstream", "the catalog has none", "set --upstream-url");
-                found.ok_or_else(missing)?
-            }
+            UpstreamLocation::Url(url) => url.clone(),
+            UpstreamLocation::Catalog => match catalog_url {
+                Some(url) => url,
+                None => return Err(self.fail("upstream", "the catalog has none", "set --upstream-url")),
+            },
         };
-        self.way("upstream", &url, &config.upstream.http.roots, connect_timeout, direct).await?;
-        self.route(config, url, project).await
+        let roots = &config.upstream.http.roots;
+        self.check_connectivity("upstream", &url, roots, connect_timeout, direct).await?;
+        let is_own_credential = !matches!(credentials, CredentialProvider::PassThrough);
+        let upstream = Metrics::new()
+            .map_err(|error| error.to_string())
+            .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
+            .map_err(|why| self.fail("upstream, route", &why, "this is a fault of the gateway"))?;
+        self.route(&upstream, is_own_credential, project, config.grpc.deadlines.max).await
     }
 
     /// Name, TCP and TLS.
-    async fn way(
+    async fn check_connectivity(
         &mut self,
         who: &str,
         url: &BaseUrl,
@@ -231,7 +254,7 @@ impl<S: FnMut(&str)> Report<S> {
         }
     }
 
-    async fn identify(&mut self, keystone: &Keystone) -> Result<Arc<crate::credentials::Issued>, Failed> {
+    async fn identify(&mut self, keystone: &Keystone) -> Result<Arc<Issued>, Failed> {
         let step = "identity service, token";
         match keystone.try_once().await {
             Ok(issued) => {
@@ -248,40 +271,38 @@ impl<S: FnMut(&str)> Report<S> {
         }
     }
 
-    /// Asks for a share that nobody has, and looks at who answers.
-    async fn route(&mut self, config: Config, url: BaseUrl, project: Option<String>) -> Result<(), Failed> {
+    /// Asks for a share that nobody has, and tells from the answer whether VBS gave it.
+    async fn route(
+        &mut self,
+        upstream: &Upstream,
+        is_own_credential: bool,
+        project: Option<String>,
+        limit: Duration,
+    ) -> Result<(), Failed> {
         let step = "upstream, route";
         // Without a credential of its own, the gateway has none to show.
-        let token = match config.credentials {
-            CredentialProvider::PassThrough => Some(Token::placeholder()),
-            CredentialProvider::Keystone(_) | CredentialProvider::AkSk(_) => None,
-        };
-        let own = token.is_none();
-        let upstream = Metrics::new()
-            .map_err(|error| error.to_string())
-            .and_then(|metrics| Upstream::new(Some(url), config.upstream, config.credentials, metrics));
-        let upstream = upstream.map_err(|why| self.fail(step, &why, "this is a fault of the gateway"))?;
+        let token = if is_own_credential { None } else { Some(Token::placeholder()) };
         let project = project.and_then(ProjectId::parse).or_else(|| ProjectId::parse(NO_PROJECT.into()));
         let Some((project_id, id)) = project.zip(ShareId::parse(NO_SHARE.into())) else { return Ok(()) };
         let call = CallContext {
             request_id: HeaderValue::from_static("backup-share-gateway-check"),
             token,
             trace: TraceContext::default(),
-            deadline: Instant::now() + config.rpc.deadlines.max,
+            deadline: Instant::now() + limit,
             may_retry: false,
             stats: CallStats::default(),
         };
         match upstream.get(&call, &ShareRef { project_id, id }).await {
             Ok(_) => self.ok(step, "VBS answered with a share"),
-            Err(error) => match voice(&error, own) {
+            Err(error) => match responder(&error, is_own_credential) {
                 Some(found) => self.ok(step, found),
-                None => return Err(self.wrong_voice(error, own)),
+                None => return Err(self.unexpected_responder(error, is_own_credential)),
             },
         }
         Ok(())
     }
 
-    fn wrong_voice(&mut self, error: Error, own: bool) -> Failed {
+    fn unexpected_responder(&mut self, error: Error, own: bool) -> Failed {
         let detail = error.detail.clone();
         let is_foreign = wants_token(&error) && !own;
         let failure = RpcError::Upstream(Box::new(error));
@@ -291,9 +312,9 @@ impl<S: FnMut(&str)> Report<S> {
     }
 }
 
-/// What an error tells of VBS, where it is in its voice: that the share is not there, or, as far as one comes without a
-/// credential, that one is asked for in JSON of a known shape.
-fn voice(error: &Error, own: bool) -> Option<&'static str> {
+/// What an error tells of VBS, if VBS produced it: that the share is not there, or, where there is no credential to send,
+/// that one is required, in JSON of a known shape.
+fn responder(error: &Error, own: bool) -> Option<&'static str> {
     let in_shape = error.code.is_some() || error.message.is_some();
     if error.kind == ErrorKind::ShareNotFound {
         Some("VBS answered: it has no such share, as it should be")
@@ -309,7 +330,7 @@ fn wants_token(error: &Error) -> bool {
 }
 
 /// What to do about a handshake that failed.
-fn advice(error: &std::io::Error) -> &'static str {
+fn advice(error: &io::Error) -> &'static str {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsError>());
     match cause {
         // Another CA may have the same name.

@@ -1,0 +1,88 @@
+//! Watches files and applies what changed in them: certificates, rules, and the gateway's own credential.
+//!
+//! Files are polled: a watcher of the file system loses the swap of symbolic links by which Kubernetes updates mounted
+//! files. They are small, and in the cache of the system.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credentials::CredentialProvider;
+use crate::files::Snapshot;
+use crate::grpc::AuthorizationPolicy;
+use crate::server::Tls;
+use crate::telemetry::Metrics;
+
+/// How often the files are read.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reloads certificates, rules and keys when their files change. Never ends.
+pub(super) async fn reload_task(
+    tls: Option<Arc<Tls>>,
+    authorization: Option<Arc<AuthorizationPolicy>>,
+    credentials: CredentialProvider,
+    metrics: Metrics,
+) {
+    tokio::join!(
+        reload_certificate(tls, &metrics),
+        reload_rules(authorization),
+        reload_credential(credentials),
+    );
+    // There was nothing to watch.
+    std::future::pending().await
+}
+
+async fn reload_certificate(tls: Option<Arc<Tls>>, metrics: &Metrics) {
+    let Some(tls) = tls else { return };
+    metrics.certificate_expiry.set(tls.expires());
+    on_change(tls.snapshot(), || match tls.reload() {
+        Ok(()) => {
+            metrics.certificate_expiry.set(tls.expires());
+            tracing::info!("the new certificate is in use");
+        }
+        Err(error) => {
+            metrics.reload_failures.inc();
+            tracing::error!(error, "the new certificate is refused, the old one stays in use");
+        }
+    })
+    .await;
+}
+
+async fn reload_rules(authorization: Option<Arc<AuthorizationPolicy>>) {
+    let Some(policy) = authorization else { return };
+    on_change(policy.snapshot(), || match policy.reload() {
+        Ok(()) => tracing::info!("the new rules are in force"),
+        Err(error) => tracing::error!(error, "the new rules are refused, the old ones stay in force"),
+    })
+    .await;
+}
+
+async fn reload_credential(credentials: CredentialProvider) {
+    match credentials {
+        CredentialProvider::PassThrough => {}
+        CredentialProvider::Keystone(keystone) => {
+            on_change(keystone.snapshot(), || log_credential(keystone.reload())).await;
+        }
+        CredentialProvider::AkSk(aksk) => on_change(aksk.snapshot(), || log_credential(aksk.reload())).await,
+    }
+}
+
+fn log_credential(reloaded: Result<(), String>) {
+    match reloaded {
+        Ok(()) => tracing::info!("the new credential is in use"),
+        Err(error) => tracing::error!(error, "the new credential is refused, the old one stays in use"),
+    }
+}
+
+/// Calls `changed` each time that the content of a file differs from the last snapshot. Never ends.
+async fn on_change(mut last: Snapshot, mut changed: impl FnMut()) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let paths = last.paths().to_vec();
+        // A file system may be slow; it must not block a thread that serves calls.
+        let Ok(current) = tokio::task::spawn_blocking(|| Snapshot::take(paths)).await else { continue };
+        if current != last {
+            last = current;
+            changed();
+        }
+    }
+}

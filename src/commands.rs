@@ -1,0 +1,61 @@
+//! The commands: `serve`, `check`, `sandbox`, `get` and `health`. Each has its entry point here, with what belongs to the process
+//! and not to the gateway: runtimes, signals, standard output, exit codes.
+//!
+//! This module must not know flags or variables: `config` has parsed them.
+
+mod check;
+mod client;
+mod get;
+mod health;
+mod output;
+mod sandbox;
+mod serve;
+mod signals;
+
+use std::io;
+use std::process::ExitCode;
+
+use tokio::runtime::Runtime;
+
+use crate::config::{Command, ParseExit};
+use crate::workers;
+use output::{write_line, write_stderr};
+
+/// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
+const USAGE: u8 = 64;
+/// `EX_UNAVAILABLE`: something cannot be reached.
+const UNAVAILABLE: u8 = 69;
+
+/// Runs what the command line asks for.
+pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
+    match parsed {
+        Err(ParseExit::Help(text)) => {
+            write_line(io::stdout(), text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(ParseExit::Usage(problems)) => {
+            for problem in problems {
+                write_stderr(&problem);
+            }
+            ExitCode::from(USAGE)
+        }
+        Ok(command) => run_command(command).unwrap_or_else(|error| {
+            write_stderr(&error);
+            ExitCode::FAILURE
+        }),
+    }
+}
+
+fn run_command(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Serve(config) => serve::run(*config),
+        Command::Check { config, connect } => check::run(*config, connect),
+        Command::Sandbox { listen } => sandbox::run(listen),
+        Command::Get { target, project_id, id, token } => get::run(&target, token, project_id, id),
+        Command::Health { target, service } => health::run(&target, service),
+    }
+}
+
+fn runtime() -> Result<Runtime, String> {
+    workers::runtime().map_err(|error| format!("cannot start the runtime: {error}"))
+}

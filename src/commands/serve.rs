@@ -1,0 +1,77 @@
+//! The `serve` command: runs the gateway until a signal ends it.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::output::write_stderr;
+use super::runtime;
+use super::signals::Signals;
+use crate::app::{self, Shutdown};
+use crate::config::{Config, UpstreamLocation};
+use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE};
+use crate::telemetry::traces::Exporter;
+
+/// How long what a forced shutdown cancels may take to end.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long the collector may take for the last spans of a process that ended in order.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) fn run(config: Config) -> Result<ExitCode, String> {
+    let limit = raise_descriptor_limit();
+    let runtime = runtime()?;
+    let exporter = match &config.traces {
+        Some(config) => Some(Exporter::start(config)?),
+        None => None,
+    };
+    // Dropped last: the calls that a forced shutdown cancels are still logged.
+    let _log = config.log.install(exporter.as_ref().map(Exporter::tracer))?;
+    if let Err(error) = limit {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+    let ended = runtime.block_on(serve(config));
+    // Dropping the runtime would wait for every name that is still being resolved.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    if let Some(exporter) = exporter {
+        exporter.finish(if ended.is_ok() { FLUSH_TIMEOUT } else { EXIT_TIMEOUT });
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let has_sandbox = matches!(config.upstream_location, UpstreamLocation::Sandbox);
+    let signals = Signals::handle()?;
+    let app = app::build(config).await.map_err(|error| error.to_string())?;
+    let app = app.bind().map_err(|error| error.to_string())?;
+    if has_sandbox {
+        write_stderr(&quickstart_hint(app.grpc_address().port()));
+    }
+    let shutdown = Shutdown::default();
+    tokio::select! {
+        ended = app.run(shutdown.clone()) => ended.map_err(|error| error.to_string()),
+        never = signals.forward(shutdown) => match never {},
+    }
+}
+
+fn quickstart_hint(port: u16) -> String {
+    let [project, _] = DOCUMENTED_PROJECTS;
+    let program = std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+    format!(
+        "\nThe gateway answers from its embedded upstream, which takes any token. Try:
+
+  OS_TOKEN=any {program} get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
+
+  grpcurl -plaintext -H 'x-auth-token: any' \\
+    -d '{{\"project_id\": \"{project}\", \"id\": \"{DOCUMENTED_SHARE}\"}}' \\
+    127.0.0.1:{port} vbs.v2.BackupShareService/GetBackupShare
+"
+    )
+}
+
+/// A connection takes a descriptor, and a worker some; the soft limit of many systems is 1024.
+fn raise_descriptor_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}

@@ -1,0 +1,41 @@
+//! SIGTERM and SIGINT: the first one drains, the second one ends the process at once.
+
+use std::convert::Infallible;
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::Shutdown;
+
+/// The signals that end a process. From when it is made, the process handles them itself.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    pub(super) fn handle() -> Result<Self, String> {
+        Self::new().map_err(|error| format!("cannot handle signals: {error}"))
+    }
+
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// Passes the signals on to `shutdown`. Never ends.
+    pub(super) async fn forward(mut self, shutdown: Shutdown) -> Infallible {
+        self.next().await;
+        shutdown.drain.cancel();
+        self.next().await;
+        shutdown.now.cancel();
+        std::future::pending().await
+    }
+}
