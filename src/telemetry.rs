@@ -72,7 +72,7 @@ impl Config {
     pub fn install(&self, tracer: Option<SdkTracer>) -> Result<Flush, String> {
         let lines = LINES.get_or_init(Lines::default).clone();
         let flush = lines.write_to(output()).map_err(|error| format!("no thread for the log: {error}"))?;
-        let filter = LogFilter(EnvFilter::new(&self.filter));
+        let filter = LogFilter::new(&self.filter);
         let spans = tracer.map(|tracer| spans::layer(tracer).with_filter(filter_fn(spans::is_call_span)));
         let registry = tracing_subscriber::registry().with(spans);
         // An error says that somebody else, such as a test, has set up a log before.

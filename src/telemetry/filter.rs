@@ -10,42 +10,63 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use super::spans::is_call_span;
 
-pub(super) struct LogFilter(pub(super) EnvFilter);
+pub(super) struct LogFilter {
+    filter: EnvFilter,
+    /// Whether a directive such as `[call{rpc.method=…}]=debug` depends on spans. Following them costs a lock and a look-up
+    /// each time that a span is entered or left.
+    follows_spans: bool,
+}
+
+impl LogFilter {
+    pub(super) fn new(directives: &str) -> Self {
+        Self { filter: EnvFilter::new(directives), follows_spans: directives.contains('[') }
+    }
+}
 
 impl<S: Subscriber> Filter<S> for LogFilter {
     fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
-        is_call_span(metadata) || Filter::enabled(&self.0, metadata, context)
+        is_call_span(metadata) || Filter::enabled(&self.filter, metadata, context)
     }
 
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
         if is_call_span(metadata) {
             return Interest::always();
         }
-        Filter::<S>::callsite_enabled(&self.0, metadata)
+        Filter::<S>::callsite_enabled(&self.filter, metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
         // The level of the spans.
-        Filter::<S>::max_level_hint(&self.0).map(|level| level.max(LevelFilter::INFO))
+        Filter::<S>::max_level_hint(&self.filter).map(|level| level.max(LevelFilter::INFO))
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        Filter::on_new_span(&self.0, attributes, id, context);
+        if self.follows_spans {
+            Filter::on_new_span(&self.filter, attributes, id, context);
+        }
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        Filter::on_record(&self.0, id, values, context);
+        if self.follows_spans {
+            Filter::on_record(&self.filter, id, values, context);
+        }
     }
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        Filter::on_enter(&self.0, id, context);
+        if self.follows_spans {
+            Filter::on_enter(&self.filter, id, context);
+        }
     }
 
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        Filter::on_exit(&self.0, id, context);
+        if self.follows_spans {
+            Filter::on_exit(&self.filter, id, context);
+        }
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
-        Filter::on_close(&self.0, id, context);
+        if self.follows_spans {
+            Filter::on_close(&self.filter, id, context);
+        }
     }
 }

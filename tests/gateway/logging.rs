@@ -38,8 +38,7 @@ async fn lines_of_a_call(flags: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn line_within_a_call_has_its_request_id_and_trace_id_once() {
     // The spans that the IDs come from do not depend on what is logged.
-    for filter in ["info", "warn,backup_share_gateway::app=info,backup_share_gateway::grpc=info", "debug"]
-    {
+    for filter in ["info", "warn,backup_share_gateway::app=info,backup_share_gateway::grpc=info", "debug"] {
         let lines = lines_of_a_call(&[&format!("--log={filter}")]).await;
         let within: Vec<_> = lines
             .iter()
