@@ -21,7 +21,8 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use client::{Target, TargetTls, TokenText};
-pub use serve::{Config, UpstreamLocation};
+pub use serve::Config;
+pub use upstream::UpstreamLocation;
 
 use client::TargetFlags;
 use validator::Validator;

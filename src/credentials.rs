@@ -17,7 +17,9 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{AkSk, Config as AkSkConfig, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
+pub use aksk::{
+    AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
+};
 pub use keystone::{
     AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,

@@ -8,6 +8,7 @@
 mod access_log;
 mod authorization;
 mod call;
+mod context;
 mod convert;
 mod deadline;
 mod headers;
@@ -31,7 +32,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 pub use authorization::{AuthorizationPolicy, Config as AuthorizationConfig};
-pub use call::PeerIdentity;
+pub use context::{Config, PeerIdentity};
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, RpcError, Violation, code_name};
 
@@ -41,25 +42,10 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::backup_share_service_server::SERVICE_NAME;
 use crate::telemetry::Metrics;
 use call::CallHandler;
+use context::METHOD;
 
 /// The gRPC service, as health and reflection name it.
 pub const SERVICE: &str = SERVICE_NAME;
-/// The method, as OpenTelemetry names it.
-const METHOD: &str = "vbs.v2.BackupShareService/GetBackupShare";
-
-/// Limits of the calls.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Calls in flight at once, in the whole process.
-    pub max_in_flight: usize,
-    /// How long a call may take.
-    pub deadlines: DeadlineLimits,
-    /// Whether clients may ask which services and types there are.
-    pub reflection: bool,
-    /// Whether a call needs the caller's own token, in `x-auth-token`; otherwise that header is ignored.
-    pub uses_callers_token: bool,
-}
-
 /// When the edge has to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {

@@ -20,7 +20,8 @@
 //! - reqwest has no maximum lifetime of a connection: the client of a worker is replaced, and its connections with it.
 //! - It is found out whether a request was sent on a reused connection: see [`Error::Lost`].
 //!
-//! What reqwest cannot tell: whether the server sent a part of a response head before it closed a connection. hyper reports
+//! What reqwest cannot tell: whether a connection that was not opened for a request was used before (hyper-util finishes
+//! one that was opened for another request in the background, and then puts it into the pool); whether the server sent a part of a response head before it closed a connection. hyper reports
 //! both as an incomplete message. A request that hyper-util has not begun to send when its connection closes is sent on
 //! another connection without notice.
 
@@ -41,6 +42,7 @@ use tower::util::MapResponseLayer;
 use url::Url;
 
 pub use base_url::BaseUrl;
+use base_url::is_https_to_ipv6;
 pub use roots::Roots;
 pub(crate) use roots::tls_config;
 
@@ -137,8 +139,8 @@ pub(crate) enum Error {
     /// The connection was closed, or what came is not HTTP.
     Lost {
         detail: String,
-        /// The connection was a reused one and was lost before a complete response head: the server may have closed it
-        /// before the request arrived.
+        /// The connection was not opened for this request, and was lost before a complete response head: the server may
+        /// have closed it before the request arrived.
         stale: bool,
     },
 }
@@ -200,6 +202,12 @@ impl HttpClient {
     }
 
     async fn execute(&self, client: &Client, request: Request) -> Result<Response, Error> {
+        if self.config.proxy.is_some() && is_https_to_ipv6(request.url()) {
+            // reqwest takes the brackets for a part of the name that the certificate must have.
+            return Err(Error::Unreachable(
+                "TLS through a forward proxy is not possible to an IPv6 address; use a name".into(),
+            ));
+        }
         let sent = async {
             let response = client.execute(request).await;
             response.map_err(|error| request_error(error, HAS_OPENED.with(Cell::get)))

@@ -6,36 +6,38 @@
 //!
 //! # The life of a request
 //!
-//! 1. [`server`] accepts the connection and carries HTTP/2 on it, within limits. It knows no gRPC service.
-//! 2. [`grpc`] takes the request: the place among the calls in flight, the token (out of the HTTP headers, never out of
-//!    trailers), the rules about who may read what, the deadline, the one message, and its check. What fails here never reaches the upstream.
-//! 3. [`upstream`] builds the URL of checked values only, sends a GET, reads the reply, whole, and tries again where that
-//!    is safe and there is time. It answers with the upstream's own share, or with an error whose kind names the step
-//!    that failed.
-//! 4. [`grpc`] turns the one into protobuf (`grpc/convert.rs`) and the other into a status (`grpc/status.rs`), and writes
-//!    the access line.
+//! 1. [`server`] accepts the connection and serves HTTP/2 on it, within limits. It knows no gRPC service.
+//! 2. [`grpc`] takes the request. `grpc/call.rs` reads its headers into a [`domain::CallContext`], admits it or refuses it as
+//!    overload, and refuses an unknown caller and an invalid token. `grpc/message_guard.rs` lets one message through to
+//!    tonic, whose generated trait `grpc/service.rs` implements: it checks the project against the rules and the request
+//!    against its own, and calls [`domain::BackupShares::get`]. What fails here never reaches the upstream.
+//! 3. [`upstream`] implements that trait. `upstream/attempt.rs` builds a URL of checked IDs only, sends a GET with the
+//!    credential of [`credentials`] by the HTTP client in `http.rs`, and reads the whole response; `upstream/retry.rs` decides
+//!    whether there is another attempt. The result is a [`domain::BackupShare`] or a [`domain::Error`], whose kind names the
+//!    step that failed.
+//! 4. [`grpc`] turns the one into a protobuf message (`grpc/convert.rs`) and the other into a status (`grpc/status.rs`), and
+//!    writes the access log line (`grpc/access_log.rs`).
 //!
-//! # The layout
+//! # The modules
 //!
-//! A module uses those of its own line and below; each has its own `Config`.
+//! A module may use those below it; each has its own `Config`, which is plain data.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
-//! | [`app`] | the only composition: makes the parts, takes the ports, owns every task, ends them in order |
+//! | [`app`] | the only composition: makes the parts, binds the ports, owns every task, ends them in order |
 //! | [`config`] | command line and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
-//! | [`server`] | transport: accept loop, TLS, limits, drain |
-//! | [`grpc`] | inbound edge: request, response, status, deadline, access log |
+//! | [`grpc`] | inbound edge: the service, the layer around it, statuses, authorization, access log |
+//! | [`upstream`] | outbound edge: attempts, retry policy, JSON, error bodies |
+//! | [`server`], [`workers`] | connections, their limits, TLS and drain; the threads that serve them |
 //! | [`admin`], [`health`] | probes and metrics |
-//! | [`sandbox`] | the embedded upstream; shares no code with the client that asks it |
-//! | [`upstream`] | outbound edge: target, wire, error, retry |
-//! | [`telemetry`] | logs, metrics and traces; any module may use it |
-//! | [`credentials`] | what proves to the upstream who asks |
-//! | `http` | the HTTP client, and the base URL of a service |
-//! | [`workers`] | the threads, and which of them a connection stays with |
-//! | `certificate` | what a certificate says of itself |
-//! | `files` | what was read from files, and whether they have changed since |
-//! | [`proto`] | generated |
+//! | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
+//! | [`telemetry`] | logs, metrics and spans |
+//! | [`credentials`] | what authenticates a request to the upstream: the caller's token, the gateway's own token, or its keys |
+//! | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
+//! | `certificate`, `files` | names and expiry of certificates; what was read from files, and whether they have changed since |
+//! | [`proto`] | generated code |
+//! | [`domain`] | IDs, share, call, errors, and the trait that `grpc` and `upstream` meet in |
 
 pub mod admin;
 pub mod app;

@@ -1,4 +1,4 @@
-//! What operators see: logs, metrics and traces. Any part may use this module; of them it uses only the roots of TLS.
+//! Logs, metrics and spans. It knows what a call is ([`crate::domain`]) and nothing of gRPC or of the upstream.
 
 mod filter;
 mod json;
@@ -14,15 +14,17 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use opentelemetry_sdk::trace::SdkTracer;
+use tracing::{Dispatch, Subscriber, dispatcher};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
 pub use metrics::Metrics;
 pub use writer::Flush;
 
 use filter::LogFilter;
+use traces::Exporter;
 
 use writer::Lines;
 
@@ -66,28 +68,47 @@ impl Config {
         Ok(())
     }
 
-    /// Makes standard output the log of this process, and gives the spans to `tracer`. If there is a log already, it stays.
+    /// Makes standard output the log of this process. If there is a log already, it stays.
     ///
-    /// What is returned writes the last lines when it is dropped.
-    pub fn install(&self, tracer: Option<SdkTracer>) -> Result<Flush, String> {
+    /// `exporter` starts what the spans are exported by, and logs to standard output, too. What is returned writes the last
+    /// lines when it is dropped.
+    pub fn install(
+        &self,
+        exporter: impl FnOnce() -> Result<Option<Exporter>, String>,
+    ) -> Result<(Flush, Option<Exporter>), String> {
         let lines = LINES.get_or_init(Lines::default).clone();
         let flush = lines.write_to(output()).map_err(|error| format!("no thread for the log: {error}"))?;
-        let filter = LogFilter::new(&self.filter);
-        let spans = tracer.map(|tracer| spans::layer(tracer).with_filter(filter_fn(spans::is_call_span)));
-        let registry = tracing_subscriber::registry().with(spans);
+        let exporter = dispatcher::with_default(&self.subscriber(lines.clone(), None), exporter)?;
+        let subscriber = self.subscriber(lines, exporter.as_ref().map(Exporter::tracer));
         // An error says that somebody else, such as a test, has set up a log before.
-        let _ = match self.format {
-            LogFormat::Json => {
-                let layer = fmt::layer().event_format(json::Json).fmt_fields(text::NoFields);
-                registry.with(layer.with_writer(lines).with_filter(filter)).try_init()
+        let _ = dispatcher::set_global_default(subscriber);
+        Ok((flush, exporter))
+    }
+
+    /// Without a tracer there is no layer for it: one that is `None` would keep `tracing` from caching what is disabled.
+    fn subscriber(&self, lines: Lines, tracer: Option<SdkTracer>) -> Dispatch {
+        match tracer {
+            Some(tracer) => {
+                let layer = spans::layer(tracer).with_filter(filter_fn(spans::is_exported));
+                self.with_log(tracing_subscriber::registry().with(layer), lines)
             }
+            None => self.with_log(tracing_subscriber::registry(), lines),
+        }
+    }
+
+    fn with_log<S>(&self, spans: S, lines: Lines) -> Dispatch
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
+    {
+        let filter = LogFilter::new(&self.filter);
+        let layer = fmt::layer().with_writer(lines).fmt_fields(text::NoFields);
+        match self.format {
+            LogFormat::Json => spans.with(layer.event_format(json::Json).with_filter(filter)).into(),
             LogFormat::Text => {
-                let layer = fmt::layer().event_format(text::Text).fmt_fields(text::NoFields);
-                let layer = layer.with_ansi(io::stdout().is_terminal()).with_writer(lines);
-                registry.with(layer.with_filter(filter)).try_init()
+                let layer = layer.with_ansi(io::stdout().is_terminal()).event_format(text::Text);
+                spans.with(layer.with_filter(filter)).into()
             }
-        };
-        Ok(flush)
+        }
     }
 }
 

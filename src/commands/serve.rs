@@ -22,12 +22,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn run(config: Config) -> Result<ExitCode, String> {
     let limit = raise_descriptor_limit();
     let runtime = runtime()?;
-    let exporter = match &config.traces {
-        Some(config) => Some(Exporter::start(config)?),
-        None => None,
-    };
-    // Dropped last: the calls that a forced shutdown cancels are still logged.
-    let _log = config.log.install(exporter.as_ref().map(Exporter::tracer))?;
+    // The log is dropped last: the calls that a forced shutdown cancels are still logged.
+    let (_log, exporter) = config.log.install(|| config.traces.as_ref().map(Exporter::start).transpose())?;
     if let Err(error) = limit {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }

@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use crate::credentials::{
-    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, Scheme, Secret,
-    Variables,
+    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
+    Secret, Variables,
 };
 use crate::grpc::AuthorizationConfig;
 use crate::server::{TlsConfig, TlsFiles};
@@ -95,8 +95,9 @@ impl ServeFlags {
             AuthMode::AkSk => {
                 self.require_rules(validator);
                 let variables = self.variables(validator, &AKSK_VARIABLES);
-                let keys = AkSkConfig::load(variables, scheme?);
-                Ok(Auth::AkSk(keys.map_err(|why| validator.report(format!("{about}{why}")))?))
+                let keys = LoadedKeys::load(variables);
+                let keys = keys.map_err(|why| validator.report(format!("{about}{why}")))?;
+                Ok(Auth::AkSk(AkSkConfig::new(keys, scheme?)))
             }
         }
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::flags::ServeFlags;
 use super::security::Auth;
 use super::units;
+use super::upstream::UpstreamLocation;
 use super::validator::{Reported, Validator};
 use crate::telemetry::{self, LogFormat, traces};
-use crate::upstream::{self, BaseUrl};
+use crate::upstream;
 use crate::{credentials, grpc, server};
 
 /// Everything that `serve` runs on, composed of the configuration of each module. Plain data: what was read from files is in
@@ -45,17 +46,6 @@ pub struct Config {
     pub log: telemetry::Config,
     /// Where spans go, if anywhere.
     pub traces: Option<traces::Config>,
-}
-
-/// Where the upstream is.
-#[derive(Clone, Debug)]
-pub enum UpstreamLocation {
-    /// At a URL.
-    Url(BaseUrl),
-    /// In this process: the embedded one, on a loopback port, over real HTTP.
-    Sandbox,
-    /// Where the identity service's catalog says.
-    Catalog,
 }
 
 /// Bounds that catch a slip of the finger.

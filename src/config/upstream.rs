@@ -4,10 +4,20 @@ use std::path::Path;
 
 use super::flags::ServeFlags;
 use super::security::Auth;
-use super::serve::UpstreamLocation;
 use super::units;
 use super::validator::{Reported, Validator};
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
+
+/// Where the upstream is.
+#[derive(Clone, Debug)]
+pub enum UpstreamLocation {
+    /// At a URL.
+    Url(BaseUrl),
+    /// In this process: the embedded one, on a loopback port, over real HTTP.
+    Sandbox,
+    /// Where the identity service's catalog says.
+    Catalog,
+}
 
 /// A bound that catches a slip of the finger.
 const MAX_ATTEMPTS: u32 = 10;
@@ -42,6 +52,7 @@ impl ServeFlags {
         auth: &Result<Auth, Reported>,
     ) -> Result<upstream::Config, Reported> {
         let roots = self.roots(validator, location, auth);
+        self.check_tunnel(validator, location);
         let proxy = match &self.upstream_proxy {
             Some(text) => validator.value("upstream-proxy", text, Proxy::parse).map(Some),
             None => Ok(None),
@@ -66,6 +77,17 @@ impl ServeFlags {
             attempt_timeout: attempt_timeout?,
             max_attempts: max_attempts?,
         })
+    }
+
+    /// The HTTP client compares the certificate behind a tunnel with the host as it is written in the URL, and the brackets of
+    /// an IPv6 address belong to no name.
+    fn check_tunnel(&self, validator: &mut Validator, location: &Result<UpstreamLocation, Reported>) {
+        if let Ok(UpstreamLocation::Url(url)) = location
+            && self.upstream_proxy.is_some()
+            && url.is_https_to_ipv6()
+        {
+            validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) must have a name in place of an IPv6 address where --upstream-proxy (GATEWAY_UPSTREAM_PROXY) is set: TLS through the proxy's tunnel is not possible to such an address");
+        }
     }
 
     /// Who may sign the upstream's certificate.

@@ -103,10 +103,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// Keys that were read, and how they sign.
+    pub fn new(keys: LoadedKeys, scheme: Scheme) -> Self {
+        Self { variables: keys.variables, scheme, keys: keys.keys }
+    }
+}
+
+/// Keys as they were read from the variables or the directory.
+#[derive(Debug)]
+pub struct LoadedKeys {
+    variables: Variables,
+    keys: Loaded<Keys>,
+}
+
+impl LoadedKeys {
     /// Reads the keys. The error says what is missing.
-    pub fn load(variables: Variables, scheme: Scheme) -> Result<Self, String> {
+    pub fn load(variables: Variables) -> Result<Self, String> {
         let keys = Loaded::read(variables.paths(&VARIABLES), || Keys::read(&variables))?;
-        Ok(Self { variables, scheme, keys })
+        Ok(Self { variables, keys })
     }
 }
 
@@ -444,9 +458,9 @@ mod tests {
         put("OS_ACCESS_KEY", "access\n");
         let set = [("HUAWEICLOUD_SDK_SK", Secret::new("of the environment"))].into();
         let source = Variables { folder: Some(folder.path().into()), set };
-        assert!(Config::load(source.clone(), Scheme::Sdk).unwrap_err().contains("must be visible ASCII"));
+        assert!(LoadedKeys::load(source.clone()).unwrap_err().contains("must be visible ASCII"));
         put("OS_SECRET_KEY", "secret\r\n");
-        let aksk = AkSk::new(Config::load(source, Scheme::Sdk).unwrap());
+        let aksk = AkSk::new(Config::new(LoadedKeys::load(source).unwrap(), Scheme::Sdk));
         let exposed = |aksk: &AkSk| aksk.keys().secrets().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(exposed(&aksk), ["access", "secret"]);
         put("OS_ACCESS_KEY", "");

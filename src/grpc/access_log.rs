@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Span;
 
-use super::METHOD;
-use super::call::Call;
+use super::context::{Call, METHOD};
 use super::status::{RpcError, code_name};
 use crate::telemetry::{Metrics, spans};
 

@@ -5,13 +5,12 @@
 //! drain; then the details of its status, and the access log. A panic becomes a status. tonic has the reasons: it merges
 //! the trailers into the metadata after every layer has run, and reports its own deadline as CANCELLED.
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{Request, Response};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -22,74 +21,14 @@ use tracing::Instrument;
 
 use super::access_log::CallRecord;
 use super::authorization::AuthorizationPolicy;
-use super::deadline;
+use super::context::{Call, Config, METHOD, PeerIdentity};
 use super::headers;
 use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
 use super::service::BackupShareGateway;
 use super::status::RpcError;
-use super::{Config, METHOD};
-use crate::domain::{BackupShares, CallContext, CallStats, Token, TokenError};
+use crate::domain::BackupShares;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
 use crate::telemetry::{Metrics, spans};
-
-/// Set by a gRPC client that retries a call by itself.
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
-
-/// Who calls.
-#[derive(Clone, Debug, Default)]
-pub struct PeerIdentity {
-    /// The address that the connection comes from.
-    pub address: Option<SocketAddr>,
-    /// The address as text.
-    pub address_display: Arc<str>,
-    /// The names that its certificate proves.
-    pub names: Arc<[String]>,
-}
-
-/// One call, in the extensions of its request.
-pub(super) struct Call {
-    pub(super) context: CallContext,
-    pub(super) peer: PeerIdentity,
-    pub(super) is_timeout_malformed: bool,
-    token_error: Option<TokenError>,
-}
-
-impl Call {
-    fn read(headers: &HeaderMap, peer: PeerIdentity, arrival: Instant, config: &Config) -> Self {
-        let timeout = deadline::timeout(headers);
-        let mut context = CallContext {
-            request_id: headers::request_id(headers),
-            token: None,
-            trace: headers::trace_context(headers),
-            deadline: arrival + config.deadlines.clamp(timeout.ok().flatten()),
-            // With a client that retries, our attempts would multiply with its own.
-            may_retry: !headers.contains_key(PREVIOUS_ATTEMPTS),
-            stats: CallStats::default(),
-        };
-        let mut token_error = None;
-        if config.uses_callers_token {
-            match Token::from_headers(headers) {
-                Ok(token) => context.token = Some(token),
-                Err(error) => token_error = Some(error),
-            }
-        }
-        Self { context, peer, is_timeout_malformed: timeout.is_err(), token_error }
-    }
-
-    /// The call that a request belongs to.
-    pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Arc<Self>, RpcError> {
-        // Every request comes through `CallHandler`.
-        request.extensions().get::<Arc<Self>>().cloned().ok_or(RpcError::Panic)
-    }
-
-    /// Refuses a call whose token is missing or invalid.
-    pub(super) fn check_token(&self) -> Result<(), RpcError> {
-        match self.token_error {
-            Some(error) => Err(RpcError::Token(error)),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Handles calls of GetBackupShare.
 pub(super) struct CallHandler<S> {

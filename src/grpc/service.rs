@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::authorization::AuthorizationPolicy;
-use super::call::Call;
+use super::context::Call;
 use super::deadline;
 use super::status::{RpcError, Violation};
 use crate::domain::{BackupShares, ProjectId, ShareId, ShareRef};
@@ -86,8 +86,8 @@ mod tests {
 
     use super::*;
     use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
-    use crate::grpc::call::{CallHandler, PeerIdentity};
-    use crate::grpc::{Config, DeadlineLimits};
+    use crate::grpc::call::CallHandler;
+    use crate::grpc::{Config, DeadlineLimits, PeerIdentity};
     use crate::telemetry::Metrics;
 
     const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";

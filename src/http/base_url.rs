@@ -4,7 +4,7 @@
 use std::fmt;
 
 use http::{HeaderValue, Uri};
-use url::Url;
+use url::{Host, Url};
 
 /// Scheme, host, optional port and path prefix.
 #[derive(Clone)]
@@ -74,10 +74,20 @@ impl BaseUrl {
         (host.to_owned(), self.url.port_or_known_default().unwrap_or_default())
     }
 
+    /// Whether it is an `https` URL with an IPv6 address as its host.
+    pub(crate) fn is_https_to_ipv6(&self) -> bool {
+        is_https_to_ipv6(&self.url)
+    }
+
     /// Whether tokens are sent without encryption.
     pub fn is_plaintext(&self) -> bool {
         self.url.scheme() == "http"
     }
+}
+
+/// Whether it is an `https` URL with an IPv6 address as its host.
+pub(super) fn is_https_to_ipv6(url: &Url) -> bool {
+    url.scheme() == "https" && matches!(url.host(), Some(Host::Ipv6(_)))
 }
 
 impl fmt::Display for BaseUrl {

@@ -1,5 +1,5 @@
-//! What is logged: the events that `--log` allows. The spans of a call are always enabled, since log lines take the IDs of
-//! their call from them.
+//! What is logged: the events that `--log` allows. The span of a call is always enabled, since log lines take the IDs of
+//! their call from it.
 
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -8,7 +8,7 @@ use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Filter};
 
-use super::spans::is_call_span;
+use super::spans;
 
 pub(super) struct LogFilter {
     filter: EnvFilter,
@@ -25,18 +25,18 @@ impl LogFilter {
 
 impl<S: Subscriber> Filter<S> for LogFilter {
     fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
-        is_call_span(metadata) || Filter::enabled(&self.filter, metadata, context)
+        spans::is_call(metadata) || Filter::enabled(&self.filter, metadata, context)
     }
 
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if is_call_span(metadata) {
+        if spans::is_call(metadata) {
             return Interest::always();
         }
         Filter::<S>::callsite_enabled(&self.filter, metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // The level of the spans.
+        // The level of the span.
         Filter::<S>::max_level_hint(&self.filter).map(|level| level.max(LevelFilter::INFO))
     }
 

@@ -1,5 +1,7 @@
 //! The metrics of one gateway. No label ever holds an ID, a project or a token, so their number is bounded.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
@@ -14,9 +16,21 @@ use prometheus::{
 const BUCKETS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Every metric family of the gateway, with its own registry, so that two gateways in one process do not share counts.
+/// The metrics of one gateway, shared: each call has a clone.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct Metrics(Arc<MetricFamilies>);
+
+impl Deref for Metrics {
+    type Target = MetricFamilies;
+
+    fn deref(&self) -> &MetricFamilies {
+        &self.0
+    }
+}
+
+/// Every metric family of the gateway, with its own registry, so that two gateways in one process do not share counts.
+#[derive(Debug)]
+pub struct MetricFamilies {
     registry: Registry,
     calls: HistogramVec,
     attempts: HistogramVec,
@@ -48,7 +62,7 @@ impl Metrics {
     /// Registers every family.
     pub fn new() -> Result<Self, Error> {
         let families = Families(Registry::new());
-        let metrics = Self {
+        let metrics = MetricFamilies {
             calls: families.histogram(
                 "rpc_server_call_duration_seconds",
                 "Time from a call's arrival to its status.",
@@ -107,9 +121,11 @@ impl Metrics {
         families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         families.0.register(Box::new(LogLinesDropped::new()?))?;
         families.0.register(Box::new(ProcessCollector::for_self()))?;
-        Ok(metrics)
+        Ok(Self(Arc::new(metrics)))
     }
+}
 
+impl MetricFamilies {
     /// A call of `method` ended with the gRPC status `code`.
     pub fn call(&self, method: &str, code: &str, duration: Duration) {
         self.calls.with_label_values(&[method, code]).observe(duration.as_secs_f64());

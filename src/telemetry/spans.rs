@@ -1,8 +1,9 @@
 //! The two spans of a call: a server span for the call, a client span for each attempt at the upstream.
 //!
 //! Names and attributes are those of OpenTelemetry's semantic conventions for RPC and HTTP; an attribute never holds a token
-//! or anything that the upstream sent. The spans are always enabled, whatever `--log` says: the log takes `request_id` and
-//! `trace_id` from them, and an OTLP exporter, if there is one, sends them. Fields are only formatted for the exporter.
+//! or anything that the upstream sent. Neither depends on `--log`. The log takes `request_id` and `trace_id` from the span of
+//! the call, so that one is always enabled; an attempt's is enabled while an OTLP exporter sends them. Fields are only
+//! formatted for the exporter.
 
 use std::net::SocketAddr;
 
@@ -27,8 +28,16 @@ pub(super) struct CallIds {
     pub(super) trace_id: Option<String>,
 }
 
-/// Whether these are the metadata of one of the spans of this module.
-pub(super) fn is_call_span(metadata: &Metadata<'_>) -> bool {
+const CALL: &str = "call";
+const ATTEMPT: &str = "attempt";
+
+/// Whether these are the metadata of the span of a call, which the log needs.
+pub(super) fn is_call(metadata: &Metadata<'_>) -> bool {
+    metadata.name() == CALL && is_exported(metadata)
+}
+
+/// Whether these are the metadata of a span that is given to OpenTelemetry.
+pub(super) fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == module_path!()
 }
 
@@ -55,7 +64,7 @@ pub fn call(
 ) -> Span {
     let span = tracing::info_span!(
         parent: None,
-        "call",
+        CALL,
         otel.name = method,
         otel.kind = "server",
         otel.status_code = Empty,
@@ -112,7 +121,7 @@ pub fn trace_id(span: &Span, trace: &TraceContext) -> Option<String> {
 /// The span of one attempt at `url`, within the current span. `resend_count` is the number of requests before it.
 pub fn attempt(url: &Url, resend_count: u32) -> Span {
     tracing::info_span!(
-        "attempt",
+        ATTEMPT,
         otel.name = "GET",
         otel.kind = "client",
         otel.status_code = Empty,

@@ -270,6 +270,27 @@ async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
 }
 
 #[tokio::test]
+async fn missing_keys_are_reported_together_with_a_scheme_that_is_not_known() {
+    let wrong = output(gateway(&["serve", "--sandbox", "--auth=aksk", "--aksk-scheme=q"])).await;
+    assert_eq!(wrong.status.code(), Some(64));
+    let errors = text(&wrong.stderr);
+    for name in ["--aksk-scheme (GATEWAY_AKSK_SCHEME)", "OS_ACCESS_KEY", "--tls-client-ca"] {
+        assert!(errors.contains(name), "{name} in {errors}");
+    }
+}
+
+#[tokio::test]
+async fn ipv6_upstream_behind_a_proxy_names_both_flags() {
+    let proxy = "--upstream-proxy=http://127.0.0.1:3128";
+    let wrong = output(gateway(&["serve", "--upstream-url=https://[::1]:8443/vbs", proxy])).await;
+    assert_eq!(wrong.status.code(), Some(64));
+    let errors = text(&wrong.stderr);
+    for flag in ["--upstream-url (GATEWAY_UPSTREAM_URL)", "--upstream-proxy (GATEWAY_UPSTREAM_PROXY)"] {
+        assert!(errors.contains(flag), "{flag} in {errors}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_configured_exits_64() {
     for arguments in [
         &["serve"][..],

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use prost::Message;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -284,4 +285,22 @@ async fn what_cannot_be_understood_exits_64_by_name() {
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT ", "OTEL_EXPORTER_OTLP_PROTOCOL "] {
         assert!(told.lines().any(|line| line.starts_with(name)), "{name} in {told}");
     }
+}
+
+#[tokio::test]
+async fn sampler_that_is_not_known_is_a_warning_in_the_log() {
+    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_TRACES_SAMPLER", "bogus");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut warnings = 0;
+    loop {
+        let line = soon("a line", log.next_line()).await.unwrap().unwrap();
+        warnings +=
+            usize::from(line.contains(r#""level":"WARN""#) && line.to_lowercase().contains("sampler"));
+        if line.contains(r#""message":"listening""#) {
+            break;
+        }
+    }
+    assert_eq!(warnings, 1);
 }
