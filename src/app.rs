@@ -37,7 +37,7 @@ pub use run::BoundApp;
 use services::{AdminService, GrpcService, Services};
 pub use tasks::TaskName;
 
-/// How a gateway is told to stop.
+/// The signals that stop a gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     /// In order: calls finish.
@@ -161,7 +161,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
     })
 }
 
-/// The embedded upstream on a loopback port of its own, and its URL.
+/// The embedded upstream on a free loopback port, and its URL.
 async fn bind_sandbox() -> Result<(BaseUrl, Sandbox), Error> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let bind_error = |error| Error::Bind { address, error };

@@ -41,7 +41,7 @@ struct Cli {
 enum CommandFlags {
     /// Run the gateway.
     ///
-    /// Every flag can be given as the environment variable named beside it. Durations and sizes need a unit:
+    /// Every flag can be given as the environment variable that its description names. Durations and sizes need a unit:
     /// 250ms, 15s, 30m, 1h; 64KiB, 1MiB.
     Serve(Box<flags::ServeFlags>),
     /// Look at the configuration of `serve`, and start nothing.

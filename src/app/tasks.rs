@@ -60,7 +60,7 @@ impl Tasks {
         }
     }
 
-    /// Waits for the end of one task that has been told to stop. Others that end meanwhile are ignored: the
+    /// Waits for the end of one task that has been signalled to stop. Others that end meanwhile are ignored: the
     /// process ends anyway.
     pub(super) async fn join(&mut self, name: TaskName) {
         while let Some(ended) = self.next().await {

@@ -271,7 +271,7 @@ impl Report {
         }
     }
 
-    /// Asks for a share that nobody has, and tells from the answer whether VBS gave it.
+    /// Requests a share that does not exist, and decides from the response whether VBS sent it.
     async fn route(
         &mut self,
         upstream: &Upstream,
@@ -280,7 +280,7 @@ impl Report {
         limit: Duration,
     ) -> Result<(), Failed> {
         let step = "upstream, route";
-        // Without a credential of its own, the gateway has none to show.
+        // In pass-through mode the gateway has no credential, and sends a placeholder.
         let token = if is_own_credential { None } else { Some(Token::placeholder()) };
         let project = project.and_then(ProjectId::parse).or_else(|| ProjectId::parse(NO_PROJECT.into()));
         let Some((project_id, id)) = project.zip(ShareId::parse(NO_SHARE.into())) else { return Ok(()) };

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a line may wait for a reader of standard error.
 const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Writes a line to standard error, on a thread of its own: a pipe that nobody reads must not hold the process.
+/// Writes a line to standard error, on a separate thread: a pipe that is not read must not block the process.
 pub(super) fn write_stderr(text: &str) {
     let (done, written) = mpsc::channel();
     let text = text.to_owned();
