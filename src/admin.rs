@@ -7,7 +7,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use crate::health::Readiness;
+use crate::grpc::health::Readiness;
 use crate::telemetry::Metrics;
 
 const INDEX: &str = "backup-share-gateway, admin port

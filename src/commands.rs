@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use tokio::runtime::Runtime;
 
 use crate::config::{Command, ParseExit};
-use crate::workers;
+use crate::server::workers;
 use output::{write_line, write_stderr};
 
 /// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.

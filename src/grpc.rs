@@ -12,6 +12,7 @@ mod context;
 mod convert;
 mod deadline;
 mod headers;
+pub mod health;
 mod message_guard;
 mod service;
 mod status;
@@ -36,8 +37,8 @@ pub use context::{Config, PeerIdentity};
 pub use deadline::{Limits as DeadlineLimits, Malformed as MalformedTimeout, timeout as grpc_timeout};
 pub use status::{DOMAIN, RpcError, Violation, code_name};
 
+use self::health::Readiness;
 use crate::domain::BackupShares;
-use crate::health::Readiness;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::backup_share_service_server::SERVICE_NAME;
 use crate::telemetry::Metrics;

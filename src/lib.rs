@@ -27,32 +27,30 @@
 //! | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
 //! | [`app`] | the only composition: makes the parts, binds the ports, owns every task, ends them in order |
 //! | [`config`] | command line and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
-//! | [`grpc`] | inbound edge: the service, the layer around it, statuses, authorization, access log |
+//! | [`grpc`] | inbound edge: the service, the layer around it, statuses, authorization, access log, health |
 //! | [`upstream`] | outbound edge: attempts, retry policy, JSON, error bodies |
-//! | [`server`], [`workers`] | connections, their limits, TLS and drain; the threads that serve them |
-//! | [`admin`], [`health`] | probes and metrics |
+//! | [`server`] | connections, their limits, TLS and drain; the threads that serve them |
+//! | [`admin`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
 //! | [`telemetry`] | logs, metrics and spans |
 //! | [`credentials`] | what authenticates a request to the upstream: the caller's token, the gateway's own token, or its keys |
 //! | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
-//! | `certificate`, `files` | names and expiry of certificates; what was read from files, and whether they have changed since |
+//! | `pem`, `files` | names and expiry of certificates; what was read from files, and whether they have changed since |
 //! | [`proto`] | generated code |
 //! | [`domain`] | IDs, share, call, errors, and the trait that `grpc` and `upstream` meet in |
 
 pub mod admin;
 pub mod app;
-mod certificate;
 pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod domain;
 mod files;
 pub mod grpc;
-pub mod health;
 mod http;
+mod pem;
 pub mod proto;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;
 pub mod upstream;
-pub mod workers;

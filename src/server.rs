@@ -8,6 +8,7 @@ mod activity;
 mod connection;
 mod prefixed;
 mod tls;
+pub mod workers;
 
 use std::future::Future;
 use std::io;
@@ -23,7 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::workers::Team;
+use self::workers::Team;
 use connection::{Builder, Connection, Tracked};
 pub use tls::{Config as TlsConfig, Files as TlsFiles, Tls};
 

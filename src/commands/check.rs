@@ -18,7 +18,6 @@ use tokio_rustls::TlsConnector;
 
 use super::output::write_line;
 use super::{UNAVAILABLE, USAGE, runtime};
-use crate::certificate::Certificate;
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::{self, CredentialProvider, Issued, Keystone};
 use crate::domain::{
@@ -26,6 +25,7 @@ use crate::domain::{
 };
 use crate::grpc::{AuthorizationConfig, RpcError};
 use crate::http::{BaseUrl, tls_config};
+use crate::pem::Certificate;
 use crate::telemetry::Metrics;
 use crate::upstream::{Roots, Upstream};
 

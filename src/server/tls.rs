@@ -18,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificate::Certificate;
 use crate::files::{Loaded, Snapshot};
+use crate::pem::Certificate;
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]

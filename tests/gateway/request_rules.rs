@@ -311,7 +311,7 @@ impl http_body::Body for Panicking {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_internal_and_counted() {
-    use backup_share_gateway::{config, credentials, grpc, health::Readiness, telemetry, upstream};
+    use backup_share_gateway::{config, credentials, grpc, grpc::health::Readiness, telemetry, upstream};
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
     let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
