@@ -8,7 +8,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use crate::grpc::health::Readiness;
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 
 const INDEX: &str = "backup-share-gateway, admin port
 

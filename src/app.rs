@@ -28,10 +28,10 @@ use crate::config::{Config, UpstreamLocation};
 use crate::credentials::CredentialProvider;
 use crate::grpc::health::Readiness;
 use crate::grpc::{self, AuthorizationPolicy, Router};
+use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::{Team, Workers};
 use crate::server::{self, Server, Tls};
-use crate::telemetry::Metrics;
 use crate::upstream::{BaseUrl, Upstream};
 pub use run::BoundApp;
 use services::{AdminService, GrpcService, Services};
@@ -114,7 +114,7 @@ struct ShutdownTokens {
 /// Makes the parts. The current runtime is that of the first worker; the others are started here. The embedded upstream is
 /// bound here, too: its address is the URL that the upstream client calls.
 pub async fn build(config: Config) -> Result<App, Error> {
-    let metrics = Metrics::new().map_err(setup)?;
+    let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;
     let readiness = Readiness::new();
     let tokens = ShutdownTokens::default();
     let workers = Workers::start(&Handle::current(), config.workers)

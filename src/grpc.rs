@@ -39,9 +39,9 @@ pub use status::{DOMAIN, RpcError, Violation, code_name};
 
 use self::health::Readiness;
 use crate::domain::BackupShares;
+use crate::metrics::Metrics;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::backup_share_service_server::SERVICE_NAME;
-use crate::telemetry::Metrics;
 use call::CallHandler;
 use context::METHOD;
 

@@ -32,10 +32,11 @@
 //! | [`server`] | connections, their limits, TLS and drain; the threads that serve them |
 //! | [`admin`] | probes and metrics |
 //! | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
-//! | [`telemetry`] | logs, metrics and spans |
+//! | [`telemetry`] | logs and spans |
 //! | [`credentials`] | what authenticates a request to the upstream: the caller's token, the gateway's own token, or its keys |
 //! | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
 //! | `pem`, `files` | names and expiry of certificates; what was read from files, and whether they have changed since |
+//! | [`metrics`] | the metric families |
 //! | [`proto`] | generated code |
 //! | [`domain`] | IDs, share, call, errors, and the trait that `grpc` and `upstream` meet in |
 
@@ -48,6 +49,7 @@ pub mod domain;
 mod files;
 pub mod grpc;
 mod http;
+pub mod metrics;
 mod pem;
 pub mod proto;
 pub mod sandbox;

@@ -2,7 +2,6 @@
 
 mod filter;
 mod json;
-mod metrics;
 pub mod spans;
 mod text;
 pub mod traces;
@@ -20,7 +19,6 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
-pub use metrics::Metrics;
 pub use writer::Flush;
 
 use filter::LogFilter;
@@ -32,7 +30,7 @@ use writer::Lines;
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Log lines lost so far.
-fn dropped_log_lines() -> u64 {
+pub fn dropped_log_lines() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
 }
 

@@ -29,7 +29,7 @@ pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
 use crate::credentials::{AuthMaterial, CredentialProvider};
 use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, ShareRef};
 use crate::http::{HttpClient, Reuse};
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 use attempt::{AttemptError, error_type};
 use retry::{RetryState, RetryThrottle, Step};
 use unknown_fields::UnknownFields;

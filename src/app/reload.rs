@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::credentials::CredentialProvider;
 use crate::files::Snapshot;
 use crate::grpc::AuthorizationPolicy;
+use crate::metrics::Metrics;
 use crate::server::Tls;
-use crate::telemetry::Metrics;
 
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(1);

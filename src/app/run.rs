@@ -10,8 +10,8 @@ use super::services::Services;
 use super::tasks::{TaskName, Tasks};
 use super::{Error, Parts, Shutdown};
 use crate::credentials::CredentialProvider;
+use crate::metrics::Metrics;
 use crate::server::Server;
-use crate::telemetry::Metrics;
 
 /// How long calls that are cancelled get to send their status to the caller.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);

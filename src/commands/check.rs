@@ -25,8 +25,8 @@ use crate::domain::{
 };
 use crate::grpc::{AuthorizationConfig, RpcError};
 use crate::http::{BaseUrl, tls_config};
+use crate::metrics::Metrics;
 use crate::pem::Certificate;
-use crate::telemetry::Metrics;
 use crate::upstream::{Roots, Upstream};
 
 /// How a check ended.
@@ -147,7 +147,7 @@ impl Report {
         let roots = &config.upstream.http.roots;
         self.check_connectivity("upstream", &url, roots, connect_timeout, direct).await?;
         let is_own_credential = !matches!(credentials, CredentialProvider::PassThrough);
-        let upstream = Metrics::new()
+        let upstream = Metrics::new(crate::telemetry::dropped_log_lines)
             .map_err(|error| error.to_string())
             .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
             .map_err(|why| self.fail("upstream, route", &why, "this is a fault of the gateway"))?;

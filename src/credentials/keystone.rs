@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::domain::Token;
 use crate::files::Snapshot;
 use crate::http::{BaseUrl, Config as HttpConfig, HttpClient, Roots};
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 use account::Account;
 pub use account::{CA_VARIABLE, VARIABLES};
 pub use config::{AccountConfig, Config};

@@ -10,7 +10,8 @@ use tracing::Span;
 
 use super::context::{Call, METHOD};
 use super::status::{RpcError, code_name};
-use crate::telemetry::{Metrics, spans};
+use crate::metrics::Metrics;
+use crate::telemetry::spans;
 
 /// What is known of a call so far.
 pub(super) struct CallRecord {

@@ -27,8 +27,9 @@ use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
 use super::service::BackupShareGateway;
 use super::status::RpcError;
 use crate::domain::BackupShares;
+use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
-use crate::telemetry::{Metrics, spans};
+use crate::telemetry::spans;
 
 /// Handles calls of GetBackupShare.
 pub(super) struct CallHandler<S> {

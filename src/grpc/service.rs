@@ -88,7 +88,7 @@ mod tests {
     use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
     use crate::grpc::call::CallHandler;
     use crate::grpc::{Config, DeadlineLimits, PeerIdentity};
-    use crate::telemetry::Metrics;
+    use crate::metrics::Metrics;
 
     const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
 
@@ -125,7 +125,7 @@ mod tests {
             reflection: false,
             uses_callers_token: true,
         };
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(|| 0).unwrap();
         let handler = CallHandler::new(config, None, Arc::clone(&shares), metrics, CancellationToken::new());
         let message = GetBackupShareRequest { project_id: project_id.into(), id: id.into() };
         let request = http::Request::post("/vbs.v2.BackupShareService/GetBackupShare")

@@ -14,7 +14,8 @@ use super::{BaseUrl, DEADLINE_PASSED, Upstream};
 use crate::credentials::{AuthMaterial, SignableRequest};
 use crate::domain::{BackupShare, CallContext, Error, ErrorKind, ProjectId, ShareId, ShareRef};
 use crate::http::{Body, Error as HttpError, Response, Reuse, first_text, has_content_encoding};
-use crate::telemetry::{Metrics, spans};
+use crate::metrics::Metrics;
+use crate::telemetry::spans;
 
 const ACCEPT: &str = "application/json";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
 use crate::credentials::AuthMaterial;
-use crate::telemetry::Metrics;
+use crate::metrics::Metrics;
 
 #[derive(Debug, Default)]
 pub(super) struct UnknownFields {

@@ -311,12 +311,14 @@ impl http_body::Body for Panicking {
 
 #[tokio::test]
 async fn a_panic_in_a_handler_is_internal_and_counted() {
-    use backup_share_gateway::{config, credentials, grpc, grpc::health::Readiness, telemetry, upstream};
+    use backup_share_gateway::{
+        config, credentials, grpc, grpc::health::Readiness, metrics, telemetry, upstream,
+    };
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
     let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
     };
-    let metrics = telemetry::Metrics::new().unwrap();
+    let metrics = metrics::Metrics::new(telemetry::dropped_log_lines).unwrap();
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
     let credentials = credentials::CredentialProvider::new(config.credentials).unwrap();
     let shares = upstream::Upstream::new(Some(url), config.upstream, credentials, metrics.clone()).unwrap();

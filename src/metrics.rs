@@ -59,8 +59,8 @@ pub struct MetricFamilies {
 }
 
 impl Metrics {
-    /// Registers every family.
-    pub fn new() -> Result<Self, Error> {
+    /// Registers every family. `dropped_log_lines` is the log's own count, read at each scrape.
+    pub fn new(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
         let families = Families(Registry::new());
         let metrics = MetricFamilies {
             calls: families.histogram(
@@ -119,7 +119,10 @@ impl Metrics {
         }
         let build = IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]);
         families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        families.0.register(Box::new(LogLinesDropped::new()?))?;
+        families.0.register(Box::new(LogLinesDropped {
+            counter: LogLinesDropped::counter()?,
+            dropped: dropped_log_lines,
+        }))?;
         families.0.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self(Arc::new(metrics)))
     }
@@ -154,27 +157,29 @@ impl MetricFamilies {
 }
 
 /// The log's own count of the lines that it lost, read when it is asked for.
-struct LogLinesDropped(IntCounter);
+struct LogLinesDropped {
+    counter: IntCounter,
+    dropped: fn() -> u64,
+}
 
 impl LogLinesDropped {
-    fn new() -> Result<Self, Error> {
+    fn counter() -> Result<IntCounter, Error> {
         IntCounter::new(
             "log_lines_dropped_total",
             "Log lines that nobody took in time, or that could not be written.",
         )
-        .map(Self)
     }
 }
 
 impl Collector for LogLinesDropped {
     fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
+        self.counter.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         // Made for this scrape alone: another one may run at the same time.
-        let Ok(Self(counter)) = Self::new() else { return Vec::new() };
-        counter.inc_by(super::dropped_log_lines());
+        let Ok(counter) = Self::counter() else { return Vec::new() };
+        counter.inc_by((self.dropped)());
         counter.collect()
     }
 }
