@@ -1,10 +1,17 @@
-//! The admin port: probes and metrics, read only. It never asks the upstream: a gateway whose upstream is down is alive
-//! and ready, and says so in its statuses.
+//! The admin port: `/livez`, `/readyz` and `/metrics` over HTTP/1.1 and HTTP/2, and `grpc.health.v1` for the kubelet's gRPC
+//! probes. It is read-only.
+//!
+//! It must not know the upstream: a gateway whose upstream is down is still live and ready. `server` accepts its
+//! connections, with the limits of every port. Tests: `tests/gateway/server.rs`.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::{get, post_service};
+use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tonic::body::Body;
-use tonic::service::Routes;
+use tonic_health::pb::health_server::SERVICE_NAME as HEALTH_SERVICE;
 use tower_service::Service;
 
 use crate::grpc::health::Readiness;
@@ -13,58 +20,87 @@ use crate::metrics::Metrics;
 const INDEX: &str = "backup-share-gateway, admin port
 
 /livez    200 while the process runs
-/readyz   200 while it takes calls, 503 before and from the first signal to stop on
+/readyz   200 while it accepts calls, 503 before that and from the first shutdown signal on
 /metrics  Prometheus, text format
-grpc.health.v1.Health answers here too, for the kubelet's gRPC probes
+grpc.health.v1.Health is served here too, for the kubelet's gRPC probes
 ";
 
-/// Everything that answers on the admin port.
+/// The content type of Prometheus's text format.
+const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The routes of the admin port.
 #[derive(Clone)]
-pub struct Admin {
+pub struct Admin(Router);
+
+#[derive(Clone)]
+struct Probes {
     readiness: Readiness,
     metrics: Metrics,
-    health: Routes,
 }
 
 impl Admin {
-    /// Puts it together; `services` are the names that health knows beside `""`.
+    /// Creates the routes. `services` are the names that health knows besides `""`.
     pub fn new(readiness: Readiness, metrics: Metrics, services: &'static [&'static str]) -> Self {
-        let health = Routes::new(readiness.service(services)).prepare();
-        Self { readiness, metrics, health }
+        let health = readiness.service(services);
+        let router = Router::new()
+            .route("/", get(INDEX))
+            .route("/livez", get("ok\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics_text))
+            .route(&format!("/{HEALTH_SERVICE}/{{*method}}"), post_service(health))
+            .fallback((StatusCode::NOT_FOUND, "not found; / lists the paths\n"))
+            .method_not_allowed_fallback(method_not_allowed)
+            .with_state(Probes { readiness, metrics });
+        Self(router)
     }
 
-    /// Answers one HTTP request.
+    /// Handles one HTTP request.
     pub async fn handle(mut self, request: Request<Incoming>) -> Response<Body> {
-        if request.method() == Method::POST && request.uri().path().starts_with("/grpc.health.v1.Health/") {
-            return match self.health.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            };
-        }
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "the admin port is read only\n".into());
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
-        }
-        match request.uri().path() {
-            "/" => text(StatusCode::OK, INDEX.into()),
-            "/livez" => text(StatusCode::OK, "ok\n".into()),
-            "/readyz" if self.readiness.is_serving() => text(StatusCode::OK, "ok\n".into()),
-            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not serving\n".into()),
-            "/metrics" => match self.metrics.text() {
-                Ok(metrics) => text(StatusCode::OK, metrics),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
-            _ => text(StatusCode::NOT_FOUND, "not found; / tells what is here\n".into()),
-        }
+        let Ok(response) = self.0.call(request).await;
+        response
     }
 }
 
-fn text(status: StatusCode, body: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(http_body_util::Full::from(body)));
-    *response.status_mut() = status;
-    // The version is that of Prometheus's text format, which any text is.
-    let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
+async fn readyz(State(probes): State<Probes>) -> (StatusCode, &'static str) {
+    if probes.readiness.is_serving() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not serving\n")
+    }
+}
+
+async fn metrics_text(State(probes): State<Probes>) -> Response<Body> {
+    match probes.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// axum adds the `Allow` header.
+async fn method_not_allowed() -> (StatusCode, &'static str) {
+    (StatusCode::METHOD_NOT_ALLOWED, "method not allowed: the admin port is read-only\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn other_methods_are_answered_with_405_and_allow() {
+        let metrics = Metrics::new(|| 0).unwrap();
+        let Admin(mut router) = Admin::new(Readiness::new(), metrics, &[]);
+        for (method, path, status, allow) in [
+            ("HEAD", "/livez", 200, None),
+            ("POST", "/livez", 405, Some("GET,HEAD")),
+            ("DELETE", "/metrics", 405, Some("GET,HEAD")),
+            ("GET", "/grpc.health.v1.Health/Check", 405, Some("POST")),
+            ("POST", "/nope", 404, None),
+        ] {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let Ok(response) = router.call(request).await;
+            assert_eq!(response.status(), status, "{method} {path}");
+            let found = response.headers().get(header::ALLOW).map(|value| value.to_str().unwrap());
+            assert_eq!(found, allow, "{method} {path}");
+        }
+    }
 }

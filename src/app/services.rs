@@ -40,7 +40,7 @@ impl Service for GrpcService {
 pub(super) struct AdminService(pub(super) Admin);
 
 impl Service for AdminService {
-    type Body = tonic::body::Body;
+    type Body = axum::body::Body;
 
     fn answer(
         self,
