@@ -1,56 +1,128 @@
-//! What a certificate says of itself.
+//! The only reader of PEM files (RFC 7468), and of the names and expiry of X.509 certificates.
+//!
+//! Everything in a file that is of the requested kind must be readable: a certificate that cannot be read is an error and
+//! is not skipped. An error contains the path and the reason; the caller puts the name of the flag or variable before it.
+//! This module must not know what the certificates are used for.
 
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The part of a certificate that operators ask about.
+/// Reads every certificate of a file. There must be at least one.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read_file(path)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{} is not valid PEM ({error})", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("{} contains no certificate", path.display()));
+    }
+    Ok(certificates)
+}
+
+/// Reads the first private key of a file.
+pub(crate) fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read_file(path)?)
+        .map_err(|error| format!("{} contains no private key ({error})", path.display()))
+}
+
+/// Reads a file of CA certificates.
+pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            format!("{} contains a certificate that cannot be used ({error})", path.display())
+        })?;
+    }
+    Ok(roots)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot read {} ({error})", path.display()))
+}
+
+/// The names and the expiry of a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
-    /// DNS names, URIs and IP addresses, as they stand in it.
-    pub(crate) names: Vec<String>,
+    /// The subject alternative names of the kinds below, in the order of the certificate.
+    pub(crate) names: Vec<SubjectAltName>,
     /// When it expires, in seconds since 1970.
-    pub(crate) expires: i64,
+    pub(crate) not_after: i64,
+}
+
+/// A subject alternative name (RFC 5280, section 4.2.1.6) of a kind that names a server or a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SubjectAltName {
+    Dns(String),
+    Uri(String),
+    Ip(IpAddr),
 }
 
 impl Certificate {
-    /// Reads one; `None` is what is none.
-    pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let extension = certificate.subject_alternative_name().ok().flatten();
-        let all = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-        let names = all.iter().filter_map(text).collect();
-        Some(Self { names, expires: certificate.validity().not_after.timestamp() })
+    /// Parses the DER encoding.
+    pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+        let names = match extension {
+            Some(extension) => extension.value.general_names.iter().filter_map(SubjectAltName::new).collect(),
+            None => Vec::new(),
+        };
+        Ok(Self { names, not_after: certificate.validity().not_after.timestamp() })
     }
 
-    /// Whether it has expired by now.
+    /// Whether it has expired.
     pub(crate) fn has_expired(&self, now: SystemTime) -> bool {
         now >= self.expiry()
     }
 
-    /// Names and expiry, for people.
-    pub(crate) fn describe(&self) -> String {
-        let names = if self.names.is_empty() { "no name".into() } else { self.names.join(", ") };
-        format!("for {names}; expires {}", httpdate::fmt_http_date(self.expiry()))
-    }
-
     fn expiry(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(u64::try_from(self.expires).unwrap_or_default())
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_after).unwrap_or_default())
     }
 }
 
-fn text(name: &GeneralName<'_>) -> Option<String> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the other kinds of names name no server")]
-    match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(octets) => match <[u8; 4]>::try_from(*octets) {
-            Ok(octets) => Some(std::net::Ipv4Addr::from(octets).to_string()),
-            Err(_) => {
-                <[u8; 16]>::try_from(*octets).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string())
-            }
-        },
-        _ => None,
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+        write!(f, "for {names}; expires {}", httpdate::fmt_http_date(self.expiry()))
+    }
+}
+
+impl SubjectAltName {
+    fn new(name: &GeneralName<'_>) -> Option<Self> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "other kinds name neither a server nor a workload"
+        )]
+        match name {
+            GeneralName::DNSName(name) => Some(Self::Dns((*name).to_owned())),
+            GeneralName::URI(uri) => Some(Self::Uri((*uri).to_owned())),
+            GeneralName::IPAddress(octets) => ip_address(octets).map(Self::Ip),
+            _ => None,
+        }
+    }
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    if let Ok(ipv4) = <[u8; 4]>::try_from(octets) {
+        return Some(ipv4.into());
+    }
+    let ipv6 = <[u8; 16]>::try_from(octets).ok()?;
+    Some(ipv6.into())
+}
+
+impl fmt::Display for SubjectAltName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) | Self::Uri(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
     }
 }

@@ -33,10 +33,10 @@ pub(super) async fn reload_task(
 
 async fn reload_certificate(tls: Option<Arc<Tls>>, metrics: &Metrics) {
     let Some(tls) = tls else { return };
-    metrics.certificate_expiry.set(tls.expires());
+    metrics.certificate_expiry.set(tls.expiry_timestamp());
     on_change(tls.snapshot(), || match tls.reload() {
         Ok(()) => {
-            metrics.certificate_expiry.set(tls.expires());
+            metrics.certificate_expiry.set(tls.expiry_timestamp());
             tracing::info!("the new certificate is in use");
         }
         Err(error) => {

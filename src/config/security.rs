@@ -43,7 +43,7 @@ impl ServeFlags {
         };
         let loaded = TlsConfig::load(files);
         let loaded = loaded.map_err(|why| {
-            validator.report(format!("--tls-cert, --tls-key, --tls-client-ca (GATEWAY_TLS_…) {why}"))
+            validator.report(format!("--tls-cert, --tls-key, --tls-client-ca (GATEWAY_TLS_…): {why}"))
         })?;
         Ok(Some(loaded))
     }

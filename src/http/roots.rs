@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::pem;
 
 /// The CA certificates that a server's certificate is verified against.
 #[derive(Clone, Debug)]
@@ -23,18 +24,9 @@ impl Roots {
         Self(Arc::new(store))
     }
 
-    /// The certificates of a PEM file, in place of the system's.
+    /// The certificates of a PEM file, which replace the system's. The error names the path.
     pub fn from_pem_file(path: &Path) -> Result<Self, String> {
-        let pem = std::fs::read(path).map_err(|error| format!("cannot be read ({error})"))?;
-        let mut store = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|error| format!("is not PEM ({error})"))?;
-            store
-                .add(certificate)
-                .map_err(|error| format!("holds a certificate that cannot be used ({error})"))?;
-        }
-        let roots = Self(Arc::new(store));
-        if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
+        Ok(Self(Arc::new(pem::read_roots(path)?)))
     }
 
     /// The same certificates as a rustls type.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Counted};
 use super::prefixed::Prefixed;
-use super::tls::{Tls, names};
+use super::tls::{Tls, peer_names};
 use super::{Config, Peer, Protocol, Service, Stop};
 
 /// The longest list of request headers, in bytes: twice the longest token.
@@ -74,7 +74,7 @@ impl Connection {
         let protocol = self.config.protocol;
         let Some(tls) = &self.tls else { return Ok(Shaken::Plain(preface(stream, protocol).await?)) };
         let stream = tls.acceptor().accept(stream).await?;
-        let names = names(stream.get_ref().1.peer_certificates())?;
+        let names = peer_names(stream.get_ref().1.peer_certificates())?;
         Ok(Shaken::Tls(Box::new(preface(stream, protocol).await?), names))
     }
 

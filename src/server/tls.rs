@@ -1,48 +1,43 @@
-//! TLS and mutual TLS on a port, by files that may change while it runs.
+//! TLS and mutual TLS of a port, from PEM files that may change while it runs.
 //!
-//! [`Config`] is plain data: where the files are and what they held at the start. [`Tls`] is what the port uses: a new
-//! certificate, key or client CA is taken as soon as all of them can be read and fit together; connections that are open
-//! stay. A bad new file is refused, and the old one stays in use.
+//! [`Config`] is plain data: the paths, and what the files contained at startup. [`Tls`] is what the port uses. A reload
+//! replaces certificate, key and client CA together, and only if all of them are valid; open connections are kept.
+//! Tests: `tests/gateway/tls.rs`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::files::{Loaded, Snapshot};
-use crate::pem::Certificate;
+use crate::pem::{self, Certificate, SubjectAltName};
 
-/// Where the PEM files are.
+/// The paths of the PEM files.
 #[derive(Clone, Debug)]
 pub struct Files {
-    /// The port's certificate and those between it and the root.
+    /// The port's certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// Who may sign the callers' certificates. With it every caller must have one.
+    /// The CA certificates of the callers. With it, every caller must present a certificate (mutual TLS).
     pub client_ca: Option<PathBuf>,
 }
 
 impl Files {
     fn paths(&self) -> Vec<PathBuf> {
-        [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
+        let mut paths = vec![self.certificate.clone(), self.key.clone()];
+        paths.extend(self.client_ca.clone());
+        paths
     }
 }
 
-/// The files and what they held when the configuration was read.
+/// The files, and what they contained when the configuration was read.
 #[derive(Debug)]
 pub struct Config {
     files: Files,
@@ -50,7 +45,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the files. The error says which of them is wrong and how.
+    /// Reads the files. The error names the file at fault and the reason.
     pub fn load(files: Files) -> Result<Self, String> {
         let material = Loaded::read(files.paths(), || Material::read(&files))?;
         Ok(Self { files, material })
@@ -62,7 +57,7 @@ impl Config {
     }
 }
 
-/// The certificate in use.
+/// The certificate, key and client CA in use.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
@@ -70,7 +65,7 @@ pub struct Tls {
     current: ArcSwap<Material>,
 }
 
-/// What the files hold, once it was seen that they fit together.
+/// A certificate with its key and client CA, as a rustls configuration.
 #[derive(Debug)]
 struct Material {
     config: Arc<ServerConfig>,
@@ -78,28 +73,28 @@ struct Material {
 }
 
 impl Tls {
-    /// Starts with what the configuration has read.
+    /// Uses what the configuration has read.
     pub fn new(config: Config) -> Self {
         let Config { files, material } = config;
         Self { files, snapshot: material.snapshot, current: ArcSwap::from_pointee(material.value) }
     }
 
-    /// Reads the files again. After an error what was in use stays.
+    /// Reads the files again. After an error, the previous content stays in use.
     pub fn reload(&self) -> Result<(), String> {
         self.current.store(Arc::new(Material::read(&self.files)?));
         Ok(())
     }
 
-    /// The files as they were when they were read for the first time.
+    /// The files as they were when they were first read.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
     }
 
     /// When the certificate in use expires, in seconds since 1970.
-    pub fn expires(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a date has no 53 bits")]
-        let expires = self.current.load().certificate.expires as f64;
-        expires
+    pub fn expiry_timestamp(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a date needs fewer than 53 bits")]
+        let timestamp = self.current.load().certificate.not_after as f64;
+        timestamp
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -109,72 +104,85 @@ impl Tls {
 
 impl Material {
     fn read(files: &Files) -> Result<Self, String> {
-        let chain = certificates(&files.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem(&files.key)?)
-            .map_err(|error| format!("{}: holds no private key ({error})", files.key.display()))?;
-        let certificate = chain.first().and_then(Certificate::read);
-        let certificate =
-            certificate.ok_or_else(|| format!("{}: is no X.509 certificate", files.certificate.display()))?;
+        let (certificate_path, key_path) = (files.certificate.display(), files.key.display());
+        let chain = pem::read_certificates(&files.certificate)?;
+        let key = pem::read_private_key(&files.key)?;
+        let leaf = chain.first().ok_or_else(|| format!("{certificate_path} contains no certificate"))?;
+        let certificate = Certificate::parse(leaf)
+            .map_err(|error| format!("{certificate_path} is not a valid X.509 certificate ({error})"))?;
 
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
         let builder = match &files.client_ca {
-            Some(path) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider)
+            Some(path) => {
+                let roots = Arc::new(pem::read_roots(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .build()
-                    .map_err(|error| format!("{}: cannot be used ({error})", path.display()))?,
-            ),
+                    .map_err(|error| format!("cannot use {} ({error})", path.display()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-            format!(
-                "{} and {}: do not fit together ({error})",
-                files.certificate.display(),
-                files.key.display()
-            )
-        })?;
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| format!("{certificate_path} and {key_path} do not match ({error})"))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self { config: Arc::new(config), certificate })
     }
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: cannot be read ({error})", path.display()))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem(path)?).collect();
-    let read = read.map_err(|error| format!("{}: is not PEM ({error})", path.display()))?;
-    if read.is_empty() { Err(format!("{}: holds no certificate", path.display())) } else { Ok(read) }
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        store.add(certificate).map_err(|error| format!("{}: cannot be used ({error})", path.display()))?;
-    }
-    Ok(store)
-}
-
-/// The names that a caller's certificate, already verified, proves: its one SPIFFE ID, or else its DNS names.
-pub(super) fn names(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<[String]>> {
+/// The names of a peer, from its certificate chain, which has been verified. None without mutual TLS.
+pub(super) fn peer_names(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<[String]>> {
     let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Arc::default()) };
-    let unreadable = |_| io::Error::from(io::ErrorKind::InvalidData);
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(unreadable)?;
-    let extension = leaf.subject_alternative_name().map_err(|_| io::ErrorKind::InvalidData)?;
-    let all = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let uri = |name: &GeneralName<'_>| {
-        if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }
-    };
-    let spiffe: Vec<String> = all.iter().filter_map(uri).filter(|uri| uri.starts_with("spiffe://")).collect();
-    // The SPIFFE standard: a certificate with more than one is to be refused.
-    if spiffe.len() > 1 {
-        return Err(io::ErrorKind::InvalidData.into());
+    let certificate = Certificate::parse(leaf).map_err(io::Error::other)?;
+    caller_names(certificate.names).map(Arc::from).map_err(io::Error::other)
+}
+
+/// The one SPIFFE ID of a certificate, or else its DNS names. SPIFFE requires that a certificate with more than one SPIFFE
+/// ID is rejected (X509-SVID, section 2).
+fn caller_names(names: Vec<SubjectAltName>) -> Result<Vec<String>, &'static str> {
+    let mut spiffe_ids = Vec::new();
+    let mut dns_names = Vec::new();
+    for name in names {
+        match name {
+            SubjectAltName::Uri(uri) if uri.starts_with("spiffe://") => spiffe_ids.push(uri),
+            SubjectAltName::Dns(name) => dns_names.push(name),
+            SubjectAltName::Uri(_) | SubjectAltName::Ip(_) => {}
+        }
     }
-    let dns = |name: &GeneralName<'_>| {
-        if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None }
-    };
-    Ok(if spiffe.is_empty() { all.iter().filter_map(dns).collect() } else { spiffe.into() })
+    match spiffe_ids.len() {
+        0 => Ok(dns_names),
+        1 => Ok(spiffe_ids),
+        _ => Err("the client certificate has more than one SPIFFE ID"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caller_is_named_by_its_spiffe_id_or_else_by_its_dns_names() {
+        let uri = |uri: &str| SubjectAltName::Uri(uri.into());
+        let dns = |name: &str| SubjectAltName::Dns(name.into());
+        let (id, other_id) = ("spiffe://example.org/reader", "spiffe://example.org/other");
+        for (names, expected) in [
+            (vec![], Some(vec![])),
+            (vec![uri(id)], Some(vec![id])),
+            (vec![dns("a.example"), uri(id)], Some(vec![id])),
+            (vec![dns("a.example"), dns("b.example")], Some(vec!["a.example", "b.example"])),
+            (vec![uri("https://a.example"), dns("b.example")], Some(vec!["b.example"])),
+            (vec![SubjectAltName::Ip([127, 0, 0, 1].into())], Some(vec![])),
+            (vec![uri(id), uri(other_id)], None),
+        ] {
+            let found = caller_names(names.clone()).ok();
+            assert_eq!(
+                found,
+                expected.map(|names| names.into_iter().map(str::to_owned).collect()),
+                "{names:?}"
+            );
+        }
+    }
 }

@@ -56,7 +56,7 @@ async fn the_configuration_is_told_and_what_is_wrong_with_it_at_once() {
     let other = Files::new();
     let key = other.flag("tls-key", "tls.key");
     let (status, told) = check(&["--sandbox", &mutual[0], &key], &[]).await;
-    assert!(status == 64 && told.contains("do not fit together"), "{told}");
+    assert!(status == 64 && told.contains("do not match"), "{told}");
 }
 
 #[tokio::test]

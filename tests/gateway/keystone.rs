@@ -462,7 +462,7 @@ async fn all_that_is_wrong_with_an_account_is_said_at_once() {
         (
             [&account[..], &[("OS_CACERT", "/nonexistent")]].concat(),
             proving.clone(),
-            vec!["OS_CACERT cannot be read"],
+            vec!["OS_CACERT: cannot read /nonexistent"],
         ),
         (
             [&whole[..], &[("OS_APPLICATION_CREDENTIAL_ID", "c")]].concat(),

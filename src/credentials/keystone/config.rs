@@ -57,7 +57,7 @@ impl ServiceAccount {
         let account = Account::read(&source.variables, source.allow_plaintext)?;
         let roots = match &account.ca_file {
             Some(file) => {
-                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE} {why}")])?
+                Roots::from_pem_file(file.as_ref()).map_err(|why| vec![format!("{CA_VARIABLE}: {why}")])?
             }
             None => Roots::system(),
         };

@@ -84,7 +84,7 @@ impl Config {
         let is_https = url.is_some_and(|url| url.scheme() == "https");
         let roots = match otlp("CERTIFICATE") {
             Some((name, file)) => Roots::from_pem_file(Path::new(&file))
-                .map_err(|why| problems.push(format!("{name} {why}")))
+                .map_err(|why| problems.push(format!("{name}: {why}")))
                 .unwrap_or_else(|()| Roots::none()),
             None if is_https => Roots::system(),
             None => Roots::none(),
@@ -214,8 +214,8 @@ mod tests {
             ("OTEL_TRACES_EXPORTER", "zipkin"),
         ])
         .unwrap_err();
-        for name in ["ENDPOINT", "PROTOCOL", "TRACES_TIMEOUT", "CERTIFICATE"] {
-            let name = format!("OTEL_EXPORTER_OTLP_{name} ");
+        for name in ["ENDPOINT ", "PROTOCOL ", "TRACES_TIMEOUT ", "CERTIFICATE: "] {
+            let name = format!("OTEL_EXPORTER_OTLP_{name}");
             assert!(problems.iter().any(|problem| problem.starts_with(&name)), "{name} in {problems:?}");
         }
         assert!(problems.iter().any(|problem| problem.starts_with("OTEL_TRACES_EXPORTER ")));
