@@ -30,7 +30,7 @@ use crate::grpc::health::Readiness;
 use crate::grpc::{self, AuthorizationPolicy, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
-use crate::server::workers::{Team, Workers};
+use crate::server::workers::{WorkerPool, WorkerThreads};
 use crate::server::{self, Server, Tls};
 use crate::upstream::{BaseUrl, Upstream};
 pub use run::BoundApp;
@@ -98,7 +98,7 @@ struct Parts {
     metrics: Metrics,
     readiness: Readiness,
     tokens: ShutdownTokens,
-    workers: Workers,
+    workers: WorkerThreads,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -117,7 +117,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
     let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;
     let readiness = Readiness::new();
     let tokens = ShutdownTokens::default();
-    let workers = Workers::start(&Handle::current(), config.workers)
+    let workers = WorkerThreads::start(&Handle::current(), config.workers)
         .map_err(|error| Error::Setup(format!("cannot start the runtime: {error}")))?;
     let tls = config.tls.map(|config| Arc::new(Tls::new(config)));
     let authorization = config.authorization.map(|config| Arc::new(AuthorizationPolicy::new(config)));
@@ -187,7 +187,7 @@ impl App {
             parts.tls.clone(),
             parts.tokens.grpc_port.clone(),
             parts.metrics.connections.clone(),
-            parts.workers.team(),
+            parts.workers.pool(),
         )
         .map_err(|error| Error::Bind { address: self.listen, error })?;
         let admin = Server::bind(
@@ -196,7 +196,7 @@ impl App {
             None,
             parts.tokens.admin_port.clone(),
             parts.metrics.admin_connections.clone(),
-            Team::alone(),
+            WorkerPool::current(),
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;
         Ok(BoundApp {

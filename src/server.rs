@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::workers::Team;
+use self::workers::WorkerPool;
 use connection::{Builder, Connection, Tracked};
 pub use tls::{Config as TlsConfig, Files as TlsFiles, Tls};
 
@@ -110,18 +110,18 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     stop: Stop,
     connections: IntGauge,
-    team: Team,
+    workers: WorkerPool,
 }
 
 impl Server {
-    /// Binds the address; port 0 takes any. `connections` is kept at the number of open ones, which are dealt out to `team`.
+    /// Binds the address; port 0 takes any. `connections` is kept at the number of open ones, which are assigned to `workers`.
     pub fn bind(
         address: SocketAddr,
         config: Config,
         tls: Option<Arc<Tls>>,
         stop: Stop,
         connections: IntGauge,
-        team: Team,
+        workers: WorkerPool,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
@@ -129,7 +129,7 @@ impl Server {
         socket.set_keepalive(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
-        Ok(Self { listener, config: Arc::new(config), tls, stop, connections, team })
+        Ok(Self { listener, config: Arc::new(config), tls, stop, connections, workers })
     }
 
     /// The address with the port that was taken.
@@ -188,7 +188,7 @@ impl Server {
             builder: Arc::clone(builder),
         };
         let forced = self.stop.forced.clone();
-        let place = self.team.place();
+        let place = self.workers.least_loaded();
         // The runtime that carries the connection must be the one that hears of its socket.
         let Ok(stream) = stream.into_std() else { return };
         let runtime = place.runtime().clone();

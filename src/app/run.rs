@@ -46,7 +46,7 @@ impl BoundApp {
         tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
         let tasks = parts.start(self.grpc, self.admin, self.services);
         let ended = parts.serve(tasks, shutdown).await;
-        parts.workers.end(WORKERS_TIMEOUT).await;
+        parts.workers.shutdown_timeout(WORKERS_TIMEOUT).await;
         ended
     }
 }
@@ -55,8 +55,8 @@ impl Parts {
     /// Starts every task.
     fn start(&self, grpc: Server, admin: Server, services: Services) -> Tasks {
         let mut tasks = Tasks::default();
-        let team = self.workers.team();
-        tasks.spawn(TaskName::Worker, async move { team.exited().await });
+        let pool = self.workers.pool();
+        tasks.spawn(TaskName::Worker, async move { pool.terminated().await });
         tasks.spawn(TaskName::GrpcServer, grpc.serve(services.grpc));
         tasks.spawn(TaskName::AdminServer, admin.serve(services.admin));
         let reload = reload_task(

@@ -1,8 +1,8 @@
-//! One thread with a runtime of its own for each worker, the process's main thread among them. A connection stays with the
-//! worker that it was dealt to, and so do its calls and what they ask the upstream: a runtime that shares one queue among
-//! its threads moves each call between the cores, and wakes one up for what the other has just done.
+//! Worker threads: each has a single-threaded Tokio runtime of its own, and the process's main thread is the first worker.
+//!
+//! A connection stays on the worker that it was assigned to, and so do its calls and their upstream requests. A runtime
+//! with one queue for all threads would move each call between cores and wake one core for the work of another.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +10,24 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// The threads besides the main one.
-pub struct Workers {
-    team: Team,
+/// The worker threads besides the main thread. Dropping it stops them.
+pub struct WorkerThreads {
+    pool: WorkerPool,
     stop: CancellationToken,
-    ended: mpsc::Receiver<Infallible>,
+    /// Each thread holds a token of it.
+    running: TaskTracker,
 }
 
-/// Where connections are dealt out to. A clone is the same team.
+/// The workers to which connections are assigned. Clones share the workers.
 #[derive(Clone, Debug)]
-pub struct Team {
-    main: Arc<Worker>,
+pub struct WorkerPool {
+    first: Arc<Worker>,
     others: Arc<[Arc<Worker>]>,
+    terminated: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -35,49 +36,54 @@ struct Worker {
     connections: AtomicUsize,
 }
 
-/// A connection's place at a worker, until it is dropped.
+/// A connection's assignment to a worker. Dropping it ends the assignment.
 #[derive(Debug)]
-pub struct Place(Arc<Worker>);
+pub struct ConnectionGuard(Arc<Worker>);
 
-/// A runtime for one thread.
+/// Creates the runtime of one worker.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-impl Workers {
-    /// Starts `count` workers; the first one is the caller's thread, whose runtime `main` is.
-    pub fn start(main: &Handle, count: usize) -> io::Result<Self> {
+impl WorkerThreads {
+    /// Starts `count` workers. The first one is the calling thread, whose runtime is `first`.
+    pub fn start(first: &Handle, count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let (running, ended) = mpsc::channel::<Infallible>(1);
+        let terminated = CancellationToken::new();
+        let running = TaskTracker::new();
         let mut others = Vec::new();
         for number in 1..count {
-            let (runtime, stop, running) = (runtime()?, stop.clone(), running.clone());
+            let runtime = runtime()?;
             others.push(Worker::new(runtime.handle().clone()));
+            let stop = stop.clone();
+            let terminated = terminated.clone().drop_guard();
+            let running = running.token();
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _guards = (terminated, running);
                 runtime.block_on(stop.cancelled());
-                // Dropped, it would wait for every name that is still being resolved.
+                // Dropping the runtime would wait for every name that is still being resolved.
                 runtime.shutdown_timeout(Duration::ZERO);
-                drop(running);
             })?;
         }
-        let team = Team { main: Worker::new(main.clone()), others: others.into() };
-        Ok(Self { team, stop, ended })
+        let pool = WorkerPool { first: Worker::new(first.clone()), others: others.into(), terminated };
+        Ok(Self { pool, stop, running })
     }
 
-    /// All of them.
-    pub fn team(&self) -> Team {
-        self.team.clone()
+    /// All workers.
+    pub fn pool(&self) -> WorkerPool {
+        self.pool.clone()
     }
 
-    /// Drops what they still do, and waits for that for `limit` at most.
-    pub async fn end(mut self, limit: Duration) {
+    /// Stops the threads, which drops their tasks, and waits for at most `limit` until all have terminated.
+    pub async fn shutdown_timeout(self, limit: Duration) {
         self.stop.cancel();
-        // Nothing is ever sent: this waits until the last thread has dropped its sender.
-        let _ = timeout(limit, self.ended.recv()).await;
+        self.running.close();
+        // A thread that is still running ends with the process.
+        let _ = timeout(limit, self.running.wait()).await;
     }
 }
 
-impl Drop for Workers {
+impl Drop for WorkerThreads {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -87,48 +93,42 @@ impl Worker {
     fn new(runtime: Handle) -> Arc<Self> {
         Arc::new(Self { runtime, connections: AtomicUsize::new(0) })
     }
-
-    fn count(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
 }
 
-impl Team {
-    /// The caller's own runtime alone.
-    pub fn alone() -> Self {
-        Self { main: Worker::new(Handle::current()), others: Arc::default() }
-    }
-
-    /// A place at the worker that has the fewest connections.
-    pub fn place(&self) -> Place {
-        let worker = self
-            .others
-            .iter()
-            .fold(&self.main, |fewest, worker| if worker.count() < fewest.count() { worker } else { fewest });
-        let worker = Arc::clone(worker);
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        Place(worker)
-    }
-
-    /// Waits until a worker's runtime ends, which none should before the process.
-    pub async fn exited(&self) {
-        let mut sentinels = JoinSet::new();
-        for worker in self.others.iter().chain([&self.main]) {
-            sentinels.spawn_on(std::future::pending::<()>(), &worker.runtime);
+impl WorkerPool {
+    /// The current runtime as the only worker.
+    pub fn current() -> Self {
+        Self {
+            first: Worker::new(Handle::current()),
+            others: Arc::default(),
+            terminated: CancellationToken::new(),
         }
-        // They never end by themselves, only with their runtime.
-        sentinels.join_next().await;
+    }
+
+    /// Assigns a connection to the worker that has the fewest.
+    pub fn least_loaded(&self) -> ConnectionGuard {
+        let worker = std::iter::once(&self.first)
+            .chain(self.others.iter())
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed))
+            .unwrap_or(&self.first);
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionGuard(Arc::clone(worker))
+    }
+
+    /// Waits until a worker thread has terminated, which none should do before the process ends.
+    pub async fn terminated(&self) {
+        self.terminated.cancelled().await;
     }
 }
 
-impl Place {
+impl ConnectionGuard {
     /// The worker's runtime.
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -138,34 +138,38 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    async fn thread_of(place: &Place) -> String {
-        let name = place.runtime().spawn(async { thread::current().name().map(str::to_owned) });
+    async fn thread_name(guard: &ConnectionGuard) -> String {
+        let name = guard.runtime().spawn(async { thread::current().name().map(str::to_owned) });
         name.await.unwrap().unwrap_or_default()
     }
 
     #[tokio::test]
-    async fn a_connection_goes_to_the_worker_that_has_the_fewest() {
-        let workers = Workers::start(&Handle::current(), 3).unwrap();
-        let team = workers.team();
-        let (first, second, third) = (team.place(), team.place(), team.place());
-        assert_eq!(thread_of(&first).await, thread::current().name().unwrap());
-        assert_eq!(thread_of(&second).await, "worker-1");
-        assert_eq!(thread_of(&third).await, "worker-2");
+    async fn connection_is_assigned_to_the_worker_with_the_fewest() {
+        let workers = WorkerThreads::start(&Handle::current(), 3).unwrap();
+        let pool = workers.pool();
+        let (first, second, third) = (pool.least_loaded(), pool.least_loaded(), pool.least_loaded());
+        assert_eq!(thread_name(&first).await, thread::current().name().unwrap());
+        assert_eq!(thread_name(&second).await, "worker-1");
+        assert_eq!(thread_name(&third).await, "worker-2");
         drop(second);
-        assert_eq!(thread_of(&team.place()).await, "worker-1");
+        assert_eq!(thread_name(&pool.least_loaded()).await, "worker-1");
     }
 
     #[tokio::test]
-    async fn the_end_of_a_worker_is_noticed_and_drops_what_it_did() {
-        let workers = Workers::start(&Handle::current(), 2).unwrap();
-        let (team, place) = (workers.team(), (workers.team().place(), workers.team().place()).1);
-        let (dropped, mut is_dropped) = mpsc::channel::<Infallible>(1);
-        place.runtime().spawn(async move {
-            let _held = dropped;
+    async fn terminated_worker_is_noticed_and_its_tasks_are_dropped() {
+        let workers = WorkerThreads::start(&Handle::current(), 2).unwrap();
+        let pool = workers.pool();
+        let _first = pool.least_loaded();
+        let second = pool.least_loaded();
+        let task = CancellationToken::new();
+        let task_guard = task.clone().drop_guard();
+        second.runtime().spawn(async move {
+            let _guard = task_guard;
             std::future::pending::<()>().await;
         });
-        workers.end(Duration::from_secs(30)).await;
-        assert_eq!(is_dropped.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
-        team.exited().await;
+        assert!(!pool.terminated.is_cancelled());
+        workers.shutdown_timeout(Duration::from_secs(30)).await;
+        assert!(task.is_cancelled());
+        pool.terminated().await;
     }
 }
