@@ -20,7 +20,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
@@ -30,7 +29,7 @@ use crate::grpc::health::Readiness;
 use crate::grpc::{self, AuthorizationPolicy, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
-use crate::server::workers::{WorkerPool, WorkerThreads};
+use crate::server::workers::WorkerPool;
 use crate::server::{self, Server, Tls};
 use crate::upstream::{BaseUrl, Upstream};
 pub use run::BoundApp;
@@ -98,7 +97,7 @@ struct Parts {
     metrics: Metrics,
     readiness: Readiness,
     tokens: ShutdownTokens,
-    workers: WorkerThreads,
+    workers: WorkerPool,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -107,8 +106,8 @@ struct Parts {
 #[derive(Default)]
 struct ShutdownTokens {
     calls: grpc::Stop,
-    grpc_port: server::Stop,
-    admin_port: server::Stop,
+    grpc_port: server::ServerShutdown,
+    admin_port: server::ServerShutdown,
 }
 
 /// Makes the parts. The current runtime is that of the first worker; the others are started here. The embedded upstream is
@@ -117,7 +116,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
     let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;
     let readiness = Readiness::new();
     let tokens = ShutdownTokens::default();
-    let workers = WorkerThreads::start(&Handle::current(), config.workers)
+    let workers = WorkerPool::start(config.workers)
         .map_err(|error| Error::Setup(format!("cannot start the runtime: {error}")))?;
     let tls = config.tls.map(|config| Arc::new(Tls::new(config)));
     let authorization = config.authorization.map(|config| Arc::new(AuthorizationPolicy::new(config)));
@@ -178,7 +177,7 @@ impl App {
         let admin_config = server::Config {
             protocol: server::Protocol::Http1And2,
             max_connections: ADMIN_CONNECTIONS,
-            max_idle: ADMIN_IDLE,
+            max_connection_idle: ADMIN_IDLE,
             ..self.server.clone()
         };
         let grpc = Server::bind(
@@ -187,7 +186,7 @@ impl App {
             parts.tls.clone(),
             parts.tokens.grpc_port.clone(),
             parts.metrics.connections.clone(),
-            parts.workers.pool(),
+            parts.workers.clone(),
         )
         .map_err(|error| Error::Bind { address: self.listen, error })?;
         let admin = Server::bind(

@@ -55,7 +55,7 @@ impl Parts {
     /// Starts every task.
     fn start(&self, grpc: Server, admin: Server, services: Services) -> Tasks {
         let mut tasks = Tasks::default();
-        let pool = self.workers.pool();
+        let pool = self.workers.clone();
         tasks.spawn(TaskName::Worker, async move { pool.terminated().await });
         tasks.spawn(TaskName::GrpcServer, grpc.serve(services.grpc));
         tasks.spawn(TaskName::AdminServer, admin.serve(services.admin));

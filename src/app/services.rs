@@ -24,13 +24,16 @@ pub(super) struct GrpcService(pub(super) Router<Upstream>);
 impl Service for GrpcService {
     type Body = tonic::body::Body;
 
-    fn answer(
+    fn call(
         self,
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
-        let peer =
-            PeerIdentity { address: Some(peer.address), address_display: peer.shown, names: peer.names };
+        let peer = PeerIdentity {
+            address: Some(peer.address),
+            address_display: peer.addr_display,
+            names: peer.names,
+        };
         self.0.handle(request, peer)
     }
 }
@@ -42,7 +45,7 @@ pub(super) struct AdminService(pub(super) Admin);
 impl Service for AdminService {
     type Body = axum::body::Body;
 
-    fn answer(
+    fn call(
         self,
         request: Request<Incoming>,
         _: Peer,

@@ -109,12 +109,12 @@ impl ServeFlags {
             protocol: server::Protocol::Http2,
             max_connections: max_connections? as usize,
             max_streams: max_streams?,
-            max_age: max_age?,
-            max_idle: max_idle?,
+            max_connection_age: max_age?,
+            max_connection_idle: max_idle?,
             handshake_timeout: handshake_timeout?,
             keepalive_interval: keepalive_interval?,
             keepalive_timeout: keepalive_timeout?,
-            linger: max_deadline?,
+            max_connection_age_grace: max_deadline?,
         })
     }
 

@@ -1,11 +1,10 @@
-//! One connection: the handshakes, HTTP on it, and how long it may stay.
+//! One connection: the handshakes, HTTP on it, and its end.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::service::service_fn;
@@ -15,120 +14,139 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{Activity, Counted};
-use super::prefixed::Prefixed;
+use super::config::{Config, Protocol};
+use super::connection_age::{Action, ConnectionAge};
+use super::in_flight::{GuardedBody, InFlight};
+use super::rewind::Rewind;
+use super::service::{Peer, Service};
 use super::tls::{Tls, peer_names};
-use super::{Config, Peer, Protocol, Service, Stop};
 
-/// The longest list of request headers, in bytes: twice the longest token.
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The longest request header list, in bytes: twice the longest token.
 const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-/// Streams that the peer opened and reset before they were accepted, and streams that broke a rule, before the
-/// connection is closed: hyper's defaults, which bound a rapid-reset flood.
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 1024;
-/// How long a connection that has nothing to do any more may take to close. A peer that acknowledges the GOAWAY is
-/// quicker; one that does not cannot hold us.
-const CLOSING: Duration = Duration::from_secs(1);
+/// The streams that a peer may have reset before they were accepted, and the streams that may have been reset for its
+/// protocol errors, until the connection is closed. These are hyper's defaults, against rapid-reset floods (CVE-2023-44487).
+const MAX_PENDING_ACCEPT_RESETS: usize = 20;
+const MAX_LOCAL_ERROR_RESETS: usize = 1024;
 
-/// How HTTP is carried: the same for all connections of a port.
-pub(super) type Builder = auto::Builder<Tracked>;
-
-/// A connection that was accepted.
-pub(super) struct Connection {
-    pub(super) peer: SocketAddr,
-    pub(super) config: Arc<Config>,
-    pub(super) tls: Option<Arc<Tls>>,
-    pub(super) stop: Stop,
-    pub(super) builder: Arc<Builder>,
+/// Serves the connections of one port.
+pub(super) struct ConnectionHandler<S> {
+    config: Config,
+    tls: Option<Arc<Tls>>,
+    graceful_shutdown: CancellationToken,
+    builder: auto::Builder<TrackedExecutor>,
+    service: S,
 }
 
-/// A connection whose peer has shown what it speaks.
-enum Shaken {
-    Plain(Prefixed<TcpStream>),
-    Tls(Box<Prefixed<TlsStream<TcpStream>>>, Arc<[String]>),
+/// A connection after its handshakes.
+enum NegotiatedStream {
+    Plaintext(Rewind<TcpStream>),
+    /// With the names in the peer's certificate.
+    Tls(Box<Rewind<TlsStream<TcpStream>>>, Arc<[String]>),
 }
 
-impl Connection {
-    /// Serves the connection until it ends.
-    pub(super) async fn run(self, stream: TcpStream, service: impl Service) {
-        // An error says that the peer is gone, which the handshake finds out as well.
+/// What ended a wait in [`ConnectionHandler::serve_connection`].
+enum Event {
+    Closed,
+    Shutdown,
+    Deadline,
+}
+
+impl<S: Service> ConnectionHandler<S> {
+    /// hyper's tasks are spawned in `tasks`.
+    pub(super) fn new(
+        config: Config,
+        tls: Option<Arc<Tls>>,
+        graceful_shutdown: CancellationToken,
+        tasks: TaskTracker,
+        service: S,
+    ) -> Self {
+        let builder = http_builder(&config, TrackedExecutor(tasks));
+        Self { config, tls, graceful_shutdown, builder, service }
+    }
+
+    /// Serves a connection until it is closed.
+    pub(super) async fn run(&self, stream: TcpStream, address: SocketAddr) {
+        // An error means that the peer has disconnected, which the handshake reports, too.
         let _ = stream.set_nodelay(true);
-        let shaken = tokio::select! {
-            // Boxed, so that its memory does not stay as long as the connection.
-            shaken = timeout(self.config.handshake_timeout, Box::pin(self.handshake(stream))) => shaken,
-            () = self.stop.graceful.cancelled() => return,
+        let negotiated = tokio::select! {
+            // Boxed, so that the memory of the handshake is freed after it.
+            negotiated = timeout(self.config.handshake_timeout, Box::pin(self.handshake(stream))) => negotiated,
+            () = self.graceful_shutdown.cancelled() => return,
         };
-        match shaken {
-            Ok(Ok(Shaken::Plain(io))) => self.carry(io, Arc::default(), service).await,
-            Ok(Ok(Shaken::Tls(io, names))) => self.carry(io, names, service).await,
-            Ok(Err(error)) => {
-                tracing::debug!(peer = %self.peer, %error, "connection closed: the handshake failed")
-            }
-            Err(_) => tracing::debug!(peer = %self.peer, "connection closed: no handshake in time"),
+        let peer = |names| Peer { address, addr_display: address.to_string().into(), names };
+        match negotiated {
+            Ok(Ok(NegotiatedStream::Plaintext(io))) => self.serve_connection(io, peer(Arc::default())).await,
+            Ok(Ok(NegotiatedStream::Tls(io, names))) => self.serve_connection(io, peer(names)).await,
+            Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection closed: handshake failed"),
+            Err(_) => tracing::debug!(peer = %address, "connection closed: handshake timeout"),
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<Shaken> {
+    async fn handshake(&self, stream: TcpStream) -> io::Result<NegotiatedStream> {
         let protocol = self.config.protocol;
-        let Some(tls) = &self.tls else { return Ok(Shaken::Plain(preface(stream, protocol).await?)) };
+        let Some(tls) = &self.tls else {
+            return Ok(NegotiatedStream::Plaintext(read_preface(stream, protocol).await?));
+        };
         let stream = tls.acceptor().accept(stream).await?;
         let names = peer_names(stream.get_ref().1.peer_certificates())?;
-        Ok(Shaken::Tls(Box::new(preface(stream, protocol).await?), names))
+        Ok(NegotiatedStream::Tls(Box::new(read_preface(stream, protocol).await?), names))
     }
 
-    fn identify(&self, names: Arc<[String]>) -> Peer {
-        Peer { address: self.peer, shown: self.peer.to_string().into(), names }
-    }
-
-    async fn carry<T>(&self, io: T, names: Arc<[String]>, service: impl Service)
+    /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
+    async fn serve_connection<T>(&self, io: T, peer: Peer)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Activity::new();
-        let (counting, peer) = (activity.clone(), self.identify(names));
-        let service = service_fn(move |request| {
-            let running = counting.begin();
-            let response = service.clone().answer(request, peer.clone());
-            async move { Ok::<_, Infallible>(response.await.map(|body| Counted::new(body, running))) }
+        let in_flight = InFlight::new();
+        let http_service = service_fn(|request| {
+            let guard = in_flight.start();
+            let response = self.service.clone().call(request, peer.clone());
+            async move { Ok::<_, Infallible>(response.await.map(|body| GuardedBody::new(body, guard))) }
         });
-        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(io), service));
-        let mut lease = Lease::new(&self.config, activity);
+        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(io), http_service));
+        let mut age = ConnectionAge::new(&self.config, Instant::now(), fastrand::f64());
         loop {
-            let ended = tokio::select! {
-                // An error is the peer's: it broke the protocol or went away.
-                _ = serving.as_mut() => true,
-                () = self.stop.graceful.cancelled(), if !lease.is_closing() => lease.begin_closing(self.config.linger),
-                () = sleep_until(lease.next_look(&self.config)) => lease.look(&self.config),
+            let deadline = age.next_deadline(Instant::now(), in_flight.idle_since());
+            let event = tokio::select! {
+                // An error means that the peer has violated the protocol or disconnected.
+                _ = serving.as_mut() => Event::Closed,
+                () = self.graceful_shutdown.cancelled(), if !age.is_draining() => Event::Shutdown,
+                () = sleep_until(deadline) => Event::Deadline,
             };
-            if ended {
-                return;
-            }
-            if lease.must_say_goaway() {
-                serving.as_mut().graceful_shutdown();
+            let action = match event {
+                Event::Closed => Action::Close,
+                Event::Shutdown => age.drain(Instant::now()),
+                Event::Deadline => age.check_expiry(Instant::now(), in_flight.idle_since()),
+            };
+            match action {
+                Action::Continue => {}
+                Action::SendGoaway => serving.as_mut().graceful_shutdown(),
+                Action::Close => return,
             }
         }
     }
 }
 
-/// Waits until the peer has shown which protocol it speaks, and that the port speaks it too.
-async fn preface<T: AsyncRead + Unpin>(mut stream: T, protocol: Protocol) -> io::Result<Prefixed<T>> {
-    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut head = BytesMut::with_capacity(PREFACE.len());
-    while head.len() < PREFACE.len() && PREFACE.starts_with(&head) {
-        let missing = PREFACE.len() - head.len();
-        if (&mut stream).take(missing as u64).read_buf(&mut head).await? == 0 {
+/// Reads until the peer has shown its HTTP version, and checks that the port supports it.
+async fn read_preface<T: AsyncRead + Unpin>(mut stream: T, protocol: Protocol) -> io::Result<Rewind<T>> {
+    let mut prefix = BytesMut::with_capacity(HTTP2_PREFACE.len());
+    while prefix.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&prefix) {
+        if stream.read_buf(&mut prefix).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    if protocol == Protocol::Http2 && head != PREFACE[..] {
-        return Err(io::ErrorKind::InvalidData.into());
+    if protocol == Protocol::Http2 && !prefix.starts_with(HTTP2_PREFACE) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak HTTP/2"));
     }
-    Ok(Prefixed::new(head.freeze(), stream))
+    Ok(Rewind::new(prefix.freeze(), stream))
 }
 
-pub(super) fn builder(config: &Config, executor: Tracked) -> Builder {
+fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<TrackedExecutor> {
     let builder = auto::Builder::new(executor);
     let mut builder = if config.protocol == Protocol::Http2 { builder.http2_only() } else { builder };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
@@ -137,77 +155,20 @@ pub(super) fn builder(config: &Config, executor: Tracked) -> Builder {
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        // No gRPC server sends one: each second's would be one more entry in the HPACK table of each connection.
+        .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESETS)
+        // gRPC servers send no `date`. It would add an entry per second to the HPACK table of each connection.
         .auto_date_header(false)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
     builder
 }
 
-/// How long a connection may stay.
-struct Lease {
-    activity: Activity,
-    expires: Instant,
-    closing: Option<Closing>,
-}
-
-struct Closing {
-    /// When the requests that still run are cut off.
-    ends: Instant,
-    said_goaway: bool,
-}
-
-impl Lease {
-    fn new(config: &Config, activity: Activity) -> Self {
-        let jitter = 0.9 + 0.2 * fastrand::f64();
-        Self { activity, expires: Instant::now() + config.max_age.mul_f64(jitter), closing: None }
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing.is_some()
-    }
-
-    /// Asks the peer to go. Whatever then takes longer than `linger` is cut off. Never says that all has ended.
-    fn begin_closing(&mut self, linger: Duration) -> bool {
-        self.closing = Some(Closing { ends: Instant::now() + linger, said_goaway: false });
-        false
-    }
-
-    /// Whether this is the time to send the GOAWAY; true once.
-    fn must_say_goaway(&mut self) -> bool {
-        self.closing.as_mut().is_some_and(|closing| !std::mem::replace(&mut closing.said_goaway, true))
-    }
-
-    fn next_look(&self, config: &Config) -> Instant {
-        match &self.closing {
-            Some(closing) => closing.ends.min(Instant::now() + CLOSING / 4),
-            None => {
-                self.expires.min(self.activity.quiet_since().unwrap_or_else(Instant::now) + config.max_idle)
-            }
-        }
-    }
-
-    /// Looks whether the time has come to close; true means now.
-    fn look(&mut self, config: &Config) -> bool {
-        let now = Instant::now();
-        let quiet = self.activity.quiet_since();
-        match &self.closing {
-            Some(closing) => closing.ends <= now || quiet.is_some_and(|since| since + CLOSING <= now),
-            None => {
-                let is_idle = quiet.is_some_and(|since| since + config.max_idle <= now);
-                if self.expires <= now || is_idle { self.begin_closing(config.linger) } else { false }
-            }
-        }
-    }
-}
-
-/// Runs hyper's tasks, one a request, where they are waited for.
+/// Spawns hyper's tasks, one for each HTTP/2 request, in the tracker that the shutdown waits for.
 #[derive(Clone)]
-pub(super) struct Tracked(pub(super) TaskTracker);
+struct TrackedExecutor(TaskTracker);
 
-impl<F> hyper::rt::Executor<F> for Tracked
+impl<F> hyper::rt::Executor<F> for TrackedExecutor
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,

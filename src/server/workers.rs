@@ -11,23 +11,19 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// The worker threads besides the main thread. Dropping it stops them.
-pub struct WorkerThreads {
-    pool: WorkerPool,
-    stop: CancellationToken,
-    /// Each thread holds a token of it.
-    running: TaskTracker,
-}
-
-/// The workers to which connections are assigned. Clones share the workers.
+/// The workers, to which connections are assigned. Clones share them; the threads stop when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct WorkerPool {
     first: Arc<Worker>,
     others: Arc<[Arc<Worker>]>,
+    stop: Arc<DropGuard>,
+    /// Cancelled when a thread terminates.
     terminated: CancellationToken,
+    /// Each running thread holds a token of it.
+    running: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -45,50 +41,6 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-impl WorkerThreads {
-    /// Starts `count` workers. The first one is the calling thread, whose runtime is `first`.
-    pub fn start(first: &Handle, count: usize) -> io::Result<Self> {
-        let stop = CancellationToken::new();
-        let terminated = CancellationToken::new();
-        let running = TaskTracker::new();
-        let mut others = Vec::new();
-        for number in 1..count {
-            let runtime = runtime()?;
-            others.push(Worker::new(runtime.handle().clone()));
-            let stop = stop.clone();
-            let terminated = terminated.clone().drop_guard();
-            let running = running.token();
-            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let _guards = (terminated, running);
-                runtime.block_on(stop.cancelled());
-                // Dropping the runtime would wait for every name that is still being resolved.
-                runtime.shutdown_timeout(Duration::ZERO);
-            })?;
-        }
-        let pool = WorkerPool { first: Worker::new(first.clone()), others: others.into(), terminated };
-        Ok(Self { pool, stop, running })
-    }
-
-    /// All workers.
-    pub fn pool(&self) -> WorkerPool {
-        self.pool.clone()
-    }
-
-    /// Stops the threads, which drops their tasks, and waits for at most `limit` until all have terminated.
-    pub async fn shutdown_timeout(self, limit: Duration) {
-        self.stop.cancel();
-        self.running.close();
-        // A thread that is still running ends with the process.
-        let _ = timeout(limit, self.running.wait()).await;
-    }
-}
-
-impl Drop for WorkerThreads {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
 impl Worker {
     fn new(runtime: Handle) -> Arc<Self> {
         Arc::new(Self { runtime, connections: AtomicUsize::new(0) })
@@ -101,8 +53,30 @@ impl WorkerPool {
         Self {
             first: Worker::new(Handle::current()),
             others: Arc::default(),
+            stop: Arc::new(CancellationToken::new().drop_guard()),
             terminated: CancellationToken::new(),
+            running: TaskTracker::new(),
         }
+    }
+
+    /// The current runtime as the first worker, and `count - 1` threads.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut pool = Self::current();
+        let mut others = Vec::new();
+        for number in 1..count {
+            let runtime = runtime()?;
+            others.push(Worker::new(runtime.handle().clone()));
+            let stop = pool.stop.token().clone();
+            let guards = (pool.terminated.clone().drop_guard(), pool.running.token());
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _guards = guards;
+                runtime.block_on(stop.cancelled());
+                // Dropping the runtime would wait for every name that is still being resolved.
+                runtime.shutdown_timeout(Duration::ZERO);
+            })?;
+        }
+        pool.others = others.into();
+        Ok(pool)
     }
 
     /// Assigns a connection to the worker that has the fewest.
@@ -115,9 +89,17 @@ impl WorkerPool {
         ConnectionGuard(Arc::clone(worker))
     }
 
-    /// Waits until a worker thread has terminated, which none should do before the process ends.
+    /// Waits until a thread has terminated, which none should do before the process ends.
     pub async fn terminated(&self) {
         self.terminated.cancelled().await;
+    }
+
+    /// Stops the threads, which drops their tasks, and waits for at most `limit` until all have terminated.
+    pub async fn shutdown_timeout(&self, limit: Duration) {
+        self.stop.token().cancel();
+        self.running.close();
+        // A thread that is still running ends with the process.
+        let _ = timeout(limit, self.running.wait()).await;
     }
 }
 
@@ -145,8 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_is_assigned_to_the_worker_with_the_fewest() {
-        let workers = WorkerThreads::start(&Handle::current(), 3).unwrap();
-        let pool = workers.pool();
+        let pool = WorkerPool::start(3).unwrap();
         let (first, second, third) = (pool.least_loaded(), pool.least_loaded(), pool.least_loaded());
         assert_eq!(thread_name(&first).await, thread::current().name().unwrap());
         assert_eq!(thread_name(&second).await, "worker-1");
@@ -157,8 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn terminated_worker_is_noticed_and_its_tasks_are_dropped() {
-        let workers = WorkerThreads::start(&Handle::current(), 2).unwrap();
-        let pool = workers.pool();
+        let pool = WorkerPool::start(2).unwrap();
         let _first = pool.least_loaded();
         let second = pool.least_loaded();
         let task = CancellationToken::new();
@@ -168,7 +148,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         assert!(!pool.terminated.is_cancelled());
-        workers.shutdown_timeout(Duration::from_secs(30)).await;
+        pool.shutdown_timeout(Duration::from_secs(30)).await;
         assert!(task.is_cancelled());
         pool.terminated().await;
     }

@@ -1,0 +1,158 @@
+//! When a connection is closed: maximum age, grace and idle time of gRFC A9, and graceful shutdown.
+//!
+//! A pure state machine: the time and the state of the connection come in, and an [`Action`] comes out.
+//!
+//! ```text
+//! Serving --(age, idle time, shutdown)--> SendGoaway, Draining --(grace, no request left)--> Close
+//! ```
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::Config;
+
+/// How long a draining connection without requests stays open. A peer that acknowledges the GOAWAY closes it earlier.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// How often a draining connection is checked for requests.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The share of the maximum age that is added or subtracted at random, so that connections do not expire together.
+const AGE_JITTER: f64 = 0.1;
+
+/// What to do with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Continue,
+    SendGoaway,
+    Close,
+}
+
+/// The age of one connection.
+pub(super) struct ConnectionAge {
+    max_idle: Duration,
+    grace: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Serving { expires_at: Instant },
+    Draining { ends_at: Instant },
+}
+
+impl ConnectionAge {
+    /// Of a connection that is opened now. `random` is from 0 to 1.
+    pub(super) fn new(config: &Config, now: Instant, random: f64) -> Self {
+        let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * random;
+        Self {
+            max_idle: config.max_connection_idle,
+            grace: config.max_connection_age_grace,
+            state: State::Serving { expires_at: now + config.max_connection_age.mul_f64(jitter) },
+        }
+    }
+
+    /// Whether the GOAWAY has been sent.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { .. })
+    }
+
+    /// Starts draining.
+    pub(super) fn drain(&mut self, now: Instant) -> Action {
+        if self.is_draining() {
+            return Action::Continue;
+        }
+        self.state = State::Draining { ends_at: now + self.grace };
+        Action::SendGoaway
+    }
+
+    /// When to call [`Self::check_expiry`] next. `idle_since` is `None` while a request is in flight.
+    pub(super) fn next_deadline(&self, now: Instant, idle_since: Option<Instant>) -> Instant {
+        match self.state {
+            State::Serving { expires_at } => expires_at.min(idle_since.unwrap_or(now) + self.max_idle),
+            State::Draining { ends_at } => ends_at.min(now + DRAIN_CHECK_INTERVAL),
+        }
+    }
+
+    /// Decides whether the time has come for the next step.
+    pub(super) fn check_expiry(&mut self, now: Instant, idle_since: Option<Instant>) -> Action {
+        let has_been_idle = |limit| idle_since.is_some_and(|since| since + limit <= now);
+        match self.state {
+            State::Serving { expires_at } if expires_at <= now || has_been_idle(self.max_idle) => {
+                self.drain(now)
+            }
+            State::Draining { ends_at } if ends_at <= now || has_been_idle(DRAIN_IDLE) => Action::Close,
+            State::Serving { .. } | State::Draining { .. } => Action::Continue,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Protocol;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MAX_AGE: Duration = Duration::from_secs(1000);
+    const GRACE: Duration = Duration::from_secs(60);
+    const MAX_IDLE: Duration = Duration::from_secs(300);
+
+    fn connection_age(now: Instant, random: f64) -> ConnectionAge {
+        let config = Config {
+            protocol: Protocol::Http2,
+            max_connections: 1,
+            max_streams: 1,
+            max_connection_age: MAX_AGE,
+            max_connection_age_grace: GRACE,
+            max_connection_idle: MAX_IDLE,
+            handshake_timeout: SECOND,
+            keepalive_interval: SECOND,
+            keepalive_timeout: SECOND,
+        };
+        ConnectionAge::new(&config, now, random)
+    }
+
+    #[test]
+    fn maximum_age_has_a_jitter_of_ten_per_cent() {
+        let start = Instant::now();
+        for (random, seconds) in [(0.0, 900), (0.5, 1000), (1.0, 1100)] {
+            let mut age = connection_age(start, random);
+            let expiry = start + Duration::from_secs(seconds);
+            // One millisecond for the rounding of the jitter.
+            assert_eq!(age.check_expiry(expiry - Duration::from_millis(1), None), Action::Continue);
+            assert_eq!(age.check_expiry(expiry + Duration::from_millis(1), None), Action::SendGoaway);
+        }
+    }
+
+    #[test]
+    fn idle_connection_gets_a_goaway_and_a_busy_one_does_not() {
+        let start = Instant::now();
+        let mut age = connection_age(start, 0.5);
+        assert_eq!(age.next_deadline(start, Some(start)), start + MAX_IDLE);
+        assert_eq!(age.check_expiry(start + MAX_IDLE, None), Action::Continue);
+        assert_eq!(age.check_expiry(start + MAX_IDLE, Some(start + SECOND)), Action::Continue);
+        assert_eq!(age.check_expiry(start + MAX_IDLE, Some(start)), Action::SendGoaway);
+        assert!(age.is_draining());
+    }
+
+    #[test]
+    fn goaway_is_sent_once() {
+        let start = Instant::now();
+        let mut age = connection_age(start, 0.5);
+        assert_eq!(age.drain(start), Action::SendGoaway);
+        assert_eq!(age.drain(start), Action::Continue);
+        assert_eq!(age.check_expiry(start, None), Action::Continue);
+    }
+
+    #[test]
+    fn draining_connection_is_closed_without_requests_or_after_the_grace() {
+        let start = Instant::now();
+        let mut age = connection_age(start, 0.5);
+        age.drain(start);
+        assert!(age.next_deadline(start, None) <= start + SECOND);
+        assert_eq!(age.check_expiry(start + SECOND, None), Action::Continue);
+        assert_eq!(age.check_expiry(start + 2 * SECOND, Some(start + SECOND)), Action::Close);
+        assert_eq!(age.check_expiry(start + GRACE - SECOND, None), Action::Continue);
+        assert_eq!(age.next_deadline(start + GRACE, None), start + GRACE);
+        assert_eq!(age.check_expiry(start + GRACE, None), Action::Close);
+    }
+}
