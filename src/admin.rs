@@ -25,18 +25,9 @@ const INDEX: &str = "backup-share-gateway, admin port
 grpc.health.v1.Health is served here too, for the kubelet's gRPC probes
 ";
 
-/// The content type of Prometheus's text format.
-const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// The routes of the admin port.
 #[derive(Clone)]
 pub struct Admin(Router);
-
-#[derive(Clone)]
-struct Probes {
-    readiness: Readiness,
-    metrics: Metrics,
-}
 
 impl Admin {
     /// Creates the routes. `services` are the names that health knows besides `""`.
@@ -45,12 +36,11 @@ impl Admin {
         let router = Router::new()
             .route("/", get(INDEX))
             .route("/livez", get("ok\n"))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics_text))
+            .route("/readyz", get(readyz).with_state(readiness))
+            .route("/metrics", get(metrics_text).with_state(metrics))
             .route(&format!("/{HEALTH_SERVICE}/{{*method}}"), post_service(health))
             .fallback((StatusCode::NOT_FOUND, "not found; / lists the paths\n"))
-            .method_not_allowed_fallback(method_not_allowed)
-            .with_state(Probes { readiness, metrics });
+            .method_not_allowed_fallback(method_not_allowed);
         Self(router)
     }
 
@@ -61,17 +51,17 @@ impl Admin {
     }
 }
 
-async fn readyz(State(probes): State<Probes>) -> (StatusCode, &'static str) {
-    if probes.readiness.is_serving() {
+async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
+    if readiness.is_serving() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not serving\n")
     }
 }
 
-async fn metrics_text(State(probes): State<Probes>) -> Response<Body> {
-    match probes.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response(),
+async fn metrics_text(State(metrics): State<Metrics>) -> Response<Body> {
+    match metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
@@ -88,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn other_methods_are_answered_with_405_and_allow() {
         let metrics = Metrics::new(|| 0).unwrap();
-        let Admin(mut router) = Admin::new(Readiness::new(), metrics, &[]);
+        let Admin(mut router) = Admin::new(Readiness::default(), metrics, &[]);
         for (method, path, status, allow) in [
             ("HEAD", "/livez", 200, None),
             ("POST", "/livez", 405, Some("GET,HEAD")),

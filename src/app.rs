@@ -114,11 +114,11 @@ struct ShutdownTokens {
 /// bound here, too: its address is the URL that the upstream client calls.
 pub async fn build(config: Config) -> Result<App, Error> {
     let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;
-    let readiness = Readiness::new();
+    let readiness = Readiness::default();
     let tokens = ShutdownTokens::default();
     let workers = WorkerPool::start(config.workers)
         .map_err(|error| Error::Setup(format!("cannot start the runtime: {error}")))?;
-    let tls = config.tls.map(|config| Arc::new(Tls::new(config)));
+    let tls = config.tls.map(Arc::new);
     let authorization = config.authorization.map(|config| Arc::new(AuthorizationPolicy::new(config)));
     let credentials = CredentialProvider::new(config.credentials).map_err(Error::Setup)?;
     let (base_url, sandbox) = match config.upstream_location {

@@ -48,33 +48,37 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("cannot read {} ({error})", path.display()))
 }
 
-/// The names and the expiry of a certificate.
+/// The subject alternative names (RFC 5280, section 4.2.1.6) and the expiry of a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
-    /// The subject alternative names of the kinds below, in the order of the certificate.
-    pub(crate) names: Vec<SubjectAltName>,
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) uris: Vec<String>,
+    pub(crate) ip_addresses: Vec<IpAddr>,
     /// When it expires, in seconds since 1970.
     pub(crate) not_after: i64,
-}
-
-/// A subject alternative name (RFC 5280, section 4.2.1.6) of a kind that names a server or a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SubjectAltName {
-    Dns(String),
-    Uri(String),
-    Ip(IpAddr),
 }
 
 impl Certificate {
     /// Parses the DER encoding.
     pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        let not_after = certificate.validity().not_after.timestamp();
+        let mut parsed = Self { dns_names: vec![], uris: vec![], ip_addresses: vec![], not_after };
         let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
-        let names = match extension {
-            Some(extension) => extension.value.general_names.iter().filter_map(SubjectAltName::new).collect(),
-            None => Vec::new(),
-        };
-        Ok(Self { names, not_after: certificate.validity().not_after.timestamp() })
+        let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+        for name in names {
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "other kinds name neither a server nor a workload"
+            )]
+            match name {
+                GeneralName::DNSName(name) => parsed.dns_names.push((*name).to_owned()),
+                GeneralName::URI(uri) => parsed.uris.push((*uri).to_owned()),
+                GeneralName::IPAddress(octets) => parsed.ip_addresses.extend(ip_address(octets)),
+                _ => {}
+            }
+        }
+        Ok(parsed)
     }
 
     /// Whether it has expired.
@@ -89,24 +93,10 @@ impl Certificate {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        let mut names = [self.dns_names.as_slice(), &self.uris].concat();
+        names.extend(self.ip_addresses.iter().map(ToString::to_string));
         let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
         write!(f, "for {names}; expires {}", httpdate::fmt_http_date(self.expiry()))
-    }
-}
-
-impl SubjectAltName {
-    fn new(name: &GeneralName<'_>) -> Option<Self> {
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "other kinds name neither a server nor a workload"
-        )]
-        match name {
-            GeneralName::DNSName(name) => Some(Self::Dns((*name).to_owned())),
-            GeneralName::URI(uri) => Some(Self::Uri((*uri).to_owned())),
-            GeneralName::IPAddress(octets) => ip_address(octets).map(Self::Ip),
-            _ => None,
-        }
     }
 }
 
@@ -116,13 +106,4 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     }
     let ipv6 = <[u8; 16]>::try_from(octets).ok()?;
     Some(ipv6.into())
-}
-
-impl fmt::Display for SubjectAltName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns(name) | Self::Uri(name) => f.write_str(name),
-            Self::Ip(address) => address.fmt(f),
-        }
-    }
 }

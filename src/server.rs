@@ -24,4 +24,4 @@ pub mod workers;
 pub use config::{Config, Protocol, ServerShutdown};
 pub use listener::Server;
 pub use service::{Peer, Service};
-pub use tls::{Config as TlsConfig, Files as TlsFiles, Tls};
+pub use tls::{Files as TlsFiles, Tls};

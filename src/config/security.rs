@@ -13,7 +13,7 @@ use crate::credentials::{
     Secret, Variables,
 };
 use crate::grpc::AuthorizationConfig;
-use crate::server::{TlsConfig, TlsFiles};
+use crate::server::{Tls, TlsFiles};
 use crate::upstream::HttpConfig;
 
 /// Whose credential goes upstream, with what was read of it.
@@ -31,7 +31,7 @@ enum AuthMode {
 }
 
 impl ServeFlags {
-    pub(super) fn tls(&self, validator: &mut Validator) -> Result<Option<TlsConfig>, Reported> {
+    pub(super) fn tls(&self, validator: &mut Validator) -> Result<Option<Tls>, Reported> {
         let files = match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => TlsFiles {
                 certificate: certificate.clone(),
@@ -41,7 +41,7 @@ impl ServeFlags {
             (None, None) if self.tls_client_ca.is_none() => return Ok(None),
             _ => return Err(validator.report("--tls-cert (GATEWAY_TLS_CERT) and --tls-key (GATEWAY_TLS_KEY) go together, and --tls-client-ca (GATEWAY_TLS_CLIENT_CA) needs both")),
         };
-        let loaded = TlsConfig::load(files);
+        let loaded = Tls::load(files);
         let loaded = loaded.map_err(|why| {
             validator.report(format!("--tls-cert, --tls-key, --tls-client-ca (GATEWAY_TLS_…): {why}"))
         })?;

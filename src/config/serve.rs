@@ -27,7 +27,7 @@ pub struct Config {
     /// The gRPC port's connections.
     pub server: server::Config,
     /// TLS on the gRPC port; without it, connections are not encrypted.
-    pub tls: Option<server::TlsConfig>,
+    pub tls: Option<server::Tls>,
     /// The calls.
     pub grpc: grpc::Config,
     /// Who may read what; without rules, any caller may name any project, and its token decides.

@@ -14,16 +14,11 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-/// Whether the gateway is serving. Clones share the state; there is one for the process.
-#[derive(Clone, Debug)]
+/// Whether the gateway is serving; at first it is not. Clones share the state; there is one for the process.
+#[derive(Clone, Debug, Default)]
 pub struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
-    /// Not serving yet.
-    pub fn new() -> Self {
-        Self(watch::Sender::new(false))
-    }
-
     /// Changes the state and notifies every `Watch`.
     pub fn set(&self, serving: bool) {
         self.0.send_replace(serving);
@@ -37,12 +32,6 @@ impl Readiness {
     /// The health service for the server as a whole (`""`) and for `services`.
     pub fn service(&self, services: &'static [&'static str]) -> HealthServer<HealthService> {
         HealthServer::new(HealthService { readiness: self.clone(), services })
-    }
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -1,8 +1,7 @@
 //! TLS and mutual TLS of a port, from PEM files that may change while it runs.
 //!
-//! [`Config`] is plain data: the paths, and what the files contained at startup. [`Tls`] is what the port uses. A reload
-//! replaces certificate, key and client CA together, and only if all of them are valid; open connections are kept.
-//! Tests: `tests/gateway/tls.rs`.
+//! A reload replaces certificate, key and client CA together, and only if all of them are valid. Open connections are kept.
+//! This module must not know when files change: `app` watches them. Tests: `tests/gateway/tls.rs`.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 
 use crate::files::{Loaded, Snapshot};
-use crate::pem::{self, Certificate, SubjectAltName};
+use crate::pem::{self, Certificate};
 
 /// The paths of the PEM files.
 #[derive(Clone, Debug)]
@@ -37,30 +36,11 @@ impl Files {
     }
 }
 
-/// The files, and what they contained when the configuration was read.
-#[derive(Debug)]
-pub struct Config {
-    files: Files,
-    material: Loaded<Material>,
-}
-
-impl Config {
-    /// Reads the files. The error names the file at fault and the reason.
-    pub fn load(files: Files) -> Result<Self, String> {
-        let material = Loaded::read(files.paths(), || Material::read(&files))?;
-        Ok(Self { files, material })
-    }
-
-    /// The port's certificate.
-    pub(crate) fn certificate(&self) -> &Certificate {
-        &self.material.value.certificate
-    }
-}
-
 /// The certificate, key and client CA in use.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
+    /// The files as they were when they were first read.
     snapshot: Snapshot,
     current: ArcSwap<Material>,
 }
@@ -73,10 +53,10 @@ struct Material {
 }
 
 impl Tls {
-    /// Uses what the configuration has read.
-    pub fn new(config: Config) -> Self {
-        let Config { files, material } = config;
-        Self { files, snapshot: material.snapshot, current: ArcSwap::from_pointee(material.value) }
+    /// Reads the files. The error names the file at fault and the reason.
+    pub fn load(files: Files) -> Result<Self, String> {
+        let Loaded { value, snapshot } = Loaded::read(files.paths(), || Material::read(&files))?;
+        Ok(Self { files, snapshot, current: ArcSwap::from_pointee(value) })
     }
 
     /// Reads the files again. After an error, the previous content stays in use.
@@ -85,9 +65,13 @@ impl Tls {
         Ok(())
     }
 
-    /// The files as they were when they were first read.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
+    }
+
+    /// The port's certificate.
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.current.load().certificate.clone()
     }
 
     /// When the certificate in use expires, in seconds since 1970.
@@ -133,25 +117,18 @@ impl Material {
     }
 }
 
-/// The names of a peer, from its certificate chain, which has been verified. None without mutual TLS.
+/// The names of a peer, from its verified certificate chain. None without mutual TLS.
 pub(super) fn peer_names(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<[String]>> {
     let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Arc::default()) };
-    let certificate = Certificate::parse(leaf).map_err(io::Error::other)?;
-    caller_names(certificate.names).map(Arc::from).map_err(io::Error::other)
+    let Certificate { uris, dns_names, .. } = Certificate::parse(leaf).map_err(io::Error::other)?;
+    caller_names(uris, dns_names).map(Arc::from).map_err(io::Error::other)
 }
 
 /// The one SPIFFE ID of a certificate, or else its DNS names. SPIFFE requires that a certificate with more than one SPIFFE
 /// ID is rejected (X509-SVID, section 2).
-fn caller_names(names: Vec<SubjectAltName>) -> Result<Vec<String>, &'static str> {
-    let mut spiffe_ids = Vec::new();
-    let mut dns_names = Vec::new();
-    for name in names {
-        match name {
-            SubjectAltName::Uri(uri) if uri.starts_with("spiffe://") => spiffe_ids.push(uri),
-            SubjectAltName::Dns(name) => dns_names.push(name),
-            SubjectAltName::Uri(_) | SubjectAltName::Ip(_) => {}
-        }
-    }
+fn caller_names(uris: Vec<String>, dns_names: Vec<String>) -> Result<Vec<String>, &'static str> {
+    let mut spiffe_ids = uris;
+    spiffe_ids.retain(|uri| uri.starts_with("spiffe://"));
     match spiffe_ids.len() {
         0 => Ok(dns_names),
         1 => Ok(spiffe_ids),
@@ -165,24 +142,18 @@ mod tests {
 
     #[test]
     fn caller_is_named_by_its_spiffe_id_or_else_by_its_dns_names() {
-        let uri = |uri: &str| SubjectAltName::Uri(uri.into());
-        let dns = |name: &str| SubjectAltName::Dns(name.into());
         let (id, other_id) = ("spiffe://example.org/reader", "spiffe://example.org/other");
-        for (names, expected) in [
-            (vec![], Some(vec![])),
-            (vec![uri(id)], Some(vec![id])),
-            (vec![dns("a.example"), uri(id)], Some(vec![id])),
-            (vec![dns("a.example"), dns("b.example")], Some(vec!["a.example", "b.example"])),
-            (vec![uri("https://a.example"), dns("b.example")], Some(vec!["b.example"])),
-            (vec![SubjectAltName::Ip([127, 0, 0, 1].into())], Some(vec![])),
-            (vec![uri(id), uri(other_id)], None),
+        for (uris, dns_names, expected) in [
+            (vec![], vec![], Some(vec![])),
+            (vec![id], vec!["a.example"], Some(vec![id])),
+            (vec![], vec!["a.example", "b.example"], Some(vec!["a.example", "b.example"])),
+            (vec!["https://a.example"], vec!["b.example"], Some(vec!["b.example"])),
+            (vec!["https://a.example"], vec![], Some(vec![])),
+            (vec![id, other_id], vec![], None),
         ] {
-            let found = caller_names(names.clone()).ok();
-            assert_eq!(
-                found,
-                expected.map(|names| names.into_iter().map(str::to_owned).collect()),
-                "{names:?}"
-            );
+            let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let found = caller_names(owned(uris.clone()), owned(dns_names));
+            assert_eq!(found.ok(), expected.map(owned), "{uris:?}");
         }
     }
 }

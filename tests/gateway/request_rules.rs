@@ -322,7 +322,7 @@ async fn a_panic_in_a_handler_is_internal_and_counted() {
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
     let credentials = credentials::CredentialProvider::new(config.credentials).unwrap();
     let shares = upstream::Upstream::new(Some(url), config.upstream, credentials, metrics.clone()).unwrap();
-    let (readiness, stop) = (Readiness::new(), Default::default());
+    let (readiness, stop) = (Readiness::default(), Default::default());
     let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
     let response = router.handle(Raw::call().request.map(|()| Panicking), Default::default()).await;
     let failure = Failure::of(tonic::Status::from_header_map(response.headers()).unwrap());
