@@ -1,30 +1,30 @@
-//! Files that are read at the start and may change while the process runs: certificates, rules, secrets.
+//! Files that are read at startup and may change while the process runs: certificates, rules, secrets.
 //!
-//! A [`Snapshot`] tells whether files have changed; [`Loaded`] keeps what was read together with the snapshot that was taken
-//! before. Files are found by name and compared by content: a file that is written again and a symbolic link that is pointed at
-//! another file (as Kubernetes does with Secrets) are noticed alike.
+//! [`Loaded`] holds a value with the [`Snapshot`] of its files, and a later snapshot shows whether they have changed. Snapshots
+//! compare contents, so that a file that is written in place and a symbolic link that changes its target (Kubernetes
+//! Secrets) are both detected.
 //!
-//! This module does not know what the files hold, and does not watch them: `app` does.
+//! This module must not know what the files contain, or when to read them: `app` polls them.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
-/// The contents of files at one moment.
+/// The contents of files at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     paths: Vec<PathBuf>,
-    /// Hashes, so that no key is kept; `None` for a file that cannot be read.
-    contents: Vec<Option<u64>>,
+    /// Hashes, so that no key is kept in memory. `None` for a file that cannot be read.
+    hashes: Vec<Option<u64>>,
 }
 
 impl Snapshot {
-    /// Reads the files as they are now.
+    /// Reads the files.
     pub(crate) fn take(paths: Vec<PathBuf>) -> Self {
-        let contents = paths.iter().map(|path| Some(hash(&std::fs::read(path).ok()?))).collect();
-        Self { paths, contents }
+        let hashes = paths.iter().map(|path| Some(hash(&std::fs::read(path).ok()?))).collect();
+        Self { paths, hashes }
     }
 
-    /// The files, to take the next snapshot of.
+    /// The files, for the next snapshot.
     pub(crate) fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
@@ -36,7 +36,7 @@ fn hash(content: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// A value read from files, with the files as they were just before.
+/// A value that was read from files, and a snapshot of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded<T> {
     pub(crate) value: T,
@@ -44,7 +44,7 @@ pub(crate) struct Loaded<T> {
 }
 
 impl<T> Loaded<T> {
-    /// Takes the snapshot of `paths` first and calls `read` then, so that no change after the reading is missed.
+    /// Takes the snapshot before it calls `read`, so that a change during `read` is detected.
     pub(crate) fn read<E>(paths: Vec<PathBuf>, read: impl FnOnce() -> Result<T, E>) -> Result<Self, E> {
         let snapshot = Snapshot::take(paths);
         Ok(Self { value: read()?, snapshot })
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn change_during_reading_is_not_missed() {
+    fn change_during_read_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules");
         std::fs::write(&path, "old").unwrap();
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn link_to_another_file_is_a_change_and_the_same_content_is_none() {
+    fn link_to_other_content_is_a_change_and_to_the_same_content_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let [first, same, other, link] =
             ["first", "same", "other", "link"].map(|name| folder.path().join(name));

@@ -98,8 +98,7 @@ impl ServeFlags {
         auth: &Result<Auth, Reported>,
     ) -> Result<Roots, Reported> {
         if let Some(file) = &self.upstream_ca {
-            return Roots::from_pem_file(Path::new(file))
-                .map_err(|why| validator.report(format!("--upstream-ca (GATEWAY_UPSTREAM_CA): {why}")));
+            return validator.value("upstream-ca", file, |file| Roots::from_pem_file(Path::new(file)));
         }
         // OpenStack's CA file is for every service, not for the identity service alone.
         if let Auth::Keystone(account) = auth.as_ref()?

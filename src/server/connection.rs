@@ -34,12 +34,11 @@ const MAX_PENDING_ACCEPT_RESETS: usize = 20;
 const MAX_LOCAL_ERROR_RESETS: usize = 1024;
 
 /// Serves the connections of one port.
-pub(super) struct ConnectionHandler<S> {
+pub(super) struct ConnectionHandler {
     config: Config,
     tls: Option<Arc<Tls>>,
     graceful_shutdown: CancellationToken,
     builder: auto::Builder<TrackedExecutor>,
-    service: S,
 }
 
 /// A connection after its handshakes.
@@ -56,21 +55,20 @@ enum Event {
     Deadline,
 }
 
-impl<S: Service> ConnectionHandler<S> {
+impl ConnectionHandler {
     /// hyper's tasks are spawned in `tasks`.
     pub(super) fn new(
         config: Config,
         tls: Option<Arc<Tls>>,
         graceful_shutdown: CancellationToken,
         tasks: TaskTracker,
-        service: S,
     ) -> Self {
         let builder = http_builder(&config, TrackedExecutor(tasks));
-        Self { config, tls, graceful_shutdown, builder, service }
+        Self { config, tls, graceful_shutdown, builder }
     }
 
     /// Serves a connection until it is closed.
-    pub(super) async fn run(&self, stream: TcpStream, address: SocketAddr) {
+    pub(super) async fn run(&self, stream: TcpStream, address: SocketAddr, service: impl Service) {
         // An error means that the peer has disconnected, which the handshake reports, too.
         let _ = stream.set_nodelay(true);
         let negotiated = tokio::select! {
@@ -80,8 +78,10 @@ impl<S: Service> ConnectionHandler<S> {
         };
         let peer = |names| Peer { address, addr_display: address.to_string().into(), names };
         match negotiated {
-            Ok(Ok(NegotiatedStream::Plaintext(io))) => self.serve_connection(io, peer(Arc::default())).await,
-            Ok(Ok(NegotiatedStream::Tls(io, names))) => self.serve_connection(io, peer(names)).await,
+            Ok(Ok(NegotiatedStream::Plaintext(io))) => {
+                self.serve_connection(io, peer(Arc::default()), service).await
+            }
+            Ok(Ok(NegotiatedStream::Tls(io, names))) => self.serve_connection(io, peer(names), service).await,
             Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection closed: handshake failed"),
             Err(_) => tracing::debug!(peer = %address, "connection closed: handshake timeout"),
         }
@@ -98,14 +98,14 @@ impl<S: Service> ConnectionHandler<S> {
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
-    async fn serve_connection<T>(&self, io: T, peer: Peer)
+    async fn serve_connection<T>(&self, io: T, peer: Peer, service: impl Service)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let in_flight = InFlight::new();
         let http_service = service_fn(|request| {
             let guard = in_flight.start();
-            let response = self.service.clone().call(request, peer.clone());
+            let response = service.clone().call(request, peer.clone());
             async move { Ok::<_, Infallible>(response.await.map(|body| GuardedBody::new(body, guard))) }
         });
         let mut serving = pin!(self.builder.serve_connection(TokioIo::new(io), http_service));

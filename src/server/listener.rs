@@ -23,25 +23,26 @@ const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 const LISTEN_BACKLOG: u32 = 1024;
 
 /// A bound port.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    config: Config,
-    tls: Option<Arc<Tls>>,
+    handler: Arc<ConnectionHandler>,
+    max_connections: usize,
     shutdown: ServerShutdown,
-    connections: IntGauge,
+    open_connections: IntGauge,
     workers: WorkerPool,
+    /// The connections, and hyper's tasks.
+    tasks: TaskTracker,
 }
 
 impl Server {
-    /// Binds `address`; port 0 selects a free port. `connections` counts the open connections, which are assigned to
+    /// Binds `address`; port 0 selects a free port. `open_connections` counts the connections, which are assigned to
     /// `workers`.
     pub fn bind(
         address: SocketAddr,
         config: Config,
         tls: Option<Arc<Tls>>,
         shutdown: ServerShutdown,
-        connections: IntGauge,
+        open_connections: IntGauge,
         workers: WorkerPool,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -50,7 +51,11 @@ impl Server {
         socket.set_keepalive(true)?;
         socket.bind(address)?;
         let listener = socket.listen(LISTEN_BACKLOG)?;
-        Ok(Self { listener, config, tls, shutdown, connections, workers })
+        let tasks = TaskTracker::new();
+        let max_connections = config.max_connections;
+        let handler = ConnectionHandler::new(config, tls, shutdown.graceful.clone(), tasks.clone());
+        let handler = Arc::new(handler);
+        Ok(Self { listener, handler, max_connections, shutdown, open_connections, workers, tasks })
     }
 
     /// The bound address, with the selected port.
@@ -60,14 +65,6 @@ impl Server {
 
     /// Serves until shutdown, and until every connection is closed.
     pub async fn serve(self, service: impl Service) {
-        let tasks = TaskTracker::new();
-        let handler = Arc::new(ConnectionHandler::new(
-            self.config.clone(),
-            self.tls.clone(),
-            self.shutdown.graceful.clone(),
-            tasks.clone(),
-            service,
-        ));
         let mut backoff = MIN_ACCEPT_BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -77,7 +74,7 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = MIN_ACCEPT_BACKOFF;
-                    self.spawn(&tasks, Arc::clone(&handler), stream, peer);
+                    self.spawn(stream, peer, service.clone());
                 }
                 Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
@@ -90,23 +87,18 @@ impl Server {
             }
         }
         drop(self.listener);
-        tasks.close();
-        tasks.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Serves one connection in a task of the worker that it is assigned to.
-    fn spawn(
-        &self,
-        tasks: &TaskTracker,
-        handler: Arc<ConnectionHandler<impl Service>>,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) {
-        let gauge = ConnectionGauge::new(&self.connections);
-        if gauge.open_connections() > self.config.max_connections {
-            tracing::debug!(%peer, "connection closed: --max-connections is reached");
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, service: impl Service) {
+        let gauge = ConnectionGauge::new(&self.open_connections);
+        if gauge.value() > self.max_connections {
+            tracing::debug!(%peer, "connection closed: the connection limit is reached");
             return;
         }
+        let handler = Arc::clone(&self.handler);
         let forced_shutdown = self.shutdown.forced.clone();
         let worker = self.workers.least_loaded();
         let runtime = worker.runtime().clone();
@@ -116,11 +108,11 @@ impl Server {
             let _guards = (gauge, worker);
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             tokio::select! {
-                () = handler.run(stream, peer) => {}
+                () = handler.run(stream, peer, service) => {}
                 () = forced_shutdown.cancelled() => {}
             }
         };
-        tasks.spawn_on(task, &runtime);
+        self.tasks.spawn_on(task, &runtime);
     }
 }
 
@@ -144,7 +136,7 @@ impl ConnectionGauge {
         Self(gauge.clone())
     }
 
-    fn open_connections(&self) -> usize {
+    fn value(&self) -> usize {
         usize::try_from(self.0.get()).unwrap_or_default()
     }
 }
