@@ -35,7 +35,7 @@
 //! | [`telemetry`] | logs and spans |
 //! | [`credentials`] | what authenticates a request to the upstream: the caller's token, the gateway's own token, or its keys |
 //! | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
-//! | `pem`, `files` | names and expiry of certificates; what was read from files, and whether they have changed since |
+//! | `pem`, `files` | the reader of PEM files and certificates; what was read from files, and whether they have changed since |
 //! | [`metrics`] | the metric families |
 //! | [`proto`] | generated code |
 //! | [`domain`] | IDs, share, call, errors, and the trait that `grpc` and `upstream` meet in |

@@ -54,15 +54,16 @@ pub(crate) struct Certificate {
     pub(crate) dns_names: Vec<String>,
     pub(crate) uris: Vec<String>,
     pub(crate) ip_addresses: Vec<IpAddr>,
-    /// When it expires, in seconds since 1970.
-    pub(crate) not_after: i64,
+    /// When it expires.
+    pub(crate) not_after: SystemTime,
 }
 
 impl Certificate {
     /// Parses the DER encoding.
     pub(crate) fn parse(der: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let not_after = certificate.validity().not_after.timestamp();
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+        let not_after = UNIX_EPOCH + Duration::from_secs(seconds);
         let mut parsed = Self { dns_names: vec![], uris: vec![], ip_addresses: vec![], not_after };
         let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
         let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
@@ -83,11 +84,7 @@ impl Certificate {
 
     /// Whether it has expired.
     pub(crate) fn has_expired(&self, now: SystemTime) -> bool {
-        now >= self.expiry()
-    }
-
-    fn expiry(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(u64::try_from(self.not_after).unwrap_or_default())
+        now >= self.not_after
     }
 }
 
@@ -96,7 +93,7 @@ impl fmt::Display for Certificate {
         let mut names = [self.dns_names.as_slice(), &self.uris].concat();
         names.extend(self.ip_addresses.iter().map(ToString::to_string));
         let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-        write!(f, "for {names}; expires {}", httpdate::fmt_http_date(self.expiry()))
+        write!(f, "for {names}; expires {}", httpdate::fmt_http_date(self.not_after))
     }
 }
 
@@ -106,4 +103,46 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     }
     let ipv6 = <[u8; 16]>::try_from(octets).ok()?;
     Some(ipv6.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreadable_file_is_an_error_with_path_and_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let read = || (read_roots(&path).unwrap_err(), read_private_key(&path).unwrap_err());
+        let shown = path.display();
+        let (roots, key) = read();
+        assert!(roots.starts_with(&format!("cannot read {shown} (")), "{roots}");
+        assert_eq!(roots, key);
+        for (pem, roots, key) in [
+            ("", "contains no certificate", "contains no private key"),
+            ("-----BEGIN CERTIFICATE-----\nAA==\n", "is not valid PEM", "contains no private key"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
+                "contains a certificate that cannot be used",
+                "contains no private key",
+            ),
+        ] {
+            std::fs::write(&path, pem).unwrap();
+            let errors = read();
+            assert!(errors.0.starts_with(&format!("{shown} {roots}")), "{errors:?}");
+            assert!(errors.1.starts_with(&format!("{shown} {key}")), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn certificate_is_shown_with_its_names_and_expiry() {
+        let names = ["a.example".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(2099, 1, 1);
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let certificate = Certificate::parse(certificate.der()).unwrap();
+        let expected = "for a.example, 127.0.0.1, ::1; expires Thu, 01 Jan 2099 00:00:00 GMT";
+        assert_eq!(certificate.to_string(), expected);
+        assert!(!certificate.has_expired(SystemTime::UNIX_EPOCH));
+    }
 }

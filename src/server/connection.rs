@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,12 +42,8 @@ pub(super) struct ConnectionHandler {
     builder: auto::Builder<TrackedExecutor>,
 }
 
-/// A connection after its handshakes.
-enum NegotiatedStream {
-    Plaintext(Rewind<TcpStream>),
-    /// With the names in the peer's certificate.
-    Tls(Box<Rewind<TlsStream<TcpStream>>>, Arc<[String]>),
-}
+/// A connection after its handshakes, in plaintext or with TLS.
+type NegotiatedStream = Rewind<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
 /// What ended a wait in [`ConnectionHandler::serve_connection`].
 enum Event {
@@ -76,39 +73,39 @@ impl ConnectionHandler {
             negotiated = timeout(self.config.handshake_timeout, Box::pin(self.handshake(stream))) => negotiated,
             () = self.graceful_shutdown.cancelled() => return,
         };
-        let peer = |names| Peer { address, addr_display: address.to_string().into(), names };
         match negotiated {
-            Ok(Ok(NegotiatedStream::Plaintext(io))) => {
-                self.serve_connection(io, peer(Arc::default()), service).await
+            Ok(Ok((stream, names))) => {
+                let peer = Peer { address, addr_display: address.to_string().into(), names };
+                self.serve_connection(stream, peer, service).await;
             }
-            Ok(Ok(NegotiatedStream::Tls(io, names))) => self.serve_connection(io, peer(names), service).await,
             Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection closed: handshake failed"),
             Err(_) => tracing::debug!(peer = %address, "connection closed: handshake timeout"),
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<NegotiatedStream> {
-        let protocol = self.config.protocol;
-        let Some(tls) = &self.tls else {
-            return Ok(NegotiatedStream::Plaintext(read_preface(stream, protocol).await?));
+    /// Performs the handshakes. The names are those in the peer's certificate.
+    async fn handshake(&self, stream: TcpStream) -> io::Result<(NegotiatedStream, Arc<[String]>)> {
+        let (mut stream, names) = match &self.tls {
+            None => (Either::Left(stream), Arc::default()),
+            Some(tls) => {
+                let stream = tls.acceptor().accept(stream).await?;
+                let names = peer_names(stream.get_ref().1.peer_certificates())?;
+                (Either::Right(Box::new(stream)), names)
+            }
         };
-        let stream = tls.acceptor().accept(stream).await?;
-        let names = peer_names(stream.get_ref().1.peer_certificates())?;
-        Ok(NegotiatedStream::Tls(Box::new(read_preface(stream, protocol).await?), names))
+        let prefix = read_preface(&mut stream, self.config.protocol).await?;
+        Ok((Rewind::new(prefix, stream), names))
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
-    async fn serve_connection<T>(&self, io: T, peer: Peer, service: impl Service)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve_connection(&self, stream: NegotiatedStream, peer: Peer, service: impl Service) {
         let in_flight = InFlight::new();
         let http_service = service_fn(|request| {
             let guard = in_flight.start();
             let response = service.clone().call(request, peer.clone());
             async move { Ok::<_, Infallible>(response.await.map(|body| GuardedBody::new(body, guard))) }
         });
-        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(io), http_service));
+        let mut serving = pin!(self.builder.serve_connection(TokioIo::new(stream), http_service));
         let mut age = ConnectionAge::new(&self.config, Instant::now(), fastrand::f64());
         loop {
             let deadline = age.next_deadline(Instant::now(), in_flight.idle_since());
@@ -132,8 +129,8 @@ impl ConnectionHandler {
     }
 }
 
-/// Reads until the peer has shown its HTTP version, and checks that the port supports it.
-async fn read_preface<T: AsyncRead + Unpin>(mut stream: T, protocol: Protocol) -> io::Result<Rewind<T>> {
+/// Reads until the peer has shown its HTTP version, and checks that the port supports it. Returns the bytes read.
+async fn read_preface(stream: &mut (impl AsyncRead + Unpin), protocol: Protocol) -> io::Result<Bytes> {
     let mut prefix = BytesMut::with_capacity(HTTP2_PREFACE.len());
     while prefix.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&prefix) {
         if stream.read_buf(&mut prefix).await? == 0 {
@@ -143,7 +140,7 @@ async fn read_preface<T: AsyncRead + Unpin>(mut stream: T, protocol: Protocol) -
     if protocol == Protocol::Http2 && !prefix.starts_with(HTTP2_PREFACE) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak HTTP/2"));
     }
-    Ok(Rewind::new(prefix.freeze(), stream))
+    Ok(prefix.freeze())
 }
 
 fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<TrackedExecutor> {

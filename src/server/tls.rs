@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -76,9 +77,8 @@ impl Tls {
 
     /// When the certificate in use expires, in seconds since 1970.
     pub fn expiry_timestamp(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a date needs fewer than 53 bits")]
-        let timestamp = self.current.load().certificate.not_after as f64;
-        timestamp
+        let not_after = self.current.load().certificate.not_after;
+        not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
