@@ -2,11 +2,12 @@
 //! signatures are right is shown by the known answers beside the signer, and against the vendor's own (`.ci/aksk`).
 
 use tonic::Code;
-
-use crate::harness::*;
-use crate::tls::{Files, SPIFFE, connect, uri};
-use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use tonic::transport::Channel;
+
+use crate::support::certificates::{Files, SPIFFE, connect, uri};
+use crate::support::process;
+use crate::support::*;
+use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 
 const ACCESS: &str = "QTWAOYTTINDUT2QVKYUC";
 const SECRET: &str = "MFyfvK41ba2giqM7Uio6PznpdUKGpownRZlmVmHc";
@@ -120,8 +121,8 @@ async fn keys_are_lent_to_callers_that_prove_who_they_are_only() {
         (vec![&mutual[0], &mutual[1], &mutual[2], &rule], "OS_ACCESS_KEY (or HUAWEICLOUD_SDK_AK) is needed"),
     ] {
         let all: Vec<&str> = base.into_iter().chain(flags.iter().map(|flag| flag.as_str())).collect();
-        let refused = crate::child::output(crate::child::gateway(&all)).await;
-        let told = crate::child::text(&refused.stderr);
+        let refused = process::output(process::gateway(&all)).await;
+        let told = process::text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(64), "{flags:?}");
         assert!(told.contains(part) && !told.contains(SECRET), "{part} in {told}");
     }
@@ -142,16 +143,16 @@ async fn keys_come_from_the_vendors_variables_too() {
         (format!("--upstream-url={}", upstream.url()), format!("--allow={SPIFFE}=*"), files.mutual());
     let all: Vec<&str> =
         fixed.into_iter().chain([url.as_str(), &rule]).chain(mutual.iter().map(String::as_str)).collect();
-    let mut command = crate::child::gateway(&all);
+    let mut command = process::gateway(&all);
     command
         .env("HUAWEICLOUD_SDK_AK", ACCESS)
         .env("HUAWEICLOUD_SDK_SK", SECRET)
         .env("HUAWEICLOUD_SDK_SECURITY_TOKEN", TOKEN);
-    let mut served = crate::child::Served::spawn(command).await;
+    let mut served = process::Served::spawn(command).await;
     let tls = files.get();
     let fixed = ["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE];
     let all: Vec<&str> = fixed.into_iter().chain(tls.iter().map(String::as_str)).collect();
-    assert_eq!(crate::child::output(crate::child::gateway(&all)).await.status.code(), Some(0));
+    assert_eq!(process::output(process::gateway(&all)).await.status.code(), Some(0));
     assert_eq!(upstream.requests()[0].header("x-security-token"), Some(TOKEN));
     let mut line = served.line().await;
     while line["message"] != "call" {

@@ -6,106 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tonic::Code;
-use tonic::transport::Channel;
 
-use crate::child::{self, Served};
-use crate::harness::*;
-use crate::tls::{Files, SPIFFE, connect, uri};
-use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
-
-const OWN: &str = "gAAAAABl-token-of-the-gateways-own";
-const PASSWORD: &str = "correct horse battery \u{fc}staple";
-const ACCOUNT: [(&str, &str); 4] = [
-    ("OS_USERNAME", "reader"),
-    ("OS_PASSWORD", PASSWORD),
-    ("OS_USER_DOMAIN_NAME", "OTC00000000001000000000"),
-    ("OS_PROJECT_ID", PROJECT),
-];
-
-/// A document of a token that holds so many seconds, with a catalog.
-fn document(seconds: usize, catalog: &Value) -> Value {
-    json!({"token": {
-        "methods": ["password"],
-        "issued_at": "2026-11-23T08:00:00.000000Z",
-        "expires_at": format!("2026-11-23T{:02}:{:02}:{:02}.855000Z", 8 + seconds / 3600, seconds / 60 % 60, seconds % 60),
-        "user": {"password_expires_at": "2016-11-06T15:32:17.000000"},
-        "project": {"id": PROJECT, "name": "eu-de"},
-        "catalog": catalog,
-    }})
-}
-
-fn issued(token: &str, seconds: usize, catalog: &Value) -> Script {
-    reply(201, &[("x-subject-token", token)], document(seconds, catalog).to_string())
-}
-
-/// A service of the catalog, with an endpoint.
-fn service(kind: &str, interface: &str, region: &str, url: &str) -> Value {
-    json!({"type": kind, "name": kind, "endpoints": [{"id": "e", "interface": interface, "region": region, "region_id": region, "url": url}]})
-}
-
-/// An identity service that issues `OWN-1`, `OWN-2`, … for so long.
-async fn issuing(seconds: usize) -> Upstream {
-    Upstream::scripted(move |_, number| issued(&format!("{OWN}-{number}"), seconds, &json!([]))).await
-}
-
-struct Party {
-    files: Files,
-    gateway: Running,
-    client: BackupShareServiceClient<Channel>,
-}
-
-fn put(files: &Files, variables: &[(&str, &str)]) {
-    std::fs::create_dir_all(files.path("secrets")).unwrap();
-    for (name, value) in variables {
-        std::fs::write(files.path("secrets").join(name), format!("{value}\n")).unwrap();
-    }
-}
-
-impl Party {
-    /// A gateway that has an account at `identity`, and its one caller.
-    async fn start(identity: &Upstream, variables: &[(&str, &str)], flags: &[&str]) -> Self {
-        let files = Files::new();
-        put(&files, &[("OS_AUTH_URL", &format!("{}/v3", identity.url()))]);
-        put(&files, variables);
-        let secrets = files.flag("secrets-dir", "secrets");
-        let rule = format!("--allow={SPIFFE}=*");
-        let fixed = ["--allow-plaintext-upstream", "--auth=keystone", &secrets, &rule];
-        let mutual = files.mutual();
-        let all: Vec<&str> =
-            mutual.iter().map(String::as_str).chain(fixed).chain(flags.iter().copied()).collect();
-        let gateway = Running::start(&all).await;
-        let caller = files.caller(Some(&files.callers.issue(&[uri(SPIFFE)])));
-        let client = BackupShareServiceClient::new(connect(&gateway, caller).await.unwrap());
-        Self { files, gateway, client }
-    }
-
-    /// The same before `upstream`.
-    async fn before(upstream: &Upstream, identity: &Upstream) -> Self {
-        Self::start(identity, &ACCOUNT, &[&format!("--upstream-url={}", upstream.url())]).await
-    }
-
-    async fn get(&self) -> Result<(), Failure> {
-        let answer = soon("a call", self.client.clone().get_backup_share(request(PROJECT, SHARE))).await;
-        answer.map(drop).map_err(Failure::of)
-    }
-
-    async fn is_ready(&self) -> bool {
-        self.gateway.admin_get("/readyz").await.0 == 200
-    }
-
-    async fn becomes_ready(&self) {
-        soon("readiness", async {
-            while !self.is_ready().await {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        })
-        .await;
-    }
-
-    async fn renewals(&self, outcome: &str) -> f64 {
-        self.gateway.metric(&format!(r#"auth_token_renewals_total{{outcome="{outcome}"}}"#)).await
-    }
-}
+use crate::support::certificates::{Files, SPIFFE};
+use crate::support::keystone::{
+    ACCOUNT, OWN, PASSWORD, Party, document, issued, issuing, put, refusing, served, service,
+};
+use crate::support::process;
+use crate::support::*;
 
 fn told(failure: &Failure) -> (Code, &str, Option<&str>) {
     (failure.code, failure.reason.as_str(), failure.metadata("service"))
@@ -319,15 +226,6 @@ async fn it_serves_from_its_first_token_on_and_keeps_it_while_it_holds() {
     soon("the next token", async { while party.get().await.is_err() {} }).await;
 }
 
-/// An upstream that takes no token of those that `refuses` names by their number.
-async fn refusing(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Upstream {
-    Upstream::scripted(move |seen, _| {
-        let number = seen.header("x-auth-token").and_then(|token| token.rsplit('-').next()?.parse().ok());
-        if refuses(number.unwrap()) { reply(401, &[], "") } else { documented() }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_refused_token_is_renewed_once_for_all_calls_and_none_fails() {
     let (upstream, identity) = (refusing(|number| number == 1).await, issuing(3600).await);
@@ -414,26 +312,6 @@ async fn a_deadline_ends_the_wait_for_a_token() {
     assert_eq!(bad.reason, "INVALID_REQUEST", "a bad request waits for nothing");
 }
 
-/// A `serve` process with an account at `identity`, at the log level trace.
-pub async fn served(identity: &Upstream, more: &[(&str, &str)], flags: &[&str]) -> (Served, Files) {
-    let files = Files::new();
-    let (mutual, rule) = (files.mutual(), format!("--allow={SPIFFE}=*"));
-    let fixed = [
-        "serve",
-        "--listen=127.0.0.1:0",
-        "--admin-listen=127.0.0.1:0",
-        "--allow-plaintext-upstream",
-        "--auth=keystone",
-        "--log=trace",
-        &rule,
-    ];
-    let all: Vec<&str> =
-        fixed.into_iter().chain(flags.iter().copied()).chain(mutual.iter().map(String::as_str)).collect();
-    let mut command = child::gateway(&all);
-    command.env("OS_AUTH_URL", identity.url()).envs(ACCOUNT).envs(more.iter().copied());
-    (Served::spawn(command).await, files)
-}
-
 #[tokio::test]
 async fn all_that_is_wrong_with_an_account_is_said_at_once() {
     let files = Files::new();
@@ -479,10 +357,10 @@ async fn all_that_is_wrong_with_an_account_is_said_at_once() {
             .into_iter()
             .chain(flags)
             .collect();
-        let mut command = child::gateway(&all);
+        let mut command = process::gateway(&all);
         command.envs(variables);
-        let refused = child::output(command).await;
-        let words = child::text(&refused.stderr);
+        let refused = process::output(command).await;
+        let words = process::text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(64), "{parts:?}: {words}");
         for part in parts {
             assert!(words.contains(part), "{part} in {words}");

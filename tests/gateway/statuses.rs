@@ -4,7 +4,20 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::harness::*;
+use crate::support::*;
+
+#[tokio::test]
+async fn the_upstreams_request_id_is_found_in_every_header_that_may_hold_it() {
+    for header in ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"] {
+        let upstream = Upstream::replying(500, &[(header, "req-of-the-upstream")], "").await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(failure.metadata("upstreamRequestId"), Some("req-of-the-upstream"), "{header}");
+    }
+    let long = "x".repeat(300);
+    let upstream = Upstream::replying(500, &[("x-request-id", &long)], "").await;
+    let failure = Running::before(&upstream).await.failure().await;
+    assert_eq!(failure.metadata("upstreamRequestId"), Some("x".repeat(128).as_str()));
+}
 
 const NOT_FOUND_BODY: &str = r#"{"itemNotFound":{"message":"The resource could not be found.","code":404}}"#;
 
@@ -112,81 +125,14 @@ async fn the_sandbox_has_every_documented_status() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_share_is_the_upstreams_fault_and_not_retried() {
-    let html = "<html><head><title>Login</title></head></html>";
-    for body in
-        ["", " ", html, "{", "null", "[]", "42", "{}", r#"{"shared":null}"#, r#"{"error":{"message":"x"}}"#]
-    {
-        let upstream = Upstream::replying(200, &[], body).await;
-        let failure = Running::before(&upstream).await.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"),
-            "{body}"
-        );
-        assert_eq!(failure.attempts(), Some("1"));
-        assert!(!failure.message.contains("Login"), "{}", failure.message);
+async fn a_redirect_is_not_followed_and_the_token_stays() {
+    let second = Upstream::scripted(|_, _| documented()).await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}/elsewhere", second.url());
+        let first = Upstream::replying(status, &[("location", &location)], "").await;
+        let failure = Running::before(&first).await.failure().await;
+        assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
+        assert!(!format!("{failure:?}").contains("elsewhere"));
     }
-}
-
-#[tokio::test]
-async fn a_share_over_the_limit_is_too_large_however_its_length_is_told() {
-    let filler = format!(r#"{{"filler":"{}","shared":"#, "x".repeat(4096));
-    let body = DOCUMENTED.replacen(
-        r#"{
-    "shared":"#,
-        &filler,
-        1,
-    );
-    assert!(body.len() > 4096);
-    let with_length = reply(200, &[], &body);
-    let chunked = format!(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-        body.len()
-    );
-    let until_close = vec![Step::Send(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()), Step::Close];
-    for script in [with_length, vec![Step::Send(chunked.into_bytes())], until_close] {
-        let upstream = Upstream::scripted(move |_, _| script.clone()).await;
-        let gateway = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await;
-        let failure = gateway.failure().await;
-        assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
-        assert_eq!((failure.attempts(), failure.metadata("httpStatus")), (Some("1"), Some("200")));
-        let roomy = Running::before_with(&upstream, &["--max-response-bytes=64KiB"]).await;
-        roomy.get().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_error_body_over_the_limit_counts_by_its_status_and_says_nothing() {
-    let filler = "x".repeat(4096);
-    let body = format!(r#"{{"itemNotFound":{{"message":"{filler}","code":404}}}}"#);
-    for (status, reason) in
-        [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
-    {
-        let upstream = Upstream::replying(status, &[], &body).await;
-        let failure = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await.failure().await;
-        assert_eq!(failure.reason, reason);
-        assert!(!failure.message.contains("xxx"), "{}", failure.message);
-    }
-}
-
-#[tokio::test]
-async fn an_upstream_that_is_not_there_is_unreachable() {
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    for url in [format!("http://{gone}"), "http://no-such-host.invalid".to_owned()] {
-        let gateway = Running::start(&[&format!("--upstream-url={url}"), "--allow-plaintext-upstream"]).await;
-        let failure = gateway.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Unavailable, "UPSTREAM_UNREACHABLE"),
-            "{url}"
-        );
-        assert_eq!((failure.attempts(), failure.metadata("service")), (Some("3"), Some("vbs")));
-        assert_eq!(failure.metadata("httpStatus"), None);
-        assert!(
-            !failure.message.contains("http:") && !failure.message.contains("127.0.0.1"),
-            "{}",
-            failure.message
-        );
-    }
+    assert_eq!(second.connections(), 0);
 }

@@ -1,142 +1,14 @@
 //! TLS and mutual TLS on the listening side, who may read what, and files that change under load.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use tonic::Code;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use crate::harness::*;
+use crate::support::certificates::*;
+use crate::support::process;
+use crate::support::*;
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
-
-pub const SPIFFE: &str = "spiffe://example.org/ns/backup/sa/reader";
-
-/// A certificate authority.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
-}
-
-/// A certificate with its key, in PEM.
-pub struct Pair {
-    pub certificate: String,
-    pub key: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    pub fn issue(&self, names: &[SanType]) -> Pair {
-        self.issue_until(names, 2099)
-    }
-
-    pub fn issue_until(&self, names: &[SanType], year: i32) -> Pair {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names.to_vec();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        Pair { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
-    }
-}
-
-pub fn dns(name: &str) -> SanType {
-    SanType::DnsName(name.try_into().unwrap())
-}
-
-pub fn uri(name: &str) -> SanType {
-    SanType::URI(name.try_into().unwrap())
-}
-
-/// A folder with a gateway's files, and the flags that name them.
-pub struct Files {
-    folder: tempfile::TempDir,
-    pub servers: Authority,
-    pub callers: Authority,
-}
-
-impl Files {
-    pub fn new() -> Self {
-        let files = Self {
-            folder: tempfile::tempdir().unwrap(),
-            servers: Authority::new(),
-            callers: Authority::new(),
-        };
-        files.put(&files.servers.issue(&[dns("localhost")]));
-        std::fs::write(files.path("clients.pem"), &files.callers.pem).unwrap();
-        files
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub fn put(&self, pair: &Pair) {
-        std::fs::write(self.path("tls.crt"), &pair.certificate).unwrap();
-        std::fs::write(self.path("tls.key"), &pair.key).unwrap();
-    }
-
-    pub fn flag(&self, flag: &str, name: &str) -> String {
-        format!("--{flag}={}", self.path(name).display())
-    }
-
-    fn tls(&self) -> Vec<String> {
-        vec![self.flag("tls-cert", "tls.crt"), self.flag("tls-key", "tls.key")]
-    }
-
-    pub fn mutual(&self) -> Vec<String> {
-        [self.tls(), vec![self.flag("tls-client-ca", "clients.pem")]].concat()
-    }
-
-    /// What a caller of the gateway believes, and who it is.
-    /// The flags of `get` for a caller that proves to be [`SPIFFE`].
-    pub fn get(&self) -> Vec<String> {
-        let caller = self.callers.issue(&[uri(SPIFFE)]);
-        let flags = ["tls-ca", "tls-cert", "tls-key"].into_iter();
-        let put = |(flag, pem): (&str, &String)| {
-            let name = format!("get-{flag}.pem");
-            std::fs::write(self.path(&name), pem).unwrap();
-            self.flag(flag, &name)
-        };
-        let files = flags.zip([&self.servers.pem, &caller.certificate, &caller.key]).map(put);
-        files.chain(["--tls-server-name=localhost".into()]).collect()
-    }
-
-    pub fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
-        let config = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.servers.pem))
-            .domain_name("localhost");
-        match identity {
-            Some(pair) => config.identity(Identity::from_pem(&pair.certificate, &pair.key)),
-            None => config,
-        }
-    }
-}
-
-async fn start(flags: Vec<String>, more: &[&str]) -> Running {
-    let flags: Vec<&str> =
-        flags.iter().map(String::as_str).chain(more.iter().copied()).chain(["--sandbox"]).collect();
-    Running::start(&flags).await
-}
-
-pub async fn connect(gateway: &Running, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
-    let endpoint =
-        Endpoint::from_shared(format!("https://{}", gateway.grpc)).unwrap().tls_config(tls).unwrap();
-    soon("a TLS handshake", endpoint.connect()).await
-}
-
-/// A call on a new connection. A handshake that fails after the client's part of it shows at the first call only.
-async fn get(gateway: &Running, tls: ClientTlsConfig) -> Result<(), tonic::Status> {
-    let channel = connect(gateway, tls).await.map_err(|error| tonic::Status::from_error(error.into()))?;
-    let mut client = BackupShareServiceClient::new(channel);
-    soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.map(drop)
-}
 
 #[tokio::test]
 async fn with_a_certificate_the_port_speaks_tls_only() {
@@ -190,54 +62,6 @@ async fn with_a_client_ca_every_caller_must_prove_who_it_is() {
     get(&gateway, files.caller(Some(&expired))).await.expect_err("expired");
     let two = files.callers.issue(&[uri(SPIFFE), uri("spiffe://example.org/another")]);
     get(&gateway, files.caller(Some(&two))).await.expect_err("two SPIFFE IDs");
-}
-
-#[tokio::test]
-async fn rules_say_which_caller_may_read_which_project() {
-    let files = Files::new();
-    let rules = [
-        format!("--allow={SPIFFE}={PROJECT},other"),
-        "--allow=every.example=*".to_owned(),
-        "--allow=elsewhere.example=other".to_owned(),
-    ];
-    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
-    let gateway = start(files.mutual(), &rules).await;
-    for (names, allowed) in [
-        (vec![uri(SPIFFE)], true),
-        (vec![dns("every.example")], true),
-        (vec![dns("first.example"), dns("every.example")], true),
-        (vec![dns("elsewhere.example")], false),
-        (vec![uri(&format!("{SPIFFE}/more"))], false),
-        (vec![dns("sub.every.example")], false),
-        // A SPIFFE ID is who it is, whatever other names there are.
-        (vec![uri("spiffe://example.org/unknown"), dns("every.example")], false),
-        (vec![uri("https://every.example"), dns("nobody.example")], false),
-        (vec![], false),
-    ] {
-        let told = format!("{names:?}");
-        let channel = connect(&gateway, files.caller(Some(&files.callers.issue(&names)))).await.unwrap();
-        let mut client = BackupShareServiceClient::new(channel.clone());
-        let reply = soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await;
-        assert_eq!(reply.is_ok(), allowed, "{told}");
-        if let Err(status) = reply {
-            let failure = Failure::of(status);
-            assert_eq!(
-                (failure.code, failure.reason.as_str()),
-                (Code::PermissionDenied, "CALLER_NOT_ALLOWED"),
-                "{told}"
-            );
-            assert!(failure.metadata.is_empty());
-            // The caller comes before the token.
-            let status = client.get_backup_share(without_token(PROJECT, SHARE)).await.unwrap_err();
-            assert_eq!(Failure::of(status).reason, "CALLER_NOT_ALLOWED", "{told}");
-        } else {
-            let status = client.get_backup_share(without_token(PROJECT, SHARE)).await.unwrap_err();
-            assert_eq!(Failure::of(status).reason, "TOKEN_MISSING", "{told}");
-        }
-        // Health needs a certificate that verifies and no more.
-        let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
-        health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
-    }
 }
 
 /// Keeps calling on new connections and on an old one until told to stop; the count of calls, none of which failed.
@@ -320,34 +144,6 @@ async fn a_mounted_secret_that_is_swapped_is_taken() {
 }
 
 #[tokio::test]
-async fn rules_and_client_ca_are_read_again_when_they_change() {
-    let files = Files::new();
-    std::fs::write(files.path("rules"), "# nobody yet\n\n").unwrap();
-    let gateway = start([files.mutual(), vec![files.flag("allow-file", "rules")]].concat(), &[]).await;
-    let reader = files.callers.issue(&[uri(SPIFFE)]);
-    let channel = connect(&gateway, files.caller(Some(&reader))).await.unwrap();
-    let mut client = BackupShareServiceClient::new(channel);
-    let status = client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err();
-    assert_eq!(Failure::of(status).reason, "CALLER_NOT_ALLOWED");
-    std::fs::write(files.path("rules"), format!("{SPIFFE}={PROJECT} # the reader\n")).unwrap();
-    soon("the new rules", async {
-        while client.get_backup_share(request(PROJECT, SHARE)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    // The reader's authority is taken away: its old connection stays, a new one is refused.
-    std::fs::write(files.path("clients.pem"), Authority::new().pem).unwrap();
-    soon("the new client CA", async {
-        while get(&gateway, files.caller(Some(&reader))).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
-}
-
-#[tokio::test]
 async fn the_built_in_client_speaks_tls() {
     let files = Files::new();
     let reader = files.callers.issue(&[dns("reader.example")]);
@@ -364,9 +160,9 @@ async fn the_built_in_client_speaks_tls() {
     ];
     let run = |arguments: &[&str], tls: &[String]| {
         let all: Vec<&str> = arguments.iter().copied().chain(tls.iter().map(String::as_str)).collect();
-        let mut command = crate::child::gateway(&all);
+        let mut command = process::gateway(&all);
         command.env("OS_TOKEN", TOKEN);
-        crate::child::output(command)
+        process::output(command)
     };
     let get = ["get", "--address", &address, "--project-id", PROJECT, SHARE];
     assert!(run(&get, &tls).await.status.success());
@@ -402,8 +198,8 @@ async fn what_does_not_fit_together_is_refused_at_the_start() {
     ] {
         let all: Vec<&str> =
             ["serve", "--sandbox"].into_iter().chain(flags.iter().map(String::as_str)).collect();
-        let refused = crate::child::output(crate::child::gateway(&all)).await;
-        let told = crate::child::text(&refused.stderr);
+        let refused = process::output(process::gateway(&all)).await;
+        let told = process::text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(64), "{flags:?}");
         assert!(told.contains(part), "{part} in {told}");
     }

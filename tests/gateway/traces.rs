@@ -1,77 +1,25 @@
 //! Traces: what a collector gets, and that one that is away, slow or broken holds nothing.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
-use prost::Message;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::child::*;
-use crate::harness::*;
-use crate::peer::Raw;
+use crate::support::collector::Collector;
+use crate::support::h2_peer::Raw;
+use crate::support::process::*;
+use crate::support::*;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 const SECRET: &str = "secret-of-the-collector-0123456789";
-
-/// A collector that takes OTLP over HTTP.
-pub struct Collector {
-    pub address: SocketAddr,
-    taken: Arc<Mutex<Vec<(http::HeaderMap, ExportTraceServiceRequest)>>>,
-}
-
-impl Collector {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&taken);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let taken = Arc::clone(&shared);
-                let answer = service_fn(move |request: Request<Incoming>| {
-                    let taken = Arc::clone(&taken);
-                    async move {
-                        assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/traces"));
-                        let (head, body) = request.into_parts();
-                        let body = body.collect().await.unwrap().to_bytes();
-                        let spans = ExportTraceServiceRequest::decode(body).unwrap();
-                        taken.lock().unwrap().push((head.headers, spans));
-                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
-                    }
-                });
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
-            }
-        });
-        Self { address, taken }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let taken = self.taken.lock().unwrap();
-        let scopes = taken.iter().flat_map(|(_, request)| &request.resource_spans);
-        scopes.flat_map(|of| &of.scope_spans).flat_map(|of| &of.spans).cloned().collect()
-    }
-
-    /// All that it was told, as text to look for secrets in.
-    pub fn everything(&self) -> String {
-        format!("{:?}", self.taken.lock().unwrap())
-    }
-}
 
 /// The command that starts a gateway which sends its spans to `collector`.
 fn traced(collector: &str, flags: &[&str]) -> Command {

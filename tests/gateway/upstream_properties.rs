@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::harness::*;
+use crate::support::*;
 
 /// Any JSON value, not too deep.
 fn any_json() -> impl Strategy<Value = Value> {

@@ -3,17 +3,17 @@
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::child;
-use crate::harness::*;
-use crate::tls::{Files, SPIFFE, dns};
-use crate::upstream_safety::tls_upstream;
+use crate::support::certificates::{Files, SPIFFE, dns};
+use crate::support::process;
+use crate::support::tls_upstream::tls_upstream;
+use crate::support::*;
 
 /// The exit status and the lines of a `check`.
 async fn check(flags: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
-    let mut command = child::gateway(&[&["check"], flags].concat());
+    let mut command = process::gateway(&[&["check"], flags].concat());
     command.envs(variables.iter().copied());
-    let output = child::output(command).await;
-    (output.status.code().unwrap(), child::text(&output.stdout) + &child::text(&output.stderr))
+    let output = process::output(command).await;
+    (output.status.code().unwrap(), process::text(&output.stdout) + &process::text(&output.stderr))
 }
 
 /// The one line that failed must hold all of `parts`.

@@ -7,8 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::*;
-
+use crate::support::*;
 pub fn gateway(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backup-share-gateway"));
     command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null());

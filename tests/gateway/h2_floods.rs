@@ -7,12 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::child::Served;
-use crate::harness::*;
-use crate::peer::{METHOD, message};
+use crate::support::h2_peer::{METHOD, message};
+use crate::support::process::Served;
+use crate::support::*;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
@@ -21,7 +20,6 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 

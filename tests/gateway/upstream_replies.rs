@@ -4,8 +4,16 @@ use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::*;
+use crate::support::*;
 use backup_share_gateway::proto::BackupShare;
+
+#[tokio::test]
+async fn a_reply_with_many_headers_is_a_reply() {
+    let names: Vec<String> = (0..300).map(|number| format!("x-header-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
+    let upstream = Upstream::replying(200, &headers, DOCUMENTED).await;
+    Running::before(&upstream).await.get().await.unwrap();
+}
 
 /// The documented share with one change.
 fn changed(change: impl FnOnce(&mut Value)) -> String {
@@ -30,6 +38,7 @@ async fn malformed(body: impl AsRef<[u8]>) -> String {
 
 const OPTIONAL_SHARE: [&str; 3] = ["created_at", "updated_at", "backup"];
 const REQUIRED_SHARE: [&str; 4] = ["id", "backup_id", "from_project_id", "to_project_id"];
+
 const STRINGS: [&str; 10] = [
     "id",
     "name",
@@ -42,6 +51,7 @@ const STRINGS: [&str; 10] = [
     "snapshot_id",
     "service_metadata",
 ];
+
 const NUMBERS: [&str; 2] = ["size", "object_count"];
 const FLAGS: [&str; 3] = ["is_incremental", "has_dependent_backups", "has_dependent_backup"];
 const TIMES: [&str; 3] = ["data_timestamp", "created_at", "updated_at"];
@@ -329,5 +339,80 @@ async fn the_content_type_never_refuses_a_body_that_parses() {
     ] {
         let upstream = Upstream::replying(200, headers, DOCUMENTED).await;
         Running::before(&upstream).await.get().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_share_is_the_upstreams_fault_and_not_retried() {
+    let html = "<html><head><title>Login</title></head></html>";
+    for body in
+        ["", " ", html, "{", "null", "[]", "42", "{}", r#"{"shared":null}"#, r#"{"error":{"message":"x"}}"#]
+    {
+        let upstream = Upstream::replying(200, &[], body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"),
+            "{body}"
+        );
+        assert_eq!(failure.attempts(), Some("1"));
+        assert!(!failure.message.contains("Login"), "{}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_share_over_the_limit_is_too_large_however_its_length_is_told() {
+    let filler = format!(r#"{{"filler":"{}","shared":"#, "x".repeat(4096));
+    let body = DOCUMENTED.replacen(
+        r#"{
+    "shared":"#,
+        &filler,
+        1,
+    );
+    assert!(body.len() > 4096);
+    let with_length = reply(200, &[], &body);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let until_close = vec![Step::Send(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()), Step::Close];
+    for script in [with_length, vec![Step::Send(chunked.into_bytes())], until_close] {
+        let upstream = Upstream::scripted(move |_, _| script.clone()).await;
+        let gateway = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await;
+        let failure = gateway.failure().await;
+        assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
+        assert_eq!((failure.attempts(), failure.metadata("httpStatus")), (Some("1"), Some("200")));
+        let roomy = Running::before_with(&upstream, &["--max-response-bytes=64KiB"]).await;
+        roomy.get().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_error_body_over_the_limit_counts_by_its_status_and_says_nothing() {
+    let filler = "x".repeat(4096);
+    let body = format!(r#"{{"itemNotFound":{{"message":"{filler}","code":404}}}}"#);
+    for (status, reason) in
+        [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
+    {
+        let upstream = Upstream::replying(status, &[], &body).await;
+        let failure = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await.failure().await;
+        assert_eq!(failure.reason, reason);
+        assert!(!failure.message.contains("xxx"), "{}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_coded_body_is_malformed() {
+    // gzip of nothing in particular; no Accept-Encoding was sent.
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    for (headers, body) in [
+        (&[("content-encoding", "gzip")][..], &gzip[..]),
+        (&[][..], &gzip[..]),
+        (&[("content-encoding", "br")][..], DOCUMENTED.as_bytes()),
+    ] {
+        let upstream = Upstream::replying(200, headers, body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(failure.reason, "UPSTREAM_MALFORMED_RESPONSE");
+        assert_eq!(upstream.requests()[0].header("accept-encoding"), None);
     }
 }

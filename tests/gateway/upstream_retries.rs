@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::harness::*;
+use crate::support::*;
 
 /// An upstream whose first replies are these, and then the documented share.
 async fn failing_first(first: Vec<Script>) -> Upstream {

@@ -5,18 +5,64 @@
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::child::{self, Served};
-use crate::harness::*;
-use crate::tls::{Files, SPIFFE};
-use crate::traces::Collector;
+use crate::support::certificates::{Files, SPIFFE};
+use crate::support::collector::Collector;
+use crate::support::process::{self, Served};
+use crate::support::*;
+
+#[tokio::test]
+async fn no_part_of_a_token_gets_out_wherever_the_upstream_puts_it() {
+    let most = &TOKEN[1..];
+    let parted = format!("{} {}", &TOKEN[..20], &TOKEN[20..]);
+    for echo in [TOKEN, most, &TOKEN[..14], &TOKEN[20..], &TOKEN.to_uppercase(), &parted] {
+        let body = format!(r#"{{"error":{{"message":"bad {echo}","code":"{echo}"}}}}"#);
+        let upstream = Upstream::replying(400, &[("x-request-id", &echo.replace(' ', ""))], body).await;
+        let told = format!("{:?}", Running::before(&upstream).await.failure().await).to_lowercase();
+        for part in [&TOKEN[1..14], &TOKEN[22..]] {
+            assert!(!told.contains(&part.to_lowercase()), "{part} of {echo} in {told}");
+        }
+    }
+    // As a key, of a reply that cannot be read.
+    let body = format!(r#"{{"shared":{{"{TOKEN}":tru}}}}"#);
+    let upstream = Upstream::replying(200, &[], body).await;
+    assert_eq!(Running::before(&upstream).await.failure().await.reason, "UPSTREAM_MALFORMED_RESPONSE");
+}
+
+#[tokio::test]
+async fn the_words_for_a_refused_signature_stay_here() {
+    for body in [
+        r#"{"error":{"code":"APIGW.0301","message":"canonical QTWAOYTT"}}"#,
+        r#"{"error_code":"PAP5.0011","error_msg":"QTWAOYTT","details":[{"error_code":"APIG.0301"}]}"#,
+        r#"{"error_msg":"verify aksk signature fail, canonicalRequest:GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"verify aksk signature fail, canonicalR\u0000equest:GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"verify aksk signature fail, Canonical Request: GET|QTWAOYTT"}"#,
+        r#"{"error_msg":"Get secretKey failed,ak:QTWAOYTT,err:ak not exist"}"#,
+        r#"{"error_msg":"ak QTWAOYTT not exist"}"#,
+        r#"{"error_code":"APIGW.0301\u0000","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"apigw.0301 ","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"APIGW.03\u00301","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"APIGW.0301","error_code":"X.1","error_msg":"QTWAOYTT"}"#,
+        r#"{"error_code":"X.1","error_msg":"APIGW.0301: QTWAOYTT"}"#,
+        r#"{"message":"{\"error_code\":\"APIGW.0301\",\"error_msg\":\"QTWAOYTT\"}"}"#,
+        r#"{"APIGW.0301":{"message":"QTWAOYTT"}}"#,
+    ] {
+        let upstream = Upstream::replying(401, &[], body).await;
+        let failure = Running::before(&upstream).await.failure().await;
+        assert_eq!(failure.reason, "UPSTREAM_UNAUTHENTICATED");
+        assert!(!format!("{failure:?}").contains("QTWAOYTT"), "{failure:?}");
+    }
+}
 
 const PASSWORD: &str = "correct-horse-battery-staple";
+
 /// One with what is no visible ASCII.
 const PASSPHRASE: &str = "correct horse battery \u{fc}staple";
+
 const ACCESS: &str = "QTWAOYTTINDUT2QVKYUC";
 const SECRET: &str = "MFyfvK41ba2giqM7Uio6PznpdUKGpownRZlmVmHc";
 const TEMPORARY: &str = "gQpjbi1ub3J0aC00-security-token-of-temporary-keys";
 const OWN: &str = "gAAAAABl-token-of-the-gateways-own";
+
 /// In the documented share's `service_metadata`, as it is and as JSON.
 const KEY_MATERIAL: &str = "key-material-0123456789abcdef";
 
@@ -117,7 +163,7 @@ async fn start(
     ];
     let mutual = files.mutual();
     let all: Vec<&str> = flags.into_iter().chain(own.iter().chain(&mutual).map(String::as_str)).collect();
-    let mut command = child::gateway(&all);
+    let mut command = process::gateway(&all);
     command.envs([
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address).as_str()),
         ("OS_AUTH_URL", identity.url().as_str()),
@@ -135,7 +181,7 @@ async fn start(
 fn get(served: &Served, tls: &[String], project: &str, share: &str) -> Command {
     let fixed = ["get", "--address", &served.grpc, "--project-id", project, share];
     let all: Vec<&str> = fixed.into_iter().chain(tls.iter().map(String::as_str)).collect();
-    let mut command = child::gateway(&all);
+    let mut command = process::gateway(&all);
     command.env("OS_TOKEN", TOKEN);
     command
 }
@@ -158,16 +204,16 @@ async fn no_secret_is_told_in_any_mode_whatever_happens() {
             .await;
         }
         for case in CASES {
-            let output = child::output(get(&served, &tls, PROJECT, &id(case))).await;
+            let output = process::output(get(&served, &tls, PROJECT, &id(case))).await;
             assert_eq!(output.status.success(), case == "200", "{mode} {case}: {output:?}");
-            told.push(child::text(&output.stderr));
+            told.push(process::text(&output.stderr));
             // A share is the caller's own.
-            let share = child::text(&output.stdout);
+            let share = process::text(&output.stdout);
             assert_eq!(share.contains(KEY_MATERIAL), case == "200", "{mode} {case}");
             assert!(!share.contains(TOKEN) && !share.contains(PASSWORD) && !share.contains(SECRET));
         }
         for (project, share) in [(PROJECT, "count"), ("another", SHARE)] {
-            told.push(child::text(&child::output(get(&served, &tls, project, share)).await.stderr));
+            told.push(process::text(&process::output(get(&served, &tls, project, share)).await.stderr));
         }
         told.push(admin_get(served.admin, "/metrics").await.1);
         served.signal(rustix::process::Signal::TERM);

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::harness::*;
-use crate::peer::{Raw, framed, message};
+use crate::support::h2_peer::{self, Raw, framed, message};
+use crate::support::*;
 
 async fn gateway_and_upstream() -> (Running, Upstream) {
     let upstream = Upstream::scripted(|_, _| documented()).await;
@@ -329,4 +331,39 @@ async fn a_panic_in_a_handler_is_internal_and_counted() {
     assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "INTERNAL"));
     assert!(!failure.message.contains("for the test"));
     assert_eq!((metrics.panics.get(), metrics.active_requests.get()), (1, 0));
+}
+
+#[tokio::test]
+async fn other_protocols_than_http2_are_closed() {
+    let gateway = Running::start(&["--sandbox"]).await;
+    let mut stream = TcpStream::connect(gateway.grpc).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.unwrap();
+    let mut reply = Vec::new();
+    // An RST is as good an end as a FIN.
+    let _ = soon("the end of the connection", stream.read_to_end(&mut reply)).await;
+    assert!(reply.is_empty());
+}
+
+#[tokio::test]
+async fn a_header_list_over_64_kib_is_refused_and_the_connection_lives() {
+    let gateway = Running::start(&["--sandbox"]).await;
+    let mut connection = h2_peer::connect(gateway.grpc).await;
+    let big = "x".repeat(33 * 1024);
+    let answer = Raw::call().header("x-one", &big).header("x-two", &big).send_on(&mut connection).await;
+    assert_eq!(answer.http_status, 431);
+    assert_eq!(Raw::call().send_on(&mut connection).await.status().code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_header_list_far_over_the_limit_ends_the_connection_and_no_other() {
+    let gateway = Running::start(&["--sandbox"]).await;
+    let mut bystander = h2_peer::connect(gateway.grpc).await;
+    let connection = h2_peer::connect(gateway.grpc).await;
+    let mut ready = connection.ready().await.unwrap();
+    let (far_over, big) = (1024 / 16, "x".repeat(16 * 1024));
+    let raw = (0..far_over).fold(Raw::call(), |raw, _| raw.header("x-big", &big));
+    let (response, _) = ready.send_request(raw.request, true).unwrap();
+    soon("the end of the connection", response).await.expect_err("no reply");
+    assert_eq!(Raw::call().send_on(&mut bystander).await.status().code(), Code::Ok);
 }

@@ -6,10 +6,42 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{PROJECT, SHARE, TOKEN, soon};
+use crate::support::*;
 use backup_share_gateway::proto::GetBackupShareRequest;
+
+/// The client's preface with empty SETTINGS.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Reads until the peer closes; a reset is as good as an end. The types of the frames that came.
+pub async fn frames_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut types = Vec::new();
+    let mut head = [0; 9];
+    while soon("the end of a connection", stream.read_exact(&mut head)).await.is_ok() {
+        types.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        if stream.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+    }
+    types
+}
+
+pub const GOAWAY: u8 = 7;
+
+pub async fn silent(gateway: &Running) -> TcpStream {
+    TcpStream::connect(gateway.grpc).await.unwrap()
+}
+
+/// One that has said hello and acknowledges nothing.
+pub async fn deaf(gateway: &Running) -> TcpStream {
+    let mut stream = silent(gateway).await;
+    stream.write_all(PREFACE).await.unwrap();
+    stream
+}
 
 pub const METHOD: &str = "/vbs.v2.BackupShareService/GetBackupShare";
 

@@ -1,0 +1,40 @@
+//! The sandbox, alone and within the gateway.
+
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::process::*;
+use crate::support::*;
+
+#[tokio::test]
+async fn the_sandbox_says_what_to_type() {
+    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut text = String::new();
+    while !text.contains("vbs.v2.BackupShareService/GetBackupShare") {
+        text += &soon("what to type", told.next_line()).await.unwrap().expect("a line");
+    }
+    assert!(text.contains("backup-share-gateway get") && text.contains("grpcurl -plaintext"));
+}
+
+#[tokio::test]
+async fn the_sandbox_runs_alone_and_wants_a_token() {
+    let mut command = gateway(&["sandbox", "--listen=127.0.0.1:0"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = soon("its address", told.next_line()).await.unwrap().unwrap();
+    let url = line.rsplit(' ').next().unwrap();
+    let served = Served::start(&["--upstream-url", url, "--allow-plaintext-upstream"]).await;
+    assert!(served.get(PROJECT, SHARE).await.status.success());
+    let http = tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let (mut reading, mut writing) = http.into_split();
+    let request = format!(
+        "GET /v2/{PROJECT}/os-vendor-backup-sharing/{SHARE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut writing, request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut reading, &mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
+}

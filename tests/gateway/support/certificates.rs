@@ -1,0 +1,137 @@
+//! Certificates, and a folder with the files that a gateway reads.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::support::*;
+use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
+
+pub const SPIFFE: &str = "spiffe://example.org/ns/backup/sa/reader";
+
+/// A certificate authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A certificate with its key, in PEM.
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    pub fn issue(&self, names: &[SanType]) -> Pair {
+        self.issue_until(names, 2099)
+    }
+
+    pub fn issue_until(&self, names: &[SanType], year: i32) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        Pair { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+    }
+}
+
+pub fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+pub fn uri(name: &str) -> SanType {
+    SanType::URI(name.try_into().unwrap())
+}
+
+/// A folder with a gateway's files, and the flags that name them.
+pub struct Files {
+    pub folder: tempfile::TempDir,
+    pub servers: Authority,
+    pub callers: Authority,
+}
+
+impl Files {
+    pub fn new() -> Self {
+        let files = Self {
+            folder: tempfile::tempdir().unwrap(),
+            servers: Authority::new(),
+            callers: Authority::new(),
+        };
+        files.put(&files.servers.issue(&[dns("localhost")]));
+        std::fs::write(files.path("clients.pem"), &files.callers.pem).unwrap();
+        files
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn put(&self, pair: &Pair) {
+        std::fs::write(self.path("tls.crt"), &pair.certificate).unwrap();
+        std::fs::write(self.path("tls.key"), &pair.key).unwrap();
+    }
+
+    pub fn flag(&self, flag: &str, name: &str) -> String {
+        format!("--{flag}={}", self.path(name).display())
+    }
+
+    pub fn tls(&self) -> Vec<String> {
+        vec![self.flag("tls-cert", "tls.crt"), self.flag("tls-key", "tls.key")]
+    }
+
+    pub fn mutual(&self) -> Vec<String> {
+        [self.tls(), vec![self.flag("tls-client-ca", "clients.pem")]].concat()
+    }
+
+    /// What a caller of the gateway believes, and who it is.
+    /// The flags of `get` for a caller that proves to be [`SPIFFE`].
+    pub fn get(&self) -> Vec<String> {
+        let caller = self.callers.issue(&[uri(SPIFFE)]);
+        let flags = ["tls-ca", "tls-cert", "tls-key"].into_iter();
+        let put = |(flag, pem): (&str, &String)| {
+            let name = format!("get-{flag}.pem");
+            std::fs::write(self.path(&name), pem).unwrap();
+            self.flag(flag, &name)
+        };
+        let files = flags.zip([&self.servers.pem, &caller.certificate, &caller.key]).map(put);
+        files.chain(["--tls-server-name=localhost".into()]).collect()
+    }
+
+    pub fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.servers.pem))
+            .domain_name("localhost");
+        match identity {
+            Some(pair) => config.identity(Identity::from_pem(&pair.certificate, &pair.key)),
+            None => config,
+        }
+    }
+}
+
+pub async fn connect(gateway: &Running, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+    let endpoint =
+        Endpoint::from_shared(format!("https://{}", gateway.grpc)).unwrap().tls_config(tls).unwrap();
+    soon("a TLS handshake", endpoint.connect()).await
+}
+
+pub async fn start(flags: Vec<String>, more: &[&str]) -> Running {
+    let flags: Vec<&str> =
+        flags.iter().map(String::as_str).chain(more.iter().copied()).chain(["--sandbox"]).collect();
+    Running::start(&flags).await
+}
+
+/// A call on a new connection. A handshake that fails after the client's part of it shows at the first call only.
+pub async fn get(gateway: &Running, tls: ClientTlsConfig) -> Result<(), tonic::Status> {
+    let channel = connect(gateway, tls).await.map_err(|error| tonic::Status::from_error(error.into()))?;
+    let mut client = BackupShareServiceClient::new(channel);
+    soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.map(drop)
+}
