@@ -3,8 +3,8 @@
 use crate::support::*;
 
 #[tokio::test]
-async fn the_admin_port_tells_what_is_there() {
-    let gateway = Running::start(&["--sandbox"]).await;
+async fn admin_port_serves_probes_and_metrics() {
+    let gateway = Gateway::start(&["--sandbox"]).await;
     gateway.get().await.unwrap();
     for (path, status, part) in [
         ("/", 200, "/metrics"),
@@ -20,23 +20,24 @@ async fn the_admin_port_tells_what_is_there() {
 }
 
 #[tokio::test]
-async fn metrics_count_calls_attempts_and_sheds_and_hold_no_id() {
-    let gateway = Running::start(&["--sandbox", "--max-attempts=1"]).await;
+async fn metrics_count_calls_and_attempts_without_ids() {
+    let gateway = Gateway::start(&["--sandbox", "--max-attempts=1"]).await;
     gateway.get().await.unwrap();
     gateway.call(request(PROJECT, "00000000-0000-4000-8000-000000000503")).await.unwrap_err();
-    gateway.call(without_token(PROJECT, SHARE)).await.unwrap_err();
-    let call = |code: &str| {
-        format!(
-            r#"rpc_server_call_duration_seconds_count{{rpc_method="{SERVICE}/GetBackupShare",rpc_response_status_code="{code}"}}"#
-        )
-    };
+    gateway.call(request_without_token(PROJECT, SHARE)).await.unwrap_err();
     let attempt = |status: &str| {
         format!(
             r#"http_client_request_duration_seconds_count{{error_type="",http_response_status_code="{status}"}}"#
         )
     };
-    for name in [call("OK"), call("UNAVAILABLE"), call("UNAUTHENTICATED"), attempt("200"), attempt("503")] {
-        assert!((gateway.metric(&name).await - 1.0).abs() < f64::EPSILON, "{name}");
+    for name in [
+        call_count("OK"),
+        call_count("UNAVAILABLE"),
+        call_count("UNAUTHENTICATED"),
+        attempt("200"),
+        attempt("503"),
+    ] {
+        assert_eq!(gateway.metric(&name).await, 1.0, "{name}");
     }
     let (_, text) = gateway.admin_get("/metrics").await;
     for family in [

@@ -1,22 +1,22 @@
-//! `check` and `check --connect`: each step, made to fail for real, is named, with what to do and the exit status.
+//! The commands `check` and `check --connect`: each step that fails is named, with its cause, what to do, and the exit code.
 
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::support::certificates::{Files, SPIFFE, dns};
+use crate::support::certificates::{SPIFFE, TlsFiles, dns};
 use crate::support::process;
 use crate::support::tls_upstream::tls_upstream;
 use crate::support::*;
 
-/// The exit status and the lines of a `check`.
+/// The exit code and the output of `check`.
 async fn check(flags: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
-    let mut command = process::gateway(&[&["check"], flags].concat());
+    let mut command = process::gateway_command(&[&["check"], flags].concat());
     command.envs(variables.iter().copied());
-    let output = process::output(command).await;
-    (output.status.code().unwrap(), process::text(&output.stdout) + &process::text(&output.stderr))
+    let output = process::run(command).await;
+    (output.status.code().unwrap(), process::to_text(&output.stdout) + &process::to_text(&output.stderr))
 }
 
-/// The one line that failed must hold all of `parts`.
+/// Exactly one line reports a failure, and contains all of `parts`.
 fn assert_fails(told: &str, parts: &[&str]) {
     let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("FAIL")).collect();
     assert_eq!(failed.len(), 1, "{told}");
@@ -25,16 +25,10 @@ fn assert_fails(told: &str, parts: &[&str]) {
     }
 }
 
-fn url_of(upstream: &Upstream) -> String {
-    format!("--upstream-url={}", upstream.url())
-}
-
-const PLAINTEXT: &str = "--allow-plaintext-upstream";
-
 #[tokio::test]
-async fn the_configuration_is_told_and_what_is_wrong_with_it_at_once() {
-    let files = Files::new();
-    let mutual = files.mutual();
+async fn configuration_is_described_or_its_errors_are_reported_together() {
+    let files = TlsFiles::new();
+    let mutual = files.mutual_tls_flags();
     let rule = format!("--allow={SPIFFE}=a,b");
     let flags =
         ["--upstream-url=https://vbs.example", &mutual[0], &mutual[1], &mutual[2], &rule, "--allow=x=*"];
@@ -53,29 +47,29 @@ async fn the_configuration_is_told_and_what_is_wrong_with_it_at_once() {
     for part in ["--max-in-flight", "--auth", "GATEWAY_UPSTREAM_URL"] {
         assert!(told.contains(part), "{part} in {told}");
     }
-    let other = Files::new();
+    let other = TlsFiles::new();
     let key = other.flag("tls-key", "tls.key");
     let (status, told) = check(&["--sandbox", &mutual[0], &key], &[]).await;
     assert!(status == 64 && told.contains("do not fit together"), "{told}");
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_is_the_configurations() {
-    let files = Files::new();
+async fn expired_server_certificate_is_a_configuration_error() {
+    let files = TlsFiles::new();
     files.put(&files.servers.issue_until(&[dns("localhost")], 2020));
-    let mutual = files.mutual();
+    let mutual = files.mutual_tls_flags();
     let (status, told) = check(&["--sandbox", &mutual[0], &mutual[1]], &[]).await;
     assert_eq!(status, 64);
     assert_fails(&told, &["certificate", "expires Wed, 01 Jan 2020", "renew it"]);
 }
 
 #[tokio::test]
-async fn an_upstream_in_its_own_voice_is_good() {
+async fn upstream_error_from_vbs_passes() {
     let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
     let unauthenticated = r#"{"error": {"code": 401, "message": "The request you have made requires authentication.", "title": "Unauthorized"}}"#;
     for (status, body) in [(404, missing), (401, unauthenticated)] {
         let upstream = Upstream::replying(status, &[], body).await;
-        let (status, told) = check(&["--connect", &url_of(&upstream), PLAINTEXT], &[]).await;
+        let (status, told) = check(&["--connect", &upstream.url_flag(), PLAINTEXT], &[]).await;
         assert_eq!(status, 0, "{told}");
         assert!(told.contains("ok    upstream, TCP") && told.contains("ok    upstream, route"), "{told}");
     }
@@ -84,7 +78,7 @@ async fn an_upstream_in_its_own_voice_is_good() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_there_a_port_that_is_closed_and_one_that_is_silent_are_told() {
+async fn unreachable_upstream_is_reported_by_step() {
     let (status, told) = check(&["--connect", "--upstream-url=https://nothing.invalid"], &[]).await;
     assert_eq!(status, 69);
     assert_fails(&told, &["upstream, name", "nothing.invalid cannot be resolved", "name server"]);
@@ -100,9 +94,9 @@ async fn a_name_that_is_not_there_a_port_that_is_closed_and_one_that_is_silent_a
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
-    let (files, others) = (Files::new(), Files::new());
-    let ca = |files: &Files, name: &str| {
+async fn untrusted_upstream_certificate_is_reported() {
+    let (files, others) = (TlsFiles::new(), TlsFiles::new());
+    let ca = |files: &TlsFiles, name: &str| {
         std::fs::write(files.path(name), &files.servers.pem).unwrap();
         files.flag("upstream-ca", name)
     };
@@ -125,7 +119,7 @@ async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_not_the_upstreams_is_told() {
+async fn wrong_upstream_route_is_reported() {
     for (status, body, parts) in [
         (200, "<html>welcome</html>", ["UPSTREAM_MALFORMED_RESPONSE", "JSON"]),
         (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not VBS's voice"]),
@@ -138,7 +132,7 @@ async fn a_route_that_is_not_the_upstreams_is_told() {
         (503, "", ["UPSTREAM_UNAVAILABLE", "HTTP status 503"]),
     ] {
         let upstream = Upstream::replying(status, &[], body).await;
-        let (exit, told) = check(&["--connect", &url_of(&upstream), PLAINTEXT], &[]).await;
+        let (exit, told) = check(&["--connect", &upstream.url_flag(), PLAINTEXT], &[]).await;
         assert_eq!(exit, 69, "{told}");
         assert_fails(&told, &[&["upstream, route"][..], &parts].concat());
         assert_eq!(upstream.requests().len(), 1);
@@ -156,7 +150,7 @@ fn account(url: &str) -> Vec<(&'static str, &str)> {
 }
 
 #[tokio::test]
-async fn an_account_is_checked_up_to_its_catalog_and_nothing_secret_is_told() {
+async fn account_is_checked_up_to_its_catalog_without_secrets() {
     let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
     let upstream = Upstream::replying(404, &[], missing).await;
     let endpoint = |kind: &str| {
@@ -170,13 +164,9 @@ async fn an_account_is_checked_up_to_its_catalog_and_nothing_secret_is_told() {
     };
     let refused =
         reply(401, &[], r#"{"error": {"code": 401, "message": "correct-horse?", "title": "Unauthorized"}}"#);
-    let files = Files::new();
-    let mutual = files.mutual();
-    let rule = format!("--allow={SPIFFE}=*");
-    let flags: Vec<&str> = ["--connect", "--auth=keystone", PLAINTEXT, &rule]
-        .into_iter()
-        .chain(mutual.iter().map(String::as_str))
-        .collect();
+    let files = TlsFiles::new();
+    let authorized_flags = files.authorized_flags();
+    let flags = [&["--connect", "--auth=keystone", PLAINTEXT], &strs(&authorized_flags)[..]].concat();
     for (script, status, parts) in [
         (
             issued(endpoint("vbsv2")),

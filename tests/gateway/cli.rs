@@ -1,4 +1,4 @@
-//! The process: commands, flags and variables, exit statuses, signals, and the log on standard output.
+//! The command line: `get` and `health`, flags, variables and exit codes.
 
 use serde_json::Value;
 
@@ -6,9 +6,9 @@ use crate::support::process::*;
 use crate::support::*;
 
 #[tokio::test]
-async fn get_prints_the_share_as_proto_json() {
-    let served = Served::start(&["--sandbox"]).await;
-    let reply = served.get(PROJECT, SHARE).await;
+async fn get_prints_share_as_proto_json() {
+    let gateway = GatewayProcess::start(&["--sandbox"]).await;
+    let reply = gateway.get(PROJECT, SHARE).await;
     assert!(reply.status.success());
     let printed: Value = serde_json::from_slice(&reply.stdout).unwrap();
     let expected: Value = serde_json::from_str(include_str!("fixtures/documented_share.proto.json")).unwrap();
@@ -16,65 +16,48 @@ async fn get_prints_the_share_as_proto_json() {
 }
 
 #[tokio::test]
-async fn get_prints_a_status_with_its_details_and_exits_1() {
-    let served = Served::start(&["--sandbox"]).await;
-    let missing = served.get(PROJECT, "00000000-0000-4000-8000-000000000404").await;
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(missing.stdout.is_empty());
-    let told = text(&missing.stderr);
-    for part in [
-        "NOT_FOUND",
-        "BACKUP_SHARE_NOT_FOUND",
-        "httpStatus: 404",
-        "attempts: 1",
-        "service: vbs",
-        "request ID: ",
-    ] {
-        assert!(told.contains(part), "{part} in {told}");
-    }
-    let invalid = text(&served.get("a/b", "detail").await.stderr);
-    for part in ["INVALID_ARGUMENT", "INVALID_REQUEST", "project_id: must be", "id: must be"] {
-        assert!(invalid.contains(part), "{part} in {invalid}");
-    }
+async fn get_prints_status_details_and_exits_1() {
+    let gateway = GatewayProcess::start(&["--sandbox"]).await;
+    let not_found = gateway.get_command(PROJECT, "00000000-0000-4000-8000-000000000404", &[]);
+    let details = ["NOT_FOUND", "BACKUP_SHARE_NOT_FOUND", "httpStatus: 404", "attempts: 1", "service: vbs"];
+    run_error(not_found, 1, &[&details[..], &["request ID: "]].concat()).await;
+    let parts = ["INVALID_ARGUMENT", "INVALID_REQUEST", "project_id: must be", "id: must be"];
+    run_error(gateway.get_command("a/b", "detail", &[]), 1, &parts).await;
 }
 
 #[tokio::test]
-async fn get_takes_the_token_from_a_file_or_a_variable() {
-    let served = Served::start(&["--sandbox"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
+async fn get_reads_token_from_file_or_variable() {
+    let gateway = GatewayProcess::start(&["--sandbox"]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
     std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
-    let arguments = ["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE];
-    let with_file = [&arguments[..], &["--token-file", file.to_str().unwrap()]].concat();
-    assert!(output(gateway(&with_file)).await.status.success());
-    let without = output(gateway(&arguments)).await;
-    assert_eq!(without.status.code(), Some(1));
-    assert!(text(&without.stderr).contains("TOKEN_MISSING"));
-    let mut broken = gateway(&arguments);
-    broken.env("OS_TOKEN", "se cret");
-    let broken = output(broken).await;
-    assert_eq!(broken.status.code(), Some(64));
-    assert!(!text(&broken.stderr).contains("se cret"));
+    let get = ["get", "--address", &gateway.grpc, "--project-id", PROJECT, SHARE];
+    let with_file = [&get[..], &["--token-file", file.to_str().unwrap()]].concat();
+    assert!(run(gateway_command(&with_file)).await.status.success());
+    run_error(gateway_command(&get), 1, &["TOKEN_MISSING"]).await;
+    let mut invalid = gateway_command(&get);
+    invalid.env("OS_TOKEN", "se cret");
+    assert!(!run_error(invalid, 64, &[]).await.contains("se cret"));
 }
 
 #[tokio::test]
-async fn health_exits_by_the_state() {
-    let served = Served::start(&["--sandbox"]).await;
-    let ask =
-        |service: &'static str| output(gateway(&["health", "--address", &served.grpc, "--service", service]));
+async fn health_exit_code_follows_serving_status() {
+    let gateway = GatewayProcess::start(&["--sandbox"]).await;
+    let check = |service: &'static str| {
+        run(gateway_command(&["health", "--address", &gateway.grpc, "--service", service]))
+    };
     for service in ["", "vbs.v2.BackupShareService"] {
-        let reply = ask(service).await;
-        assert_eq!((reply.status.code(), text(&reply.stdout).trim()), (Some(0), "SERVING"));
+        let reply = check(service).await;
+        assert_eq!((reply.status.code(), to_text(&reply.stdout).trim()), (Some(0), "SERVING"));
     }
-    assert_eq!(ask("nope").await.status.code(), Some(1));
-    let nobody = output(gateway(&["health", "--address", "127.0.0.1:1"])).await;
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(text(&nobody.stderr).contains("cannot connect"));
+    assert_eq!(check("nope").await.status.code(), Some(1));
+    let closed_port = gateway_command(&["health", "--address", "127.0.0.1:1"]);
+    run_error(closed_port, 1, &["cannot connect"]).await;
 }
 
 #[tokio::test]
-async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
-    let wrong = output(gateway(&[
+async fn configuration_errors_are_reported_together() {
+    let command = gateway_command(&[
         "serve",
         "--listen=nowhere",
         "--drain-timeout=20",
@@ -84,10 +67,8 @@ async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
         "--log-format=xml",
         "--upstream-ca=/no/such/file",
         "--log=a=b=c",
-    ]))
-    .await;
-    assert_eq!(wrong.status.code(), Some(64));
-    let told = text(&wrong.stderr);
+    ]);
+    let stderr = run_error(command, 64, &[]).await;
     for (flag, variable) in [
         ("--listen", "GATEWAY_LISTEN"),
         ("--drain-timeout", "GATEWAY_DRAIN_TIMEOUT"),
@@ -99,34 +80,28 @@ async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
         ("--log", "GATEWAY_LOG"),
     ] {
         let named = format!("{flag} ({variable}) ");
-        assert!(told.lines().any(|line| line.starts_with(&named)), "{named} in {told}");
+        assert!(stderr.lines().any(|line| line.starts_with(&named)), "{named} in {stderr}");
     }
-    assert!(!told.contains("hunter2"));
+    assert!(!stderr.contains("hunter2"));
 }
 
 #[tokio::test]
-async fn missing_keys_are_reported_together_with_a_scheme_that_is_not_known() {
-    let wrong = output(gateway(&["serve", "--sandbox", "--auth=aksk", "--aksk-scheme=q"])).await;
-    assert_eq!(wrong.status.code(), Some(64));
-    let errors = text(&wrong.stderr);
-    for name in ["--aksk-scheme (GATEWAY_AKSK_SCHEME)", "OS_ACCESS_KEY", "--tls-client-ca"] {
-        assert!(errors.contains(name), "{name} in {errors}");
-    }
+async fn missing_keys_and_unknown_scheme_are_reported_together() {
+    let command = gateway_command(&["serve", "--sandbox", "--auth=aksk", "--aksk-scheme=q"]);
+    let names = ["--aksk-scheme (GATEWAY_AKSK_SCHEME)", "OS_ACCESS_KEY", "--tls-client-ca"];
+    run_error(command, 64, &names).await;
 }
 
 #[tokio::test]
 async fn ipv6_upstream_behind_a_proxy_names_both_flags() {
     let proxy = "--upstream-proxy=http://127.0.0.1:3128";
-    let wrong = output(gateway(&["serve", "--upstream-url=https://[::1]:8443/vbs", proxy])).await;
-    assert_eq!(wrong.status.code(), Some(64));
-    let errors = text(&wrong.stderr);
-    for flag in ["--upstream-url (GATEWAY_UPSTREAM_URL)", "--upstream-proxy (GATEWAY_UPSTREAM_PROXY)"] {
-        assert!(errors.contains(flag), "{flag} in {errors}");
-    }
+    let command = gateway_command(&["serve", "--upstream-url=https://[::1]:8443/vbs", proxy]);
+    let names = ["--upstream-url (GATEWAY_UPSTREAM_URL)", "--upstream-proxy (GATEWAY_UPSTREAM_PROXY)"];
+    run_error(command, 64, &names).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_configured_exits_64() {
+async fn invalid_arguments_exit_64() {
     for arguments in [
         &["serve"][..],
         &["serve", "--upstream-url=http://vbs.example"],
@@ -139,18 +114,17 @@ async fn what_cannot_be_configured_exits_64() {
         &["no-such-command"],
         &[],
     ] {
-        let refused = output(gateway(arguments)).await;
-        assert_eq!(refused.status.code(), Some(64), "{arguments:?}");
-        assert!(!refused.stderr.is_empty(), "{arguments:?}");
+        let stderr = run_error(gateway_command(arguments), 64, &[]).await;
+        assert!(!stderr.is_empty(), "{arguments:?}");
     }
-    for asked in [&["--help"][..], &["--version"], &["serve", "--help"], &["get", "--help"]] {
-        assert_eq!(output(gateway(asked)).await.status.code(), Some(0), "{asked:?}");
+    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &["get", "--help"]] {
+        assert_eq!(run(gateway_command(arguments)).await.status.code(), Some(0), "{arguments:?}");
     }
 }
 
 #[tokio::test]
-async fn an_empty_variable_counts_as_none_and_one_that_is_no_text_is_named() {
-    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+async fn empty_variable_counts_as_unset_and_invalid_utf8_is_named() {
+    let mut command = serve_command(&["--sandbox"]);
     for name in [
         "UPSTREAM_URL",
         "WORKERS",
@@ -163,26 +137,24 @@ async fn an_empty_variable_counts_as_none_and_one_that_is_no_text_is_named() {
     ] {
         command.env(format!("GATEWAY_{name}"), "");
     }
-    Served::spawn(command).await;
-    let mut command = gateway(&["serve", "--sandbox"]);
+    GatewayProcess::spawn(command).await;
+    let mut command = gateway_command(&["serve", "--sandbox"]);
     command.env("GATEWAY_LOG", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
-    let refused = output(command).await;
-    assert_eq!((refused.status.code(), text(&refused.stderr).trim()), (Some(64), "GATEWAY_LOG is not UTF-8"));
+    assert_eq!(run_error(command, 64, &[]).await.trim(), "GATEWAY_LOG is not UTF-8");
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said() {
+async fn port_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("--listen={}", taken.local_addr().unwrap());
-    let refused = output(gateway(&["serve", "--sandbox", &address, "--admin-listen=127.0.0.1:0"])).await;
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("cannot listen on 127.0.0.1:"));
+    let command = gateway_command(&["serve", "--sandbox", &address, "--admin-listen=127.0.0.1:0"]);
+    run_error(command, 1, &["cannot listen on 127.0.0.1:"]).await;
 }
 
 #[tokio::test]
-async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let mut command = gateway(&["serve"]);
+async fn gateway_variables_are_read_and_proxy_variables_ignored() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let mut command = gateway_command(&["serve"]);
     command
         .env("GATEWAY_LISTEN", "127.0.0.1:0")
         .env("GATEWAY_ADMIN_LISTEN", "127.0.0.1:0")
@@ -191,6 +163,6 @@ async fn every_flag_has_a_variable_and_proxy_variables_are_not_read() {
         .env("HTTP_PROXY", "http://127.0.0.1:1")
         .env("http_proxy", "http://127.0.0.1:1")
         .env("ALL_PROXY", "http://127.0.0.1:1");
-    let served = Served::spawn(command).await;
-    assert!(served.get(PROJECT, SHARE).await.status.success());
+    let gateway = GatewayProcess::spawn(command).await;
+    assert!(gateway.get(PROJECT, SHARE).await.status.success());
 }

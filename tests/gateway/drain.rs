@@ -1,4 +1,4 @@
-//! Draining: what may finish, what is cut off, and that nobody can hold the gateway when it stops.
+//! Draining: active calls finish, health reports NOT_SERVING, and no peer delays the end beyond the drain timeout.
 
 use std::time::Duration;
 
@@ -10,117 +10,118 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::h2_peer::{self, Raw, deaf, silent};
+use crate::support::h2_peer::{self, RawRequest, connect_tcp, connect_without_acks};
 use crate::support::*;
 
-/// Tells a gateway to stop while `held` does its worst, and waits for the end in order.
-async fn stops_with<T>(mut gateway: Running, held: T) {
-    gateway.shutdown.drain.cancel();
-    soon("the end", &mut gateway.ended).await.unwrap().unwrap();
+/// Longer than [`TEST_TIMEOUT`]: a drain that waits for it fails the test.
+const LONG_DRAIN_TIMEOUT: &str = "--drain-timeout=10m";
+
+#[tokio::test]
+async fn drain_ignores_silent_peer() {
+    let mut gateway = Gateway::start(&["--sandbox", LONG_DRAIN_TIMEOUT]).await;
+    let held = (connect_tcp(&gateway).await, TcpStream::connect(gateway.admin).await.unwrap());
+    gateway.get().await.unwrap();
+    gateway.drain().await;
     drop(held);
 }
 
-/// Long enough that only what does not wait for it can end the tests below.
-const PATIENT: &str = "--drain-timeout=10m";
-
 #[tokio::test]
-async fn a_peer_that_says_nothing_cannot_hold_the_drain() {
-    let gateway = Running::start(&["--sandbox", PATIENT]).await;
-    let held = (silent(&gateway).await, TcpStream::connect(gateway.admin).await.unwrap());
-    gateway.get().await.unwrap();
-    stops_with(gateway, held).await;
-}
-
-#[tokio::test]
-async fn a_peer_that_never_answers_a_ping_cannot_hold_the_drain() {
-    let gateway = Running::start(&["--sandbox", PATIENT]).await;
-    let mut held = deaf(&gateway).await;
-    // It is in the middle of HTTP/2: the gateway's SETTINGS have come.
+async fn drain_ignores_peer_without_ping_ack() {
+    let mut gateway = Gateway::start(&["--sandbox", LONG_DRAIN_TIMEOUT]).await;
+    let mut held = connect_without_acks(&gateway).await;
+    // The HTTP/2 connection is established: the gateway's SETTINGS have arrived.
     held.read_exact(&mut [0; 9]).await.unwrap();
-    stops_with(gateway, held).await;
+    gateway.drain().await;
+    drop(held);
 }
 
 #[tokio::test]
-async fn a_watch_cannot_hold_the_drain_and_hears_of_it() {
-    let gateway = Running::start(&["--sandbox", PATIENT]).await;
+async fn drain_ends_health_watch_with_not_serving() {
+    let mut gateway = Gateway::start(&["--sandbox", LONG_DRAIN_TIMEOUT]).await;
     let mut health = HealthClient::new(gateway.channel().await);
     let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watch.next().await.unwrap().unwrap();
     let unknown = health.watch(HealthCheckRequest { service: "nope".into() }).await.unwrap().into_inner();
-    stops_with(gateway, unknown).await;
-    let not_serving = ServingStatus::NotServing;
-    assert_eq!(watch.next().await.unwrap().unwrap().status(), not_serving);
+    gateway.drain().await;
+    drop(unknown);
+    assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert_eq!(watch.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]
-async fn a_call_that_runs_is_finished_before_the_end() {
-    let slow = [vec![Step::Pause(Duration::from_millis(500))], documented()].concat();
+async fn drain_waits_for_active_call() {
+    let slow = [vec![Step::Pause(Duration::from_millis(500))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
-    let gateway = Running::before_with(&upstream, &[PATIENT]).await;
-    let mut client = gateway.client().await;
-    let call = tokio::spawn(async move { client.get_backup_share(request(PROJECT, SHARE)).await });
-    upstream.received(1).await;
-    stops_with(gateway, ()).await;
-    soon("the call", call).await.unwrap().unwrap();
+    let mut gateway = Gateway::with_upstream_and_flags(&upstream, &[LONG_DRAIN_TIMEOUT]).await;
+    let call = gateway.spawn_get().await;
+    upstream.wait_for_requests(1).await;
+    gateway.drain().await;
+    with_timeout("the call", call).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_call_that_takes_too_long_is_cut_off_with_a_status() {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    let gateway = Running::before_with(&upstream, &["--drain-timeout=200ms", "--attempt-timeout=60s"]).await;
-    let mut client = gateway.client().await;
-    let call = tokio::spawn(async move { client.get_backup_share(request(PROJECT, SHARE)).await });
-    upstream.received(1).await;
-    stops_with(gateway, ()).await;
-    let failure = Failure::of(soon("the call", call).await.unwrap().unwrap_err());
-    assert_eq!((failure.code, failure.reason.as_str()), (Code::Unavailable, "DRAINING"));
-    upstream.hung_up_on(1).await;
+async fn drain_timeout_ends_call_with_status() {
+    let (mut gateway, upstream) =
+        gateway_with_stalled_upstream(&["--drain-timeout=200ms", "--attempt-timeout=60s"]).await;
+    let call = gateway.spawn_get().await;
+    upstream.wait_for_requests(1).await;
+    gateway.drain().await;
+    let failure = ErrorStatus::decode(with_timeout("the call", call).await.unwrap().unwrap_err());
+    assert_eq!(failure.outcome(), (Code::Unavailable, "DRAINING"));
+    upstream.stalled_requests_end(1).await;
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_read_its_reply_is_cut_off() {
-    let gateway = Running::start(&["--sandbox", "--drain-timeout=200ms"]).await;
+async fn drain_timeout_closes_peer_that_does_not_read() {
+    let mut gateway = Gateway::start(&["--sandbox", "--drain-timeout=200ms"]).await;
     let stream = TcpStream::connect(gateway.grpc).await.unwrap();
-    // A window of nothing: the reply's message cannot be sent.
+    // With a window of 0, the message of the response cannot be sent.
     let (mut requests, connection) =
         h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
     tokio::spawn(connection);
-    let raw = Raw::call();
+    let raw = RawRequest::call();
     let (response, mut body) = requests.send_request(raw.request, false).unwrap();
     body.send_data(h2_peer::message(), true).unwrap();
-    let reply = soon("the headers", response).await.unwrap();
-    stops_with(gateway, reply).await;
+    let reply = with_timeout("the headers", response).await.unwrap();
+    gateway.drain().await;
+    drop(reply);
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    let mut gateway =
-        Running::before_with(&upstream, &[PATIENT, "--attempt-timeout=10m", "--max-deadline=10m"]).await;
-    let mut client = gateway.client().await;
-    let call = tokio::spawn(async move { client.get_backup_share(request(PROJECT, SHARE)).await });
-    upstream.received(1).await;
+async fn forced_shutdown_ends_active_call() {
+    let (mut gateway, upstream) =
+        gateway_with_stalled_upstream(&[LONG_DRAIN_TIMEOUT, "--attempt-timeout=10m", "--max-deadline=10m"])
+            .await;
+    let call = gateway.spawn_get().await;
+    upstream.wait_for_requests(1).await;
     gateway.shutdown.drain.cancel();
     gateway.shutdown.now.cancel();
-    soon("the end", &mut gateway.ended).await.unwrap().unwrap_err();
+    with_timeout("the end", &mut gateway.ended).await.unwrap().unwrap_err();
     call.abort();
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_told_to_stop_ends_in_order() {
-    let gateway = Running::start(&["--sandbox", "--drain-delay=200ms"]).await;
+async fn drain_changes_health_serves_late_callers_and_stops() {
+    let mut gateway = Gateway::start(&["--sandbox", "--drain-delay=200ms"]).await;
     let mut health = HealthClient::new(gateway.channel().await);
-    let mut watch = health.watch(about("")).await.unwrap().into_inner();
-    assert_eq!(soon("a state", watch.next()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let mut watch = health.watch(health_request("")).await.unwrap().into_inner();
+    assert_eq!(
+        with_timeout("a state", watch.next()).await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
     gateway.shutdown.drain.cancel();
-    assert_eq!(soon("a state", watch.next()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(
+        with_timeout("a state", watch.next()).await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
     assert_eq!(gateway.admin_get("/readyz").await.0, 503);
     assert_eq!(gateway.admin_get("/livez").await.0, 200);
-    // Callers that have not heard of it yet are still served.
+    // During the drain delay, calls are still served.
     gateway.get().await.unwrap();
-    let mut gateway = gateway;
-    soon("the end", &mut gateway.ended).await.unwrap().unwrap();
+    with_timeout("the end", &mut gateway.ended).await.unwrap().unwrap();
     assert!(TcpStream::connect(gateway.grpc).await.is_err());
-    assert_eq!(soon("the watch's end", watch.next()).await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(
+        with_timeout("the watch's end", watch.next()).await.unwrap().unwrap_err().code(),
+        Code::Unavailable
+    );
 }

@@ -97,7 +97,7 @@ fn fixture(file: &str) -> String {
 }
 
 #[test]
-fn every_file_has_a_row() {
+fn every_fixture_has_a_row() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
     let mut files: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -108,11 +108,11 @@ fn every_file_has_a_row() {
 }
 
 #[tokio::test]
-async fn every_shape_gives_its_code_and_message() {
+async fn error_body_shapes_give_code_and_message() {
     for (file, code, message, request_id, _) in ROWS {
         for content_type in ["application/json", "text/plain/html"] {
             let upstream = Upstream::replying(400, &[("content-type", content_type)], fixture(file)).await;
-            let failure = Running::before(&upstream).await.failure().await;
+            let failure = Gateway::with_upstream(&upstream).await.get_error().await;
             assert_eq!(failure.reason, "UPSTREAM_BAD_REQUEST");
             assert_eq!(failure.metadata("upstreamCode"), *code, "{file}");
             assert_eq!(failure.metadata("upstreamRequestId"), *request_id, "{file}");
@@ -124,21 +124,21 @@ async fn every_shape_gives_its_code_and_message() {
 }
 
 #[tokio::test]
-async fn a_404_is_a_missing_share_in_vbs_own_voice_only() {
+async fn status_404_is_missing_share_only_from_vbs() {
     for (file, _, _, _, is_share) in ROWS {
         let upstream = Upstream::replying(404, &[], fixture(file)).await;
-        let failure = Running::before(&upstream).await.failure().await;
+        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
         let expected = if *is_share {
             (Code::NotFound, "BACKUP_SHARE_NOT_FOUND")
         } else {
             (Code::Internal, "UPSTREAM_ROUTE_NOT_FOUND")
         };
-        assert_eq!((failure.code, failure.reason.as_str()), expected, "{file}");
+        assert_eq!(failure.outcome(), expected, "{file}");
     }
 }
 
 #[tokio::test]
-async fn the_voice_of_a_404_is_told_by_wrapper_and_code() {
+async fn origin_of_404_follows_wrapper_and_code() {
     for (body, is_share) in [
         (r#"{"itemNotFound":{"message":"no code"}}"#, true),
         (r#"{"itemNotFound":{"message":"a number in a string","code":"404"}}"#, true),
@@ -171,14 +171,14 @@ async fn the_voice_of_a_404_is_told_by_wrapper_and_code() {
         ("not found", false),
     ] {
         let upstream = Upstream::replying(404, &[], body).await;
-        let failure = Running::before(&upstream).await.failure().await;
+        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
         let expected = if is_share { "BACKUP_SHARE_NOT_FOUND" } else { "UPSTREAM_ROUTE_NOT_FOUND" };
         assert_eq!(failure.reason, expected, "{body}");
     }
 }
 
 #[tokio::test]
-async fn what_an_upstream_says_is_stripped_cut_and_never_holds_the_token() {
+async fn upstream_message_is_stripped_truncated_and_redacted() {
     let with = |message: &str| format!(r#"{{"badRequest":{{"message":"{message}","code":400}}}}"#);
     let cases = [
         (with(r"a\r\nb\u0000c\u007fd\u0085e"), "abcde".to_owned()),
@@ -189,13 +189,13 @@ async fn what_an_upstream_says_is_stripped_cut_and_never_holds_the_token() {
     ];
     for (body, expected) in cases {
         let upstream = Upstream::replying(400, &[], body).await;
-        let failure = Running::before(&upstream).await.failure().await;
+        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
         assert_eq!(failure.message, format!("VBS refused the request: {expected}"));
     }
 }
 
 #[tokio::test]
-async fn the_longest_status_stays_under_four_kibibytes() {
+async fn longest_status_fits_in_4_kib() {
     // Everything as long as it may be, and of characters that take three bytes each once percent-encoded.
     let message = "\u{9f98}".repeat(1000);
     let code = "%".repeat(1000);
@@ -203,10 +203,10 @@ async fn the_longest_status_stays_under_four_kibibytes() {
     let headers = [("x-request-id", "y".repeat(1000)), ("retry-after", "86400".into())];
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let upstream = Upstream::replying(503, &headers, body).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let mut asked = request(PROJECT, SHARE);
     asked.metadata_mut().insert("x-request-id", "z".repeat(128).parse().unwrap());
-    let failure = Failure::of(gateway.call(asked).await.unwrap_err());
+    let failure = gateway.call_error(asked).await;
     assert_eq!(failure.metadata("upstreamCode").map(str::len), Some(128));
     assert!(failure.message.ends_with(&"\u{9f98}".repeat(170)), "512 bytes hold 170 characters of three");
 }

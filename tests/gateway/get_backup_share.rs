@@ -48,29 +48,28 @@ fn documented_share() -> BackupShare {
 }
 
 #[tokio::test]
-async fn the_documented_share_comes_back_field_by_field() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let gateway = Running::before(&upstream).await;
+async fn documented_share_is_returned_field_by_field() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let reply = gateway.get().await.unwrap();
     assert!(!reply.metadata().get("x-request-id").unwrap().is_empty());
     assert_eq!(reply.into_inner().backup_share, Some(documented_share()));
 }
 
 #[tokio::test]
-async fn the_sandbox_answers_with_the_documented_share_for_either_of_its_projects() {
-    let gateway = Running::start(&["--sandbox"]).await;
+async fn sandbox_returns_documented_share_for_both_projects() {
+    let gateway = Gateway::start(&["--sandbox"]).await;
     for project in ["c13f5220dc1949b0b741ea81a7cd5554", "722513ed0a324dadaabe5b2d0fe848c9"] {
         let reply = gateway.call(request(project, SHARE)).await.unwrap().into_inner();
         assert_eq!(reply.backup_share, Some(documented_share()));
     }
-    let other =
-        Failure::of(gateway.call(request("17fbda95add24720a4038ba4b1c705ed", SHARE)).await.unwrap_err());
+    let other = gateway.call_error(request("17fbda95add24720a4038ba4b1c705ed", SHARE)).await;
     assert_eq!(other.reason, "BACKUP_SHARE_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn a_sparse_share_without_a_content_type_leaves_the_rest_unset() {
-    let gateway = Running::start(&["--sandbox"]).await;
+async fn sparse_share_leaves_missing_fields_unset() {
+    let gateway = Gateway::start(&["--sandbox"]).await;
     let asked = request("17fbda95add24720a4038ba4b1c705ed", "ac0fb374-a288-4399-ac63-cc080a13a2ee");
     let share = gateway.call(asked).await.unwrap().into_inner().backup_share;
     let expected = BackupShare {

@@ -7,9 +7,9 @@ use tonic_reflection::pb::{v1, v1alpha};
 use crate::support::*;
 
 #[tokio::test]
-async fn reflection_answers_in_both_versions_and_can_be_turned_off() {
-    let gateway = Running::start(&["--sandbox"]).await;
-    let off = Running::start(&["--sandbox", "--no-reflection"]).await;
+async fn reflection_serves_both_versions_and_can_be_disabled() {
+    let gateway = Gateway::start(&["--sandbox"]).await;
+    let off = Gateway::start(&["--sandbox", "--no-reflection"]).await;
 
     let ask = || {
         let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());

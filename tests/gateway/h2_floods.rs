@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::h2_peer::{METHOD, message};
-use crate::support::process::Served;
+use crate::support::process::GatewayProcess;
 use crate::support::*;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,7 +61,7 @@ fn streams() -> impl Iterator<Item = u32> {
 }
 
 /// Memory of the process in bytes.
-async fn memory(served: &Served) -> f64 {
+async fn memory(served: &GatewayProcess) -> f64 {
     metric(served.admin, "process_resident_memory_bytes").await
 }
 
@@ -72,7 +72,7 @@ const QUIET: &str = "--log=warn,backup_share_gateway::app=info";
 const GROWTH: f64 = 32.0 * 1024.0 * 1024.0;
 
 /// Sends `frames` until they end or the gateway has had enough, reading what comes back, while another caller is served.
-async fn flood(what: &str, served: &Served, frames: impl Iterator<Item = Bytes> + Send + 'static) {
+async fn flood(what: &str, served: &GatewayProcess, frames: impl Iterator<Item = Bytes> + Send + 'static) {
     let before = memory(served).await;
     let (mut reading, mut writing) = TcpStream::connect(&served.grpc).await.unwrap().into_split();
     let reader = tokio::spawn(async move {
@@ -93,12 +93,12 @@ async fn flood(what: &str, served: &Served, frames: impl Iterator<Item = Bytes> 
     });
     let other = served.get(PROJECT, SHARE).await;
     assert!(other.status.success(), "another caller during {what}");
-    soon(what, writer).await.unwrap();
+    with_timeout(what, writer).await.unwrap();
     let grown = memory(served).await - before;
     assert!(grown < GROWTH, "{what} cost {grown} bytes");
     reader.abort();
     assert!(served.get(PROJECT, SHARE).await.status.success(), "the call after {what}");
-    soon("the end of its connection", async {
+    with_timeout("the end of its connection", async {
         while metric(served.admin, "server_connections").await > 0.0
             || metric(served.admin, "rpc_server_active_requests").await > 0.0
         {
@@ -109,8 +109,8 @@ async fn flood(what: &str, served: &Served, frames: impl Iterator<Item = Bytes> 
 }
 
 #[tokio::test]
-async fn streams_opened_and_cancelled() {
-    let served = Served::start(&["--sandbox", QUIET]).await;
+async fn rapid_reset_costs_bounded_memory() {
+    let served = GatewayProcess::start(&["--sandbox", QUIET]).await;
     let rapid = streams().take(10_000).flat_map(|id| {
         [
             frame(HEADERS, END_HEADERS, id, &call_headers()),
@@ -124,8 +124,8 @@ async fn streams_opened_and_cancelled() {
 }
 
 #[tokio::test]
-async fn frames_that_cost_the_peer_nothing() {
-    let served = Served::start(&["--sandbox", QUIET]).await;
+async fn control_frame_floods_cost_bounded_memory() {
+    let served = GatewayProcess::start(&["--sandbox", QUIET]).await;
     let many = 100_000;
     flood("PING", &served, std::iter::repeat_n(frame(PING, 0, 0, &[7; 8]), many)).await;
     flood("SETTINGS", &served, std::iter::repeat_n(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]), many))
@@ -145,8 +145,8 @@ async fn frames_that_cost_the_peer_nothing() {
 }
 
 #[tokio::test]
-async fn headers_without_end() {
-    let served = Served::start(&["--sandbox", QUIET]).await;
+async fn endless_header_blocks_cost_bounded_memory() {
+    let served = GatewayProcess::start(&["--sandbox", QUIET]).await;
     let begin = frame(HEADERS, 0, 1, &call_headers());
     let more = std::iter::repeat_n(frame(CONTINUATION, 0, 1, &field("x-filler", "y")), 100_000);
     flood("CONTINUATION", &served, std::iter::once(begin.clone()).chain(more)).await;
@@ -162,8 +162,8 @@ async fn headers_without_end() {
 }
 
 #[tokio::test]
-async fn replies_that_are_never_read() {
-    let served = Served::start(&["--sandbox", QUIET]).await;
+async fn unread_replies_cost_bounded_memory() {
+    let served = GatewayProcess::start(&["--sandbox", QUIET]).await;
     // A window of nothing for every stream: the replies' messages wait in the gateway.
     let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
     let calls = streams().take(2_000).flat_map(|id| {
@@ -173,9 +173,10 @@ async fn replies_that_are_never_read() {
 }
 
 #[tokio::test]
-async fn a_byte_at_a_time() {
+async fn handshake_timeout_covers_slow_preface() {
     let served =
-        Served::start(&["--sandbox", QUIET, "--handshake-timeout=500ms", "--default-deadline=500ms"]).await;
+        GatewayProcess::start(&["--sandbox", QUIET, "--handshake-timeout=500ms", "--default-deadline=500ms"])
+            .await;
     let mut slow = TcpStream::connect(&served.grpc).await.unwrap();
     let hello = PREFACE.iter().map(std::slice::from_ref);
     let mut taken = 0;
@@ -191,12 +192,12 @@ async fn a_byte_at_a_time() {
 }
 
 #[tokio::test]
-async fn two_thousand_idle_connections() {
+async fn idle_connections_cost_bounded_memory() {
     // Each takes a descriptor here as well; many systems begin with 1024.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    let served = Served::start(&["--sandbox", QUIET]).await;
+    let served = GatewayProcess::start(&["--sandbox", QUIET]).await;
     let before = memory(&served).await;
     let mut held = Vec::new();
     for _ in 0..2_000 {
@@ -204,7 +205,7 @@ async fn two_thousand_idle_connections() {
         stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
         held.push(stream);
     }
-    soon("the connections", async {
+    with_timeout("the connections", async {
         while metric(served.admin, "server_connections").await < 2_000.0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

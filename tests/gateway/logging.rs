@@ -1,36 +1,28 @@
-//! Log lines, as the process writes them.
+//! The log on standard output: the line of each call, and lines that are dropped.
 
 use std::process::Stdio;
 
-use tonic::transport::Endpoint;
-
-use crate::support::h2_peer::Raw;
+use crate::support::h2_peer::RawRequest;
 use crate::support::process::*;
 use crate::support::*;
-use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 
 const REQUEST_ID: &str = "request-id-of-the-call";
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// Written by the upstream's reader, in the middle of a call.
+/// The message of an event within a call.
 const UNKNOWN_KEY: &str = "the upstream's reply has a key that this version does not know";
 
-/// The lines of one call whose reply has an unknown key, with these flags; the access line comes last.
+/// The log lines of one call whose reply has an unknown key; the access line is the last.
 async fn lines_of_a_call(flags: &[&str]) -> Vec<String> {
     let body = DOCUMENTED.replacen('{', r#"{"new_key": 1,"#, 1);
     let upstream = Upstream::replying(200, &[], body).await;
-    let url = format!("--upstream-url={}", upstream.url());
-    let mut gateway = Served::start(&[&[&*url, "--allow-plaintext-upstream"], flags].concat()).await;
-    let mut call = request(PROJECT, SHARE);
-    call.metadata_mut().insert("x-request-id", REQUEST_ID.parse().unwrap());
+    let mut gateway = GatewayProcess::with_upstream(&upstream, flags).await;
     let traceparent = format!("00-{TRACE_ID}-b7ad6b7169203331-01");
-    call.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
-    let channel = Endpoint::from_shared(format!("http://{}", gateway.grpc)).unwrap().connect().await;
-    let mut client = BackupShareServiceClient::new(channel.unwrap());
-    soon("a call", client.get_backup_share(call)).await.unwrap();
+    let call = request_with(&[("x-request-id", REQUEST_ID), ("traceparent", &traceparent)]);
+    with_timeout("a call", gateway.client().await.get_backup_share(call)).await.unwrap();
     let mut lines = Vec::new();
     loop {
-        let line = soon("a line", gateway.log.next_line()).await.unwrap().unwrap();
+        let line = with_timeout("a line", gateway.log.next_line()).await.unwrap().unwrap();
         let is_last = line.contains(r#""message":"call""#);
         lines.push(line);
         if is_last {
@@ -59,13 +51,13 @@ async fn line_within_a_call_has_its_request_id_and_trace_id_once() {
 }
 
 #[tokio::test]
-async fn every_call_has_one_flat_line_without_the_token() {
-    let mut served = Served::start(&["--sandbox", "--log=trace,backup_share_gateway=trace"]).await;
+async fn call_has_one_flat_line_without_token() {
+    let mut gateway = GatewayProcess::start(&["--sandbox", "--log=trace,backup_share_gateway=trace"]).await;
     let mut lines = Vec::new();
     for id in [SHARE, "00000000-0000-4000-8000-000000000404", "detail"] {
-        served.get(PROJECT, id).await;
+        gateway.get(PROJECT, id).await;
         loop {
-            let line = served.line().await;
+            let line = gateway.line().await;
             assert!(!line.to_string().contains(TOKEN), "{line}");
             if line["message"] == "call" {
                 lines.push(line);
@@ -98,15 +90,14 @@ async fn every_call_has_one_flat_line_without_the_token() {
 }
 
 #[tokio::test]
-async fn a_cancelled_call_has_its_line_with_all_that_is_known() {
+async fn cancelled_call_has_line_with_known_fields() {
     let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    let url = format!("--upstream-url={}", upstream.url());
-    let mut served = Served::start(&[&url, "--allow-plaintext-upstream", "--attempt-timeout=60s"]).await;
-    let mut call = gateway(&["get", "--address", &served.grpc, "--project-id", PROJECT, SHARE]);
-    let mut call = call.env("OS_TOKEN", TOKEN).stderr(Stdio::null()).spawn().unwrap();
-    upstream.received(1).await;
+    let mut gateway = GatewayProcess::with_upstream(&upstream, &["--attempt-timeout=60s"]).await;
+    let mut get = gateway.get_command(PROJECT, SHARE, &[]);
+    let mut call = get.stderr(Stdio::null()).spawn().unwrap();
+    upstream.wait_for_requests(1).await;
     call.kill().await.unwrap();
-    let line = served.line().await;
+    let line = gateway.line().await;
     assert_eq!(
         (&line["message"], &line["rpc.code"], &line["attempts"]),
         (&"call".into(), &"CANCELLED".into(), &1.into())
@@ -116,32 +107,33 @@ async fn a_cancelled_call_has_its_line_with_all_that_is_known() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_refused_or_out_of_time_has_its_line_too() {
+async fn refused_and_expired_calls_have_lines() {
     let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    let url = format!("--upstream-url={}", upstream.url());
-    let flags = ["--allow-plaintext-upstream", "--attempt-timeout=60s", "--max-in-flight=1"];
-    let mut served = Served::start(&[&flags[..], &[&url]].concat()).await;
-    let address = served.grpc.clone();
-    let ask = || {
-        let mut call = gateway(&["get", "--address", &address, "--project-id", PROJECT, SHARE]);
-        call.args(["--deadline", "60s"]).env("OS_TOKEN", TOKEN).stderr(Stdio::null());
-        call
-    };
-    let mut waiting = ask().spawn().unwrap();
-    upstream.received(1).await;
-    output(ask()).await;
-    let shed = served.line().await;
+    let flags = ["--attempt-timeout=60s", "--max-in-flight=1"];
+    let mut gateway = GatewayProcess::with_upstream(&upstream, &flags).await;
+    let mut get = gateway.get_command(PROJECT, SHARE, &["--deadline", "60s"]);
+    let mut waiting = get.stderr(Stdio::null()).spawn().unwrap();
+    upstream.wait_for_requests(1).await;
+    run(gateway.get_command(PROJECT, SHARE, &["--deadline", "60s"])).await;
+    let shed = gateway.line().await;
     assert_eq!(
         (&shed["rpc.code"], &shed["reason"]),
         (&"RESOURCE_EXHAUSTED".into(), &"OVERLOADED".into()),
         "{shed}"
     );
-    assert!(shed["attempts"].is_null() && shed["project_id"].is_null(), "refused before it was read: {shed}");
+    assert!(
+        shed["attempts"].is_null() && shed["project_id"].is_null(),
+        "refused before the message was read: {shed}"
+    );
     waiting.kill().await.unwrap();
-    assert_eq!(served.line().await["rpc.code"], "CANCELLED");
-    // A client that keeps the deadline itself might be the first to go.
-    soon("a call", Raw::call().header("grpc-timeout", "200m").send(address.parse().unwrap())).await;
-    let line = served.line().await;
+    assert_eq!(gateway.line().await["rpc.code"], "CANCELLED");
+    // A raw request: a gRPC client that enforces the deadline itself might cancel first.
+    with_timeout(
+        "a call",
+        RawRequest::call().header("grpc-timeout", "200m").send(gateway.grpc.parse().unwrap()),
+    )
+    .await;
+    let line = gateway.line().await;
     assert_eq!(
         (&line["rpc.code"], &line["reason"], &line["attempts"]),
         (&"DEADLINE_EXCEEDED".into(), &"DEADLINE_EXCEEDED".into(), &1.into()),
@@ -150,22 +142,21 @@ async fn a_call_that_is_refused_or_out_of_time_has_its_line_too() {
     for key in ["request_id", "peer", "duration_ms", "upstream_ms", "deadline_ms"] {
         assert!(!line[key].is_null(), "{key} in {line}");
     }
-    assert!((metric(served.admin, "shed_total").await - 1.0).abs() < f64::EPSILON);
+    assert_eq!(metric(gateway.admin, "shed_total").await, 1.0);
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_logged_once_and_64_of_them_at_most() {
+async fn unknown_keys_are_logged_once_up_to_64() {
     let keys: String = (0..100).map(|number| format!(r#""new_{number}_{}": 1,"#, "x".repeat(100))).collect();
     let body = DOCUMENTED.replacen("\"shared\": {", &format!("\"shared\": {{{keys}"), 1);
     let upstream = Upstream::replying(200, &[], body).await;
-    let url = format!("--upstream-url={}", upstream.url());
-    let mut served = Served::start(&[&url, "--allow-plaintext-upstream"]).await;
+    let mut gateway = GatewayProcess::with_upstream(&upstream, &[]).await;
     let (mut logged, mut calls) = (Vec::new(), 0);
     for _ in 0..2 {
-        assert!(served.get(PROJECT, SHARE).await.status.success());
+        assert!(gateway.get(PROJECT, SHARE).await.status.success());
     }
     while calls < 2 {
-        let line = served.line().await;
+        let line = gateway.line().await;
         match line["key"].as_str() {
             Some(key) => logged.push(key.to_owned()),
             None => calls += usize::from(line["message"] == "call"),
@@ -173,26 +164,22 @@ async fn an_unknown_key_is_logged_once_and_64_of_them_at_most() {
     }
     assert_eq!(logged.len(), 64);
     assert!(logged.iter().all(|key| key.starts_with("shared.new_") && key.len() == 64), "{logged:?}");
-    assert!((metric(served.admin, "upstream_unknown_fields_total").await - 200.0).abs() < f64::EPSILON);
+    assert_eq!(metric(gateway.admin, "upstream_unknown_fields_total").await, 200.0);
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_no_call_and_what_is_lost_is_counted() {
-    // At its most talkative, so that it soon has more lines than a pipe and the writer's queue hold; none is read.
-    let served = Served::start(&["--sandbox", "--log=trace"]).await;
-    let channel = Endpoint::from_shared(format!("http://{}", served.grpc)).unwrap();
-    let channel = channel.connect().await.unwrap();
-    let mut client = BackupShareServiceClient::new(channel);
-    assert!(metric(served.admin, "log_lines_dropped_total").await.abs() < f64::EPSILON);
+async fn unread_log_blocks_no_call_and_dropped_lines_are_counted() {
+    // At the level trace, lines soon fill the pipe and the queue of the writer, since nothing reads them.
+    let gateway = GatewayProcess::start(&["--sandbox", "--log=trace"]).await;
+    let mut client = gateway.client().await;
+    assert_eq!(metric(gateway.admin, "log_lines_dropped_total").await, 0.0);
     let mut calls = 0;
-    while metric(served.admin, "log_lines_dropped_total").await < 1.0 {
+    while metric(gateway.admin, "log_lines_dropped_total").await < 1.0 {
         assert!(calls < 20_000, "{calls} calls, and no line is lost");
         for _ in 0..100 {
-            soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+            with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
             calls += 1;
         }
     }
-    served.signal(rustix::process::Signal::TERM);
-    let mut served = served;
-    assert_eq!(soon("the end", served.child.wait()).await.unwrap().code(), Some(0));
+    gateway.terminate().await;
 }

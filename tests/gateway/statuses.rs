@@ -7,15 +7,15 @@ use tonic::Code;
 use crate::support::*;
 
 #[tokio::test]
-async fn the_upstreams_request_id_is_found_in_every_header_that_may_hold_it() {
+async fn upstream_request_id_is_read_from_every_known_header() {
     for header in ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"] {
         let upstream = Upstream::replying(500, &[(header, "req-of-the-upstream")], "").await;
-        let failure = Running::before(&upstream).await.failure().await;
+        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
         assert_eq!(failure.metadata("upstreamRequestId"), Some("req-of-the-upstream"), "{header}");
     }
     let long = "x".repeat(300);
     let upstream = Upstream::replying(500, &[("x-request-id", &long)], "").await;
-    let failure = Running::before(&upstream).await.failure().await;
+    let failure = Gateway::with_upstream(&upstream).await.get_error().await;
     assert_eq!(failure.metadata("upstreamRequestId"), Some("x".repeat(128).as_str()));
 }
 
@@ -73,13 +73,13 @@ const ROWS: &[(u16, &str, Code, &str, bool)] = &[
 ];
 
 #[tokio::test]
-async fn every_http_status_has_its_code_its_reason_and_its_retries() {
+async fn http_status_maps_to_code_reason_and_retries() {
     for (status, body, code, reason, retried) in ROWS {
         let script = reply(*status, &[("x-request-id", "req-upstream")], body);
         let upstream = Upstream::scripted(move |_, _| script.clone()).await;
-        let gateway = Running::before(&upstream).await;
-        let failure = gateway.failure().await;
-        assert_eq!((failure.code, failure.reason.as_str()), (*code, *reason), "{status}");
+        let gateway = Gateway::with_upstream(&upstream).await;
+        let failure = gateway.get_error().await;
+        assert_eq!(failure.outcome(), (*code, *reason), "{status}");
         let attempts = if *retried { 3 } else { 1 };
         assert_eq!(upstream.requests().len(), attempts, "attempts at {status}");
         assert_eq!(failure.attempts(), Some(attempts.to_string().as_str()), "{status}");
@@ -101,37 +101,38 @@ async fn every_http_status_has_its_code_its_reason_and_its_retries() {
 async fn interim_replies_are_skipped() {
     let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".to_vec();
     let upstream =
-        Upstream::scripted(move |_, _| [vec![Step::Send(interim.clone())], documented()].concat()).await;
-    Running::before(&upstream).await.get().await.unwrap();
+        Upstream::scripted(move |_, _| [vec![Step::Send(interim.clone())], documented_reply()].concat())
+            .await;
+    Gateway::with_upstream(&upstream).await.get().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_sandbox_has_every_documented_status() {
-    let gateway = Running::start(&["--sandbox", "--max-attempts=1"]).await;
+async fn sandbox_returns_every_documented_status() {
+    let gateway = Gateway::start(&["--sandbox", "--max-attempts=1"]).await;
     let documented = [400, 401, 403, 404, 405, 406, 407, 408, 409, 500, 501, 502, 503, 504, 429];
     for status in documented {
         let id = format!("00000000-0000-4000-8000-000000000{status}");
-        let failure = Failure::of(gateway.call(request(PROJECT, &id)).await.unwrap_err());
+        let failure = gateway.call_error(request(PROJECT, &id)).await;
         let of_status = |row: &&(u16, &str, Code, &'static str, bool)| row.0 == status;
         let (_, _, code, reason, _) = ROWS.iter().find(of_status).unwrap();
-        assert_eq!((failure.code, failure.reason.as_str()), (*code, *reason), "{status}");
+        assert_eq!(failure.outcome(), (*code, *reason), "{status}");
         assert_eq!(failure.metadata("httpStatus"), Some(status.to_string().as_str()));
     }
     let ok = "00000000-0000-4000-8000-000000000200";
     let share = gateway.call(request(PROJECT, ok)).await.unwrap().into_inner().backup_share.unwrap();
     assert_eq!(share.id.as_deref(), Some(ok));
     let missing = gateway.call(request(PROJECT, "11111111-2222-4333-8444-555555555555")).await.unwrap_err();
-    assert_eq!(Failure::of(missing).reason, "BACKUP_SHARE_NOT_FOUND");
+    assert_eq!(ErrorStatus::decode(missing).reason, "BACKUP_SHARE_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_the_token_stays() {
-    let second = Upstream::scripted(|_, _| documented()).await;
+async fn redirect_is_not_followed() {
+    let second = Upstream::scripted(|_, _| documented_reply()).await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("{}/elsewhere", second.url());
         let first = Upstream::replying(status, &[("location", &location)], "").await;
-        let failure = Running::before(&first).await.failure().await;
-        assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
+        let failure = Gateway::with_upstream(&first).await.get_error().await;
+        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
         assert!(!format!("{failure:?}").contains("elsewhere"));
     }
     assert_eq!(second.connections(), 0);

@@ -1,4 +1,4 @@
-//! TLS and mutual TLS on the listening side, who may read what, and files that change under load.
+//! TLS and mutual TLS on the gRPC port, and certificates that are replaced under load.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,27 +11,29 @@ use crate::support::*;
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 
 #[tokio::test]
-async fn with_a_certificate_the_port_speaks_tls_only() {
-    let files = Files::new();
-    let gateway = start(files.tls(), &[]).await;
-    get(&gateway, files.caller(None)).await.unwrap();
+async fn certificate_makes_port_tls_only() {
+    let files = TlsFiles::new();
+    let gateway = start_sandbox(files.tls_flags(), &[]).await;
+    get_over_tls(&gateway, files.client_tls(None)).await.unwrap();
     let stranger = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(&files.callers.pem))
         .domain_name("localhost");
-    get(&gateway, stranger).await.unwrap_err();
+    get_over_tls(&gateway, stranger).await.unwrap_err();
     let plaintext = Endpoint::from_shared(format!("http://{}", gateway.grpc)).unwrap().connect_lazy();
-    let mut in_the_clear = BackupShareServiceClient::new(plaintext);
-    soon("a call in the clear", in_the_clear.get_backup_share(request(PROJECT, SHARE))).await.unwrap_err();
-    assert_eq!(gateway.admin_get("/livez").await.0, 200, "the admin port stays in the clear");
+    let mut plaintext_client = BackupShareServiceClient::new(plaintext);
+    with_timeout("a plaintext call", plaintext_client.get_backup_share(request(PROJECT, SHARE)))
+        .await
+        .unwrap_err();
+    assert_eq!(gateway.admin_get("/livez").await.0, 200, "the admin port has no TLS");
     // 2099-01-01T00:00:00Z
     assert!((gateway.metric("tls_certificate_expiry_timestamp_seconds").await - 4_070_908_800.0).abs() < 1.0);
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_finish_its_tls_handshake_is_closed() {
-    let files = Files::new();
-    let gateway = start(files.tls(), &["--handshake-timeout=300ms"]).await;
-    // Nothing; half a ClientHello; one byte of it after the other.
+async fn handshake_timeout_closes_unfinished_tls_handshake() {
+    let files = TlsFiles::new();
+    let gateway = start_sandbox(files.tls_flags(), &["--handshake-timeout=300ms"]).await;
+    // No byte; half a ClientHello; its bytes one by one.
     let hello: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     for (what, bytes, pause) in
         [("silence", &hello[..0], 0), ("half a hello", hello, 0), ("a byte at a time", hello, 100)]
@@ -44,28 +46,28 @@ async fn a_peer_that_does_not_finish_its_tls_handshake_is_closed() {
             }
         }
         let mut rest = Vec::new();
-        let _ = soon(what, tokio::io::AsyncReadExt::read_to_end(&mut peer, &mut rest)).await;
+        let _ = with_timeout(what, tokio::io::AsyncReadExt::read_to_end(&mut peer, &mut rest)).await;
         gateway.metric_becomes("server_connections", 0.0).await;
     }
-    get(&gateway, files.caller(None)).await.unwrap();
+    get_over_tls(&gateway, files.client_tls(None)).await.unwrap();
 }
 
 #[tokio::test]
-async fn with_a_client_ca_every_caller_must_prove_who_it_is() {
-    let files = Files::new();
-    let gateway = start(files.mutual(), &[]).await;
-    get(&gateway, files.caller(Some(&files.callers.issue(&[uri(SPIFFE)])))).await.unwrap();
-    get(&gateway, files.caller(None)).await.expect_err("no certificate");
-    let other = Authority::new().issue(&[uri(SPIFFE)]);
-    get(&gateway, files.caller(Some(&other))).await.expect_err("of another authority");
+async fn client_ca_requires_valid_client_certificate() {
+    let files = TlsFiles::new();
+    let gateway = start_sandbox(files.mutual_tls_flags(), &[]).await;
+    get_over_tls(&gateway, files.client_tls(Some(&files.callers.issue(&[uri(SPIFFE)])))).await.unwrap();
+    get_over_tls(&gateway, files.client_tls(None)).await.expect_err("no certificate");
+    let other = CertificateAuthority::new().issue(&[uri(SPIFFE)]);
+    get_over_tls(&gateway, files.client_tls(Some(&other))).await.expect_err("of another authority");
     let expired = files.callers.issue_until(&[uri(SPIFFE)], 2001);
-    get(&gateway, files.caller(Some(&expired))).await.expect_err("expired");
+    get_over_tls(&gateway, files.client_tls(Some(&expired))).await.expect_err("expired");
     let two = files.callers.issue(&[uri(SPIFFE), uri("spiffe://example.org/another")]);
-    get(&gateway, files.caller(Some(&two))).await.expect_err("two SPIFFE IDs");
+    get_over_tls(&gateway, files.client_tls(Some(&two))).await.expect_err("two SPIFFE IDs");
 }
 
-/// Keeps calling on new connections and on an old one until told to stop; the count of calls, none of which failed.
-fn load(gateway: &Running, tls: ClientTlsConfig) -> tokio::task::JoinHandle<usize> {
+/// Calls on new connections and on an old one until the drain; returns the number of calls, none of which may fail.
+fn load(gateway: &Gateway, tls: ClientTlsConfig) -> tokio::task::JoinHandle<usize> {
     let grpc = gateway.grpc;
     let drain = gateway.shutdown.drain.clone();
     tokio::spawn(async move {
@@ -82,16 +84,16 @@ fn load(gateway: &Running, tls: ClientTlsConfig) -> tokio::task::JoinHandle<usiz
     })
 }
 
-async fn expiry_becomes(gateway: &Running, seconds: f64) {
+async fn expiry_becomes(gateway: &Gateway, seconds: f64) {
     gateway.metric_becomes("tls_certificate_expiry_timestamp_seconds", seconds).await;
 }
 
 #[tokio::test]
-async fn a_new_pair_is_taken_under_load_with_no_failed_call_and_a_bad_one_refused() {
-    let files = Files::new();
-    let gateway = start(files.tls(), &["--drain-delay=5s"]).await;
-    let load = load(&gateway, files.caller(None));
-    // Written again in place. 2090-01-01T00:00:00Z
+async fn certificate_reload_fails_no_call_and_refuses_invalid_pair() {
+    let files = TlsFiles::new();
+    let gateway = start_sandbox(files.tls_flags(), &["--drain-delay=5s"]).await;
+    let load = load(&gateway, files.client_tls(None));
+    // Replaced in place. 2090-01-01T00:00:00Z
     files.put(&files.servers.issue_until(&[dns("localhost")], 2090));
     expiry_becomes(&gateway, 3_786_912_000.0).await;
     let before = gateway.metric("tls_reload_failures_total").await;
@@ -105,19 +107,19 @@ async fn a_new_pair_is_taken_under_load_with_no_failed_call_and_a_bad_one_refuse
     files.put(&files.servers.issue_until(&[dns("localhost")], 2080));
     expiry_becomes(&gateway, 3_471_292_800.0).await;
     gateway.shutdown.drain.cancel();
-    assert!(soon("the load", load).await.unwrap() > 0);
+    assert!(with_timeout("the load", load).await.unwrap() > 0);
 }
 
 fn link(target: &Path, link: &Path) {
-    let fresh = link.with_file_name("fresh");
-    std::os::unix::fs::symlink(target, &fresh).unwrap();
-    std::fs::rename(fresh, link).unwrap();
+    let temporary = link.with_file_name("fresh");
+    std::os::unix::fs::symlink(target, &temporary).unwrap();
+    std::fs::rename(temporary, link).unwrap();
 }
 
 #[tokio::test]
-async fn a_mounted_secret_that_is_swapped_is_taken() {
-    // As the kubelet does it: tls.crt -> ..data/tls.crt, ..data -> a folder, and the link is turned to the next one.
-    let files = Files::new();
+async fn swapped_mounted_secret_is_reloaded() {
+    // As the kubelet does it: tls.crt -> ..data/tls.crt, ..data -> a directory; the update replaces the link ..data.
+    let files = TlsFiles::new();
     let root = files.folder.path().join("mounted");
     for (folder, year) in [("one", 2090), ("two", 2080)] {
         let pair = files.servers.issue_until(&[dns("localhost")], year);
@@ -133,24 +135,24 @@ async fn a_mounted_secret_that_is_swapped_is_taken() {
         format!("--tls-cert={}", root.join("tls.crt").display()),
         format!("--tls-key={}", root.join("tls.key").display()),
     ];
-    let gateway = start(flags, &["--drain-delay=5s"]).await;
+    let gateway = start_sandbox(flags, &["--drain-delay=5s"]).await;
     expiry_becomes(&gateway, 3_786_912_000.0).await;
-    let load = load(&gateway, files.caller(None));
+    let load = load(&gateway, files.client_tls(None));
     link(Path::new("two"), &root.join("..data"));
     expiry_becomes(&gateway, 3_471_292_800.0).await;
-    assert!(gateway.metric("tls_reload_failures_total").await.abs() < f64::EPSILON);
+    assert_eq!(gateway.metric("tls_reload_failures_total").await, 0.0);
     gateway.shutdown.drain.cancel();
-    assert!(soon("the load", load).await.unwrap() > 0);
+    assert!(with_timeout("the load", load).await.unwrap() > 0);
 }
 
 #[tokio::test]
-async fn the_built_in_client_speaks_tls() {
-    let files = Files::new();
+async fn get_and_health_commands_use_tls() {
+    let files = TlsFiles::new();
     let reader = files.callers.issue(&[dns("reader.example")]);
     std::fs::write(files.path("reader.crt"), &reader.certificate).unwrap();
     std::fs::write(files.path("reader.key"), &reader.key).unwrap();
     std::fs::write(files.path("ca.pem"), &files.servers.pem).unwrap();
-    let gateway = start(files.mutual(), &["--allow=reader.example=*"]).await;
+    let gateway = start_sandbox(files.mutual_tls_flags(), &["--allow=reader.example=*"]).await;
     let address = gateway.grpc.to_string();
     let tls = [
         files.flag("tls-ca", "ca.pem"),
@@ -160,21 +162,21 @@ async fn the_built_in_client_speaks_tls() {
     ];
     let run = |arguments: &[&str], tls: &[String]| {
         let all: Vec<&str> = arguments.iter().copied().chain(tls.iter().map(String::as_str)).collect();
-        let mut command = process::gateway(&all);
+        let mut command = process::gateway_command(&all);
         command.env("OS_TOKEN", TOKEN);
-        process::output(command)
+        process::run(command)
     };
     let get = ["get", "--address", &address, "--project-id", PROJECT, SHARE];
     assert!(run(&get, &tls).await.status.success());
     assert!(run(&["health", "--address", &address], &tls).await.status.success());
-    assert_eq!(run(&get, &tls[..1]).await.status.code(), Some(1), "another name, no certificate");
-    assert_eq!(run(&get, &[]).await.status.code(), Some(1), "in the clear");
+    assert_eq!(run(&get, &tls[..1]).await.status.code(), Some(1), "no client certificate");
+    assert_eq!(run(&get, &[]).await.status.code(), Some(1), "plaintext");
     assert_eq!(run(&get, &[tls[0].clone(), tls[1].clone()]).await.status.code(), Some(64), "no key");
 }
 
 #[tokio::test]
-async fn what_does_not_fit_together_is_refused_at_the_start() {
-    let files = Files::new();
+async fn inconsistent_tls_flags_exit_64() {
+    let files = TlsFiles::new();
     let other = files.servers.issue(&[dns("localhost")]);
     std::fs::write(files.path("other.key"), &other.key).unwrap();
     std::fs::write(files.path("empty.pem"), "").unwrap();
@@ -196,11 +198,7 @@ async fn what_does_not_fit_together_is_refused_at_the_start() {
         (vec![cert.clone(), key.clone(), ca.clone(), "--allow=a".into()], "must be CALLER=PROJECT"),
         (vec![cert, key, ca, files.flag("allow-file", "rules")], "line 2"),
     ] {
-        let all: Vec<&str> =
-            ["serve", "--sandbox"].into_iter().chain(flags.iter().map(String::as_str)).collect();
-        let refused = process::output(process::gateway(&all)).await;
-        let told = process::text(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(64), "{flags:?}");
-        assert!(told.contains(part), "{part} in {told}");
+        let command = process::gateway_command(&[&["serve", "--sandbox"], &strs(&flags)[..]].concat());
+        process::run_error(command, 64, &[part]).await;
     }
 }

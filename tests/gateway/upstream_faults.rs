@@ -1,5 +1,5 @@
-//! An upstream that fails in every way that a socket allows. For each: the status, that it came within the call's own
-//! bound, and that the next call works.
+//! An upstream that fails at every point of a reply. For each fault: the status, that it comes within the bound of the call,
+//! and that the next call succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,130 +11,126 @@ use tonic::Code;
 
 use crate::support::*;
 
-/// The longest that one of these calls may take: three attempts and their pauses, with much room for a busy machine.
-const BOUND: Duration = Duration::from_secs(15);
+/// The longest time of one of these calls: three attempts and their backoffs, with room for a busy machine.
+const MAX_CALL_TIME: Duration = Duration::from_secs(15);
 
-/// Lets an upstream do `script` until it is mended, and checks the call before and the one after.
-async fn fault(what: &str, script: Script, code: Code, reason: &str) {
-    let mended = Arc::new(AtomicBool::new(false));
-    let is_mended = Arc::clone(&mended);
-    let upstream = Upstream::scripted(move |_, _| match is_mended.load(Ordering::Relaxed) {
-        true => documented(),
+/// Runs a call against an upstream with `script`, and a second one after the upstream has recovered.
+async fn check_fault(fault: &str, script: Script, flags: &[&str], outcome: (Code, &str)) {
+    let has_recovered = Arc::new(AtomicBool::new(false));
+    let shared = Arc::clone(&has_recovered);
+    let upstream = Upstream::scripted(move |_, _| match shared.load(Ordering::Relaxed) {
+        true => documented_reply(),
         false => script.clone(),
     })
     .await;
-    let gateway = Running::before_with(&upstream, &["--attempt-timeout=300ms"]).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, flags).await;
     let mut client = gateway.client().await;
     let began = Instant::now();
-    let status = soon(what, client.get_backup_share(request(PROJECT, SHARE))).await.expect_err(what);
-    assert!(began.elapsed() < BOUND, "{what} took {:?}", began.elapsed());
-    let failure = Failure::of(status);
-    assert_eq!((failure.code, failure.reason.as_str()), (code, reason), "{what}");
-    assert_eq!(failure.metadata("httpStatus"), None, "{what}: no whole reply came");
-    assert_eq!(failure.attempts(), Some("3"), "{what}");
-    mended.store(true, Ordering::Relaxed);
-    soon(what, client.get_backup_share(request(PROJECT, SHARE)))
-        .await
-        .unwrap_or_else(|_| panic!("the call after {what}"));
+    let call = client.get_backup_share(request(PROJECT, SHARE));
+    let status = with_timeout(fault, call).await.expect_err(fault);
+    assert!(began.elapsed() < MAX_CALL_TIME, "{fault} took {:?}", began.elapsed());
+    let error = ErrorStatus::decode(status);
+    assert_eq!(error.outcome(), outcome, "{fault}");
+    assert_eq!(error.metadata("httpStatus"), None, "{fault}: no complete reply");
+    assert_eq!(error.attempts(), Some("3"), "{fault}");
+    has_recovered.store(true, Ordering::Relaxed);
+    let next = with_timeout(fault, client.get_backup_share(request(PROJECT, SHARE))).await;
+    next.unwrap_or_else(|_| panic!("the call after {fault}"));
 }
 
-async fn lost(what: &str, script: Script) {
-    fault(what, script, Code::Unavailable, "UPSTREAM_CONNECTION_LOST").await;
+async fn check_lost(fault: &str, script: Script) {
+    check_fault(fault, script, &[], (Code::Unavailable, "UPSTREAM_CONNECTION_LOST")).await;
 }
 
-async fn timed_out(what: &str, script: Script) {
-    fault(what, script, Code::DeadlineExceeded, "UPSTREAM_TIMEOUT").await;
-}
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
 #[tokio::test]
-async fn a_connection_that_ends_before_a_whole_reply_is_lost_whatever_the_status() {
-    lost("a FIN before the reply", vec![Step::Close]).await;
-    lost("an RST before the reply", vec![Step::Reset]).await;
-    lost("half a status line", vec![send("HTTP/1.1 2"), Step::Close]).await;
-    lost("half the headers", vec![send("HTTP/1.1 200 OK\r\ncontent-le"), Step::Close]).await;
-    lost("an interim reply and no more", vec![send("HTTP/1.1 100 Continue\r\n\r\n"), Step::Close]).await;
+async fn connection_closed_before_complete_reply_is_lost() {
+    check_lost("a FIN before the reply", vec![Step::Close]).await;
+    check_lost("an RST before the reply", vec![Step::Reset]).await;
+    for head in ["HTTP/1.1 2", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        check_lost(head, vec![send(head), Step::Close]).await;
+    }
     for status in [200, 404, 500, 503] {
         let head = format!("HTTP/1.1 {status} Status\r\ncontent-length: 5000\r\n\r\n");
-        lost("a FIN in the body", vec![send(&head), send(DOCUMENTED), Step::Close]).await;
-        lost("an RST in the body", vec![send(&head), send(DOCUMENTED), Step::Reset]).await;
+        check_lost("a FIN in the body", vec![send(&head), send(DOCUMENTED), Step::Close]).await;
+        check_lost("an RST in the body", vec![send(&head), send(DOCUMENTED), Step::Reset]).await;
     }
-    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    lost(
-        "no last chunk",
-        vec![send(chunked), send(&format!("{:x}\r\n{DOCUMENTED}\r\n", DOCUMENTED.len())), Step::Close],
-    )
-    .await;
+    let chunk = format!("{:x}\r\n{DOCUMENTED}\r\n", DOCUMENTED.len());
+    check_lost("no last chunk", vec![send(CHUNKED), send(&chunk), Step::Close]).await;
 }
 
 #[tokio::test]
-async fn framing_that_is_broken_is_a_lost_connection() {
-    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    lost("garbage for a chunk", vec![send(chunked), send("zz\r\n{}\r\n0\r\n\r\n"), Step::Close]).await;
-    lost("a chunk longer than it said", vec![send(chunked), send("2\r\n{}{}{}\r\n0\r\n\r\n"), Step::Close])
-        .await;
-    lost("no HTTP at all", vec![send("220 mail.example ESMTP\r\n"), Step::Close]).await;
-    lost("bytes of TLS", vec![Step::Send(vec![0x15, 3, 3, 0, 2, 2, 70]), Step::Close]).await;
-    let two = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n";
-    lost("two lengths", vec![send(two), send("hello!"), Step::Close]).await;
-    lost("a length that is none", vec![send("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n{}"), Step::Close])
-        .await;
+async fn invalid_framing_is_lost_connection() {
+    for (fault, bytes) in [
+        ("an invalid chunk size", format!("{CHUNKED}zz\r\n{{}}\r\n0\r\n\r\n")),
+        ("a chunk longer than its size", format!("{CHUNKED}2\r\n{{}}{{}}{{}}\r\n0\r\n\r\n")),
+        ("another protocol", "220 mail.example ESMTP\r\n".to_owned()),
+        ("a TLS record", "\u{15}\u{3}\u{3}\0\u{2}\u{2}F".to_owned()),
+        ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!".to_owned()),
+        ("an invalid length", "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n{}".to_owned()),
+    ] {
+        check_lost(fault, vec![send(&bytes), Step::Close]).await;
+    }
 }
 
 #[tokio::test]
-async fn a_reply_that_does_not_come_is_a_timeout() {
-    timed_out("silence", vec![Step::Stall]).await;
-    timed_out("half a status line and silence", vec![send("HTTP/1.1 2"), Step::Stall]).await;
-    timed_out(
-        "headers and silence",
-        vec![send("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"), Step::Stall],
-    )
-    .await;
-    timed_out(
-        "half a body and silence",
-        vec![send("HTTP/1.1 404 No\r\ncontent-length: 500\r\n\r\n{"), Step::Stall],
-    )
-    .await;
-    timed_out("an interim reply and silence", vec![send("HTTP/1.1 100 Continue\r\n\r\n"), Step::Stall]).await;
+async fn incomplete_reply_is_timeout() {
+    let stalled = [
+        "",
+        "HTTP/1.1 2",
+        "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n",
+        "HTTP/1.1 404 No\r\ncontent-length: 500\r\n\r\n{",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+    ];
+    let mut cases = stalled.map(|bytes| (bytes, vec![send(bytes), Step::Stall])).to_vec();
     let slow =
         DOCUMENTED.bytes().flat_map(|b| [Step::Send(vec![b]), Step::Pause(Duration::from_millis(100))]);
     let head = send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len()));
-    timed_out("a byte every tenth of a second", [head].into_iter().chain(slow).collect()).await;
+    cases.push(("a byte every tenth of a second", [head].into_iter().chain(slow).collect()));
+    // The cases run together: each waits for three attempts to time out.
+    let checks = cases.into_iter().map(async |(fault, script)| {
+        let outcome = (Code::DeadlineExceeded, "UPSTREAM_TIMEOUT");
+        check_fault(fault, script, &["--attempt-timeout=300ms"], outcome).await;
+    });
+    futures_util::future::join_all(checks).await;
 }
 
 #[tokio::test]
-async fn an_endless_body_is_too_large_and_read_no_further() {
+async fn endless_body_is_too_large_and_not_read_further() {
     let part = Step::Send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)).into_bytes());
     let mut script = vec![send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")];
     script.extend(std::iter::repeat_n(part, 1000));
     let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { script.clone() } else { documented() }).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
-    assert_eq!(gateway.failure().await.reason, "UPSTREAM_RESPONSE_TOO_LARGE");
+        Upstream::scripted(move |_, number| if number == 1 { script.clone() } else { documented_reply() })
+            .await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    assert_eq!(gateway.get_error().await.reason, "UPSTREAM_RESPONSE_TOO_LARGE");
     gateway.get().await.unwrap();
-    assert_eq!(upstream.connections(), 2, "the first connection is given up");
+    assert_eq!(upstream.connections(), 2, "the first connection is closed");
 }
 
 #[tokio::test]
-async fn a_reply_longer_than_its_length_is_read_to_its_length() {
+async fn reply_longer_than_content_length_is_read_to_content_length() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
     let upstream =
         Upstream::scripted(move |_, _| vec![send(&head), send(DOCUMENTED), send("more"), Step::Close]).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
     gateway.get().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_reply_that_ends_with_the_connection_is_whole() {
+async fn reply_delimited_by_close_is_complete() {
     let upstream =
         Upstream::scripted(|_, _| vec![send("HTTP/1.0 200 OK\r\n\r\n"), send(DOCUMENTED), Step::Close]).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     gateway.get().await.unwrap();
     gateway.get().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_closed_right_after_accept_is_lost() {
+async fn connection_closed_after_accept_is_lost() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--upstream-url=http://{}", listener.local_addr().unwrap());
     let closing = tokio::spawn(async move {
@@ -143,25 +139,22 @@ async fn a_connection_closed_right_after_accept_is_lost() {
         }
         listener
     });
-    let gateway = Running::start(&[&url, "--allow-plaintext-upstream"]).await;
-    let failure = gateway.failure().await;
-    assert_eq!((failure.code, failure.reason.as_str()), (Code::Unavailable, "UPSTREAM_CONNECTION_LOST"));
+    let gateway = Gateway::start(&[&url, "--allow-plaintext-upstream"]).await;
+    let failure = gateway.get_error().await;
+    assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_CONNECTION_LOST"));
     assert_eq!(failure.attempts(), Some("3"));
-    let _upstream = Upstream::on(soon("three connections", closing).await.unwrap(), |_, _| documented());
+    let _upstream =
+        Upstream::on(with_timeout("three connections", closing).await.unwrap(), |_, _| documented_reply());
     gateway.get().await.unwrap();
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_not_there_is_unreachable() {
+async fn closed_port_and_unknown_host_are_unreachable() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for url in [format!("http://{gone}"), "http://no-such-host.invalid".to_owned()] {
-        let gateway = Running::start(&[&format!("--upstream-url={url}"), "--allow-plaintext-upstream"]).await;
-        let failure = gateway.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Unavailable, "UPSTREAM_UNREACHABLE"),
-            "{url}"
-        );
+        let gateway = Gateway::start(&[&format!("--upstream-url={url}"), "--allow-plaintext-upstream"]).await;
+        let failure = gateway.get_error().await;
+        assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{url}");
         assert_eq!((failure.attempts(), failure.metadata("service")), (Some("3"), Some("vbs")));
         assert_eq!(failure.metadata("httpStatus"), None);
         assert!(

@@ -9,16 +9,16 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::*;
 
 #[tokio::test]
-async fn bytes_behind_a_whole_reply_do_not_become_the_next_reply() {
-    // A reply to nothing, sent behind the reply to the first request.
+async fn bytes_after_complete_reply_are_not_next_reply() {
+    // A reply without a request, sent after the reply to the first request.
     let smuggled = DOCUMENTED.replace("lbf", "smuggled");
     let behind = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{smuggled}", smuggled.len());
     let upstream = Upstream::scripted(move |_, number| match number {
-        1 => [documented(), vec![send(&behind)]].concat(),
-        _ => documented(),
+        1 => [documented_reply(), vec![send(&behind)]].concat(),
+        _ => documented_reply(),
     })
     .await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
     for _ in 0..3 {
         let share = gateway.get().await.unwrap().into_inner().backup_share.unwrap();
         assert_eq!(share.backup.unwrap().name.as_deref(), Some("lbf"));
@@ -26,78 +26,79 @@ async fn bytes_behind_a_whole_reply_do_not_become_the_next_reply() {
 }
 
 #[tokio::test]
-async fn a_pooled_connection_that_was_closed_under_us_is_tried_again_at_no_charge() {
-    // Each connection answers one request and is closed when the next one comes, at every call.
+async fn stale_connection_costs_no_retry_token() {
+    // Each connection serves one request, and is closed at the next one.
     let upstream = Upstream::scripted({
-        let served = std::sync::Mutex::new(std::collections::HashSet::new());
+        let seen_connections = std::sync::Mutex::new(std::collections::HashSet::new());
         move |seen, _| {
-            if served.lock().unwrap().insert(seen.connection) { documented() } else { vec![Step::Close] }
+            if seen_connections.lock().unwrap().insert(seen.connection) {
+                documented_reply()
+            } else {
+                vec![Step::Close]
+            }
         }
     })
     .await;
-    let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-attempts=1"]).await;
     let mut client = gateway.client().await;
     for _ in 0..20 {
-        let mut asked = request(PROJECT, SHARE);
-        // Not even a call that is not to be retried fails by it.
-        asked.metadata_mut().insert("grpc-previous-rpc-attempts", "1".parse().unwrap());
-        soon("a call", client.get_backup_share(asked)).await.unwrap();
+        // A call that must not be retried succeeds, too.
+        with_timeout("a call", client.get_backup_share(client_retry())).await.unwrap();
     }
     assert!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await >= 1.0);
-    assert!((gateway.metric("upstream_retry_tokens").await - 10.0).abs() < f64::EPSILON);
+    assert_eq!(gateway.metric("upstream_retry_tokens").await, 10.0);
 }
 
-/// An upstream that answers one request and then does what `after` says with the connection. It ends when the gateway has
-/// closed that.
+/// An upstream that serves one request, runs `after` on the connection, and waits until the gateway has closed it.
 async fn one_request(
     after: impl AsyncFnOnce(&mut TcpStream) + 'static,
 ) -> (String, impl Future<Output = ()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--upstream-url=http://{}", listener.local_addr().unwrap());
     let upstream = async move {
-        let mut stream = soon("a connection", listener.accept()).await.unwrap().0;
+        let mut stream = with_timeout("a connection", listener.accept()).await.unwrap().0;
         read_head(&mut stream).await;
         let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
         stream.write_all(reply.as_bytes()).await.unwrap();
         after(&mut stream).await;
-        assert_eq!(soon("the gateway closes it", stream.read(&mut [0])).await.unwrap(), 0);
+        assert_eq!(with_timeout("the gateway closes it", stream.read(&mut [0])).await.unwrap(), 0);
     };
     (url, upstream)
 }
 
 #[tokio::test]
-async fn a_connection_that_waits_too_long_is_closed_without_another_call() {
+async fn idle_timeout_closes_pooled_connection() {
     let (url, upstream) = one_request(async |_| ()).await;
     let flags = ["--allow-plaintext-upstream", "--upstream-idle-timeout=100ms", &url];
-    let gateway = Running::start(&flags).await;
+    let gateway = Gateway::start(&flags).await;
     let (share, ()) = tokio::join!(gateway.get(), upstream);
     share.unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_that_the_upstream_closes_while_it_waits_is_closed_here_too_and_costs_no_retry() {
+async fn pooled_connection_closed_by_upstream_costs_no_retry() {
     let (url, upstream) = one_request(async |stream| stream.shutdown().await.unwrap()).await;
     let address = url.rsplit("//").next().unwrap().parse().unwrap();
-    let gateway = Running::start(&[ONE_WORKER, "--allow-plaintext-upstream", &url]).await;
+    let gateway = Gateway::start(&[ONE_WORKER, "--allow-plaintext-upstream", &url]).await;
     let (share, ()) = tokio::join!(gateway.get(), upstream);
     share.unwrap();
     let _upstream =
-        Upstream::on(TcpListener::bind::<SocketAddr>(address).await.unwrap(), |_, _| documented());
+        Upstream::on(TcpListener::bind::<SocketAddr>(address).await.unwrap(), |_, _| documented_reply());
     gateway.get().await.unwrap();
     assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 0.0);
 }
 
 #[tokio::test]
 async fn worker_reuses_only_the_connections_that_it_opened() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let gateway = Running::before_with(&upstream, &["--workers=3"]).await;
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--workers=3"]).await;
     // Two for each worker: a new connection goes to the worker that has the fewest.
     let mut clients = Vec::new();
     for _ in 0..6 {
         clients.push(gateway.client().await);
     }
     for client in &mut clients {
-        soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+        with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
     }
     assert_eq!(upstream.connections(), 3);
 }
@@ -106,43 +107,46 @@ async fn worker_reuses_only_the_connections_that_it_opened() {
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(soon("a request", stream.read_u8()).await.unwrap());
+        head.push(with_timeout("a request", stream.read_u8()).await.unwrap());
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_closes_every_new_connection_too_sees_each_attempt_once() {
+async fn closing_upstream_sees_each_attempt_once() {
     let upstream =
-        Upstream::scripted(|_, number| if number == 1 { documented() } else { vec![Step::Close] }).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER]).await;
+        Upstream::scripted(|_, number| if number == 1 { documented_reply() } else { vec![Step::Close] })
+            .await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
-    let failure = gateway.failure().await;
+    let failure = gateway.get_error().await;
     assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("3")));
     // The first call, the stale connection, and three attempts on connections of their own.
     assert_eq!((upstream.requests().len(), upstream.connections()), (5, 4));
 }
 
 #[tokio::test]
-async fn reused_connection_that_sends_something_other_than_http_is_not_stale() {
+async fn reused_connection_with_invalid_http_is_not_stale() {
     let broken = vec![send("220 mail.example ESMTP\r\n"), Step::Close];
     let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
+            .await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
     gateway.get().await.unwrap();
-    let failure = gateway.failure().await;
+    let failure = gateway.get_error().await;
     assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
     assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
     assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 0.0);
 }
 
 #[tokio::test]
-async fn reused_connection_that_closes_before_a_complete_head_is_stale() {
+async fn reused_connection_closed_before_complete_head_is_stale() {
     for half in ["", "H", "HTTP/1.1 200 OK\r\nContent-Len"] {
         let broken = vec![send(half), Step::Close];
-        let upstream =
-            Upstream::scripted(move |_, number| if number == 2 { broken.clone() } else { documented() })
-                .await;
-        let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+        let upstream = Upstream::scripted(
+            move |_, number| if number == 2 { broken.clone() } else { documented_reply() },
+        )
+        .await;
+        let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
         gateway.get().await.unwrap();
         gateway.get().await.unwrap_or_else(|_| panic!("after {half:?}"));
         assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2), "{half:?}");
@@ -155,33 +159,35 @@ async fn reused_connection_that_closes_before_a_complete_head_is_stale() {
 async fn stale_connection_is_repeated_once() {
     let broken = vec![send("HTTP/1.1 200 OK\r\nContent-Len"), Step::Close];
     let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
+            .await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
     gateway.get().await.unwrap();
-    let failure = gateway.failure().await;
+    let failure = gateway.get_error().await;
     assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
     assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2));
 }
 
 #[tokio::test]
-async fn reused_connection_that_closes_in_the_body_is_not_stale() {
+async fn reused_connection_closed_in_body_is_not_stale() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
     let broken = vec![send(&head), send("{"), Step::Close];
     let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented() } else { broken.clone() }).await;
-    let gateway = Running::before_with(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
+            .await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
     gateway.get().await.unwrap();
-    assert_eq!(gateway.failure().await.reason, "UPSTREAM_CONNECTION_LOST");
+    assert_eq!(gateway.get_error().await.reason, "UPSTREAM_CONNECTION_LOST");
     assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
 }
 
 #[tokio::test]
-async fn connection_lifetime_ends_all_connections_of_a_worker_together() {
+async fn connection_lifetime_closes_all_connections_of_a_worker() {
     // Slow, so that calls overlap.
-    let slow = [vec![Step::Pause(Duration::from_millis(20))], documented()].concat();
+    let slow = [vec![Step::Pause(Duration::from_millis(20))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
     let flags = [ONE_WORKER, "--upstream-connection-lifetime=500ms"];
-    let gateway = Running::before_with(&upstream, &flags).await;
+    let gateway = Gateway::with_upstream_and_flags(&upstream, &flags).await;
     while upstream.connections() < 2 {
         let (one, other) = tokio::join!(gateway.get(), gateway.get());
         one.unwrap();
@@ -192,23 +198,26 @@ async fn connection_lifetime_ends_all_connections_of_a_worker_together() {
     while upstream.connections() == opened {
         gateway.get().await.unwrap();
     }
-    upstream.closed(opened).await;
+    upstream.wait_for_closed_connections(opened).await;
     gateway.get().await.unwrap();
     assert_eq!(upstream.connections(), opened + 1);
 }
 
 #[tokio::test]
-async fn connections_turn_over_without_a_lost_call() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let gateway =
-        Running::before_with(&upstream, &["--upstream-connection-lifetime=20ms", "--max-attempts=1"]).await;
+async fn connection_lifetime_loses_no_call() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let gateway = Gateway::with_upstream_and_flags(
+        &upstream,
+        &["--upstream-connection-lifetime=20ms", "--max-attempts=1"],
+    )
+    .await;
     let callers: Vec<_> = (0..4)
         .map(|_| {
             let grpc = gateway.client();
             async move {
                 let mut client = grpc.await;
                 for _ in 0..200 {
-                    soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+                    with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
                     tokio::task::yield_now().await;
                 }
             }
@@ -216,7 +225,7 @@ async fn connections_turn_over_without_a_lost_call() {
         .collect();
     futures_util::future::join_all(callers).await;
     assert!(upstream.connections() > 4, "{} connections", upstream.connections());
-    let kept = Running::before_with(&upstream, &[ONE_WORKER]).await;
+    let kept = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
     let before = upstream.connections();
     for _ in 0..20 {
         kept.get().await.unwrap();

@@ -103,7 +103,7 @@ fn holds(body: &Value, reply: &backup_share_gateway::proto::BackupShare) -> bool
 fn through_the_gateway(
     strategy: impl Strategy<Value = (u16, Vec<u8>)>,
     cases: u32,
-    check: impl Fn(u16, &[u8], Result<backup_share_gateway::proto::BackupShare, Failure>),
+    check: impl Fn(u16, &[u8], Result<backup_share_gateway::proto::BackupShare, ErrorStatus>),
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let next = std::sync::Arc::new(std::sync::Mutex::new((200, Vec::new())));
@@ -114,7 +114,7 @@ fn through_the_gateway(
             reply(status, &[], body)
         })
         .await;
-        let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+        let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-attempts=1"]).await;
         let client = gateway.client().await;
         (upstream, gateway, client)
     });
@@ -126,23 +126,24 @@ fn through_the_gateway(
         .run(&strategy, |(status, body)| {
             *next.lock().unwrap() = (status, body.clone());
             let mut client = client.clone();
-            let result = runtime
-                .block_on(async { soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await });
+            let result = runtime.block_on(async {
+                with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await
+            });
             check(
                 status,
                 &body,
-                result.map(|reply| reply.into_inner().backup_share.unwrap()).map_err(Failure::of),
+                result.map(|reply| reply.into_inner().backup_share.unwrap()).map_err(ErrorStatus::decode),
             );
             Ok(())
         })
         .unwrap();
-    assert!(runtime.block_on(gateway.metric("panics_total")).abs() < f64::EPSILON);
+    assert_eq!(runtime.block_on(gateway.metric("panics_total")), 0.0);
 }
 
 fn is_ok_only_by_what_the_json_holds(
     status: u16,
     body: &[u8],
-    result: Result<backup_share_gateway::proto::BackupShare, Failure>,
+    result: Result<backup_share_gateway::proto::BackupShare, ErrorStatus>,
 ) {
     match result {
         Ok(share) => {
@@ -156,7 +157,7 @@ fn is_ok_only_by_what_the_json_holds(
 }
 
 #[test]
-fn any_json_at_all() {
+fn arbitrary_json_is_never_misread() {
     let statuses = prop::sample::select(vec![200, 400, 404, 500]);
     let bodies = prop_oneof![any_json(), any_json().prop_map(|value| json!({ "shared": value }))];
     let replies = (statuses, bodies.prop_map(|body| body.to_string().into_bytes()));
@@ -164,13 +165,13 @@ fn any_json_at_all() {
 }
 
 #[test]
-fn any_change_of_the_documented_share() {
+fn changed_documented_share_is_never_misread() {
     let replies = any_share().prop_map(|body| (200, body.to_string().into_bytes()));
     through_the_gateway(replies, 600, is_ok_only_by_what_the_json_holds);
 }
 
 #[test]
-fn any_bytes_and_any_cut_of_the_documented_share() {
+fn arbitrary_bytes_and_truncated_share_are_malformed() {
     let bytes = prop::collection::vec(any::<u8>(), 0..64);
     let cut = (0..DOCUMENTED.len() - 3).prop_map(|length| DOCUMENTED.as_bytes()[..length].to_vec());
     let replies = prop_oneof![bytes, cut].prop_map(|body| (200, body));

@@ -1,14 +1,14 @@
-//! That tokens go to the upstream and nowhere else, and that its replies are taken for no more than they are.
+//! A forward proxy in front of the upstream.
 
 use tonic::Code;
 
 use crate::support::*;
 
 #[tokio::test]
-async fn a_forward_proxy_is_used_when_named() {
-    let proxy = Upstream::scripted(|_, _| documented()).await;
+async fn forward_proxy_is_used() {
+    let proxy = Upstream::scripted(|_, _| documented_reply()).await;
     let flags = ["--upstream-url=http://vbs.example", "--allow-plaintext-upstream", "--upstream-proxy"];
-    let gateway = Running::start(&[&flags[..], &[&proxy.url()]].concat()).await;
+    let gateway = Gateway::start(&[&flags[..], &[&proxy.url()]].concat()).await;
     gateway.get().await.unwrap();
     assert_eq!(
         proxy.requests()[0].line,
@@ -17,17 +17,13 @@ async fn a_forward_proxy_is_used_when_named() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_credentials_is_the_operators_to_mend() {
+async fn proxy_authentication_required_is_internal() {
     let proxy = Upstream::replying(407, &[("proxy-authenticate", "Basic")], "").await;
     for scheme in ["http", "https"] {
         let url = format!("--upstream-url={scheme}://vbs.example");
         let flags = [url.as_str(), "--allow-plaintext-upstream", "--upstream-proxy", &proxy.url()];
-        let failure = Running::start(&flags).await.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Internal, "UPSTREAM_PROXY_AUTHENTICATION_REQUIRED"),
-            "{scheme}"
-        );
+        let failure = Gateway::start(&flags).await.get_error().await;
+        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_PROXY_AUTHENTICATION_REQUIRED"), "{scheme}");
     }
     let tunnel = proxy.requests().pop().unwrap();
     assert_eq!(
@@ -37,19 +33,20 @@ async fn a_proxy_that_wants_credentials_is_the_operators_to_mend() {
 }
 
 #[tokio::test]
-async fn credentials_in_the_proxys_url_go_to_the_proxy() {
-    // Of RFC 7617, section 2.
+async fn proxy_credentials_are_sent_to_proxy() {
+    // The example of RFC 7617, section 2.
     const BASIC: &str = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
-    let proxy = Upstream::scripted(|_, _| documented()).await;
+    let proxy = Upstream::scripted(|_, _| documented_reply()).await;
     let with_credentials = proxy.url().replace("://", "://Aladdin:open%20sesame@");
     for scheme in ["http", "https"] {
         let url = format!("--upstream-url={scheme}://vbs.example");
-        let flags = [url.as_str(), "--allow-plaintext-upstream", "--upstream-proxy", &with_credentials];
-        // What answers is no TLS, so that behind the tunnel there is nobody; by http it is the share.
-        let found = Running::start(&flags).await.get().await.is_ok();
-        let asked = proxy.requests().pop().unwrap();
-        let (tunnelled, proof) = (asked.line.starts_with("CONNECT "), asked.header("proxy-authorization"));
-        assert_eq!((tunnelled, proof), (scheme == "https", Some(BASIC)), "{scheme}");
-        assert_eq!(found, !tunnelled, "{scheme}");
+        let proxy_flags = ["--upstream-proxy", &with_credentials, "--connect-timeout=500ms"];
+        let flags = [&[&*url, PLAINTEXT, "--max-attempts=1"], &proxy_flags[..]].concat();
+        // The proxy speaks no TLS, so that the handshake in the tunnel fails; without a tunnel, the reply is the share.
+        let is_ok = Gateway::start(&flags).await.get().await.is_ok();
+        let sent = proxy.requests().pop().unwrap();
+        assert_eq!(sent.header("proxy-authorization"), Some(BASIC), "{scheme}");
+        let is_tunnelled = sent.line.starts_with("CONNECT ");
+        assert_eq!((is_tunnelled, is_ok), (scheme == "https", scheme == "http"), "{scheme}");
     }
 }

@@ -3,9 +3,9 @@
 use crate::support::*;
 
 #[tokio::test]
-async fn the_upstream_gets_what_the_contract_lists_and_nothing_else() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let gateway = Running::before(&upstream).await;
+async fn upstream_request_holds_only_contract_headers() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let mut asked = request(PROJECT, &SHARE.to_uppercase());
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     for (name, value) in [
@@ -44,10 +44,10 @@ async fn the_upstream_gets_what_the_contract_lists_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_path_of_the_url_stands_before_the_route() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
+async fn upstream_url_path_precedes_route() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
     let url = format!("--upstream-url={}/vbs/", upstream.url());
-    let gateway = Running::start(&[&url, "--allow-plaintext-upstream"]).await;
+    let gateway = Gateway::start(&[&url, "--allow-plaintext-upstream"]).await;
     gateway.get().await.unwrap();
     assert_eq!(
         upstream.requests()[0].line,
@@ -56,9 +56,9 @@ async fn the_path_of_the_url_stands_before_the_route() {
 }
 
 #[tokio::test]
-async fn a_broken_trace_context_or_request_id_is_not_continued() {
-    let upstream = Upstream::scripted(|_, _| documented()).await;
-    let gateway = Running::before(&upstream).await;
+async fn invalid_trace_context_and_request_id_are_replaced() {
+    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     for traceparent in [
         "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",

@@ -1,4 +1,4 @@
-//! Certificates, and a folder with the files that a gateway reads.
+//! Certificates, a directory with the files that a gateway reads, and clients with TLS.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use backup_share_gateway::proto::backup_share_service_client::BackupShareService
 pub const SPIFFE: &str = "spiffe://example.org/ns/backup/sa/reader";
 
 /// A certificate authority.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
 }
@@ -22,7 +22,7 @@ pub struct Pair {
     pub key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -52,19 +52,19 @@ pub fn uri(name: &str) -> SanType {
     SanType::URI(name.try_into().unwrap())
 }
 
-/// A folder with a gateway's files, and the flags that name them.
-pub struct Files {
+/// A directory with a gateway's files, and the flags that name them.
+pub struct TlsFiles {
     pub folder: tempfile::TempDir,
-    pub servers: Authority,
-    pub callers: Authority,
+    pub servers: CertificateAuthority,
+    pub callers: CertificateAuthority,
 }
 
-impl Files {
+impl TlsFiles {
     pub fn new() -> Self {
         let files = Self {
             folder: tempfile::tempdir().unwrap(),
-            servers: Authority::new(),
-            callers: Authority::new(),
+            servers: CertificateAuthority::new(),
+            callers: CertificateAuthority::new(),
         };
         files.put(&files.servers.issue(&[dns("localhost")]));
         std::fs::write(files.path("clients.pem"), &files.callers.pem).unwrap();
@@ -84,17 +84,41 @@ impl Files {
         format!("--{flag}={}", self.path(name).display())
     }
 
-    pub fn tls(&self) -> Vec<String> {
+    pub fn tls_flags(&self) -> Vec<String> {
         vec![self.flag("tls-cert", "tls.crt"), self.flag("tls-key", "tls.key")]
     }
 
-    pub fn mutual(&self) -> Vec<String> {
-        [self.tls(), vec![self.flag("tls-client-ca", "clients.pem")]].concat()
+    pub fn mutual_tls_flags(&self) -> Vec<String> {
+        [self.tls_flags(), vec![self.flag("tls-client-ca", "clients.pem")]].concat()
     }
 
-    /// What a caller of the gateway believes, and who it is.
-    /// The flags of `get` for a caller that proves to be [`SPIFFE`].
-    pub fn get(&self) -> Vec<String> {
+    /// Mutual TLS, and the rule that [`SPIFFE`] may read every project.
+    pub fn authorized_flags(&self) -> Vec<String> {
+        [self.mutual_tls_flags(), vec![format!("--allow={SPIFFE}=*")]].concat()
+    }
+
+    /// The same, with the gateway's own credentials from the files of [`Self::write_secrets`].
+    pub fn own_credential_flags(&self, auth: &str) -> Vec<String> {
+        let secrets = self.flag("secrets-dir", "secrets");
+        [self.authorized_flags(), vec![format!("--auth={auth}"), secrets, PLAINTEXT.into()]].concat()
+    }
+
+    /// Writes one file for each variable.
+    pub fn write_secrets(&self, secrets: &[(&str, &str)]) {
+        std::fs::create_dir_all(self.path("secrets")).unwrap();
+        for (name, value) in secrets {
+            std::fs::write(self.path("secrets").join(name), format!("{value}\n")).unwrap();
+        }
+    }
+
+    /// A client that is [`SPIFFE`].
+    pub async fn authorized_client(&self, gateway: &Gateway) -> BackupShareServiceClient<Channel> {
+        let tls = self.client_tls(Some(&self.callers.issue(&[uri(SPIFFE)])));
+        BackupShareServiceClient::new(connect_tls(gateway, tls).await.unwrap())
+    }
+
+    /// The TLS flags of `get` for the caller [`SPIFFE`].
+    pub fn client_flags(&self) -> Vec<String> {
         let caller = self.callers.issue(&[uri(SPIFFE)]);
         let flags = ["tls-ca", "tls-cert", "tls-key"].into_iter();
         let put = |(flag, pem): (&str, &String)| {
@@ -106,7 +130,7 @@ impl Files {
         files.chain(["--tls-server-name=localhost".into()]).collect()
     }
 
-    pub fn caller(&self, identity: Option<&Pair>) -> ClientTlsConfig {
+    pub fn client_tls(&self, identity: Option<&Pair>) -> ClientTlsConfig {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.servers.pem))
             .domain_name("localhost");
@@ -117,21 +141,22 @@ impl Files {
     }
 }
 
-pub async fn connect(gateway: &Running, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect_tls(
+    gateway: &Gateway,
+    tls: ClientTlsConfig,
+) -> Result<Channel, tonic::transport::Error> {
     let endpoint =
         Endpoint::from_shared(format!("https://{}", gateway.grpc)).unwrap().tls_config(tls).unwrap();
-    soon("a TLS handshake", endpoint.connect()).await
+    with_timeout("a TLS handshake", endpoint.connect()).await
 }
 
-pub async fn start(flags: Vec<String>, more: &[&str]) -> Running {
-    let flags: Vec<&str> =
-        flags.iter().map(String::as_str).chain(more.iter().copied()).chain(["--sandbox"]).collect();
-    Running::start(&flags).await
+pub async fn start_sandbox(flags: Vec<String>, more: &[&str]) -> Gateway {
+    Gateway::start(&[&strs(&flags), more, &["--sandbox"]].concat()).await
 }
 
-/// A call on a new connection. A handshake that fails after the client's part of it shows at the first call only.
-pub async fn get(gateway: &Running, tls: ClientTlsConfig) -> Result<(), tonic::Status> {
-    let channel = connect(gateway, tls).await.map_err(|error| tonic::Status::from_error(error.into()))?;
+/// A call on a new connection. With TLS 1.3, a client certificate that is refused shows at the first call only.
+pub async fn get_over_tls(gateway: &Gateway, tls: ClientTlsConfig) -> Result<(), tonic::Status> {
+    let channel = connect_tls(gateway, tls).await.map_err(|error| tonic::Status::from_error(error.into()))?;
     let mut client = BackupShareServiceClient::new(channel);
-    soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await.map(drop)
+    with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that keeps what it is sent.
+//! An OpenTelemetry collector that stores what it receives.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,29 +15,29 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// A collector that takes OTLP over HTTP.
+/// A collector with OTLP over HTTP.
 pub struct Collector {
     pub address: SocketAddr,
-    pub taken: Arc<Mutex<Vec<(http::HeaderMap, ExportTraceServiceRequest)>>>,
+    pub exports: Arc<Mutex<Vec<(http::HeaderMap, ExportTraceServiceRequest)>>>,
 }
 
 impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&taken);
+        let exports = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&exports);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let taken = Arc::clone(&shared);
+                let exports = Arc::clone(&shared);
                 let answer = service_fn(move |request: Request<Incoming>| {
-                    let taken = Arc::clone(&taken);
+                    let exports = Arc::clone(&exports);
                     async move {
                         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/traces"));
                         let (head, body) = request.into_parts();
                         let body = body.collect().await.unwrap().to_bytes();
                         let spans = ExportTraceServiceRequest::decode(body).unwrap();
-                        taken.lock().unwrap().push((head.headers, spans));
+                        exports.lock().unwrap().push((head.headers, spans));
                         Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
                     }
                 });
@@ -45,17 +45,17 @@ impl Collector {
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
             }
         });
-        Self { address, taken }
+        Self { address, exports }
     }
 
     pub fn spans(&self) -> Vec<Span> {
-        let taken = self.taken.lock().unwrap();
-        let scopes = taken.iter().flat_map(|(_, request)| &request.resource_spans);
+        let exports = self.exports.lock().unwrap();
+        let scopes = exports.iter().flat_map(|(_, request)| &request.resource_spans);
         scopes.flat_map(|of| &of.scope_spans).flat_map(|of| &of.spans).cloned().collect()
     }
 
-    /// All that it was told, as text to look for secrets in.
-    pub fn everything(&self) -> String {
-        format!("{:?}", self.taken.lock().unwrap())
+    /// Everything received, as text in which to search for secrets.
+    pub fn debug_text(&self) -> String {
+        format!("{:?}", self.exports.lock().unwrap())
     }
 }

@@ -1,8 +1,7 @@
-//! A gateway in the process of the test, started by its flags on ports of its own.
+//! A gateway in the process of the test, on ports of its own.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,16 +15,16 @@ use backup_share_gateway::config::{self, Command};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 
-/// A running gateway. Dropping it ends it at once.
-pub struct Running {
+/// A running gateway. Dropping it stops it at once.
+pub struct Gateway {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
     pub shutdown: Shutdown,
     pub ended: JoinHandle<Result<(), app::Error>>,
 }
 
-impl Running {
-    /// Starts a gateway in this process by the flags of `serve`, on ports of its own, without a drain delay.
+impl Gateway {
+    /// Starts a gateway with the flags of `serve`, without a drain delay.
     pub async fn start(flags: &[&str]) -> Self {
         let fixed = ["backup-share-gateway", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
         let delay = flags.iter().all(|flag| !flag.starts_with("--drain-delay")).then_some("--drain-delay=0s");
@@ -40,14 +39,13 @@ impl Running {
         Self { grpc, admin, shutdown, ended }
     }
 
-    /// A gateway before `upstream`, with more flags.
-    pub async fn before_with(upstream: &Upstream, flags: &[&str]) -> Self {
-        let url = format!("--upstream-url={}", upstream.url());
-        Self::start(&[&[url.as_str(), "--allow-plaintext-upstream"], flags].concat()).await
+    pub async fn with_upstream_and_flags(upstream: &Upstream, flags: &[&str]) -> Self {
+        let url = upstream.url_flag();
+        Self::start(&[&[&*url, "--allow-plaintext-upstream"], flags].concat()).await
     }
 
-    pub async fn before(upstream: &Upstream) -> Self {
-        Self::before_with(upstream, &[]).await
+    pub async fn with_upstream(upstream: &Upstream) -> Self {
+        Self::with_upstream_and_flags(upstream, &[]).await
     }
 
     pub async fn channel(&self) -> Channel {
@@ -58,21 +56,32 @@ impl Running {
         BackupShareServiceClient::new(self.channel().await)
     }
 
-    /// Asks for the documented share.
+    /// Calls for the documented share.
     pub async fn get(&self) -> Result<Response<GetBackupShareResponse>, Status> {
         self.call(request(PROJECT, SHARE)).await
+    }
+
+    /// Starts the same call in a task.
+    pub async fn spawn_get(&self) -> JoinHandle<Result<Response<GetBackupShareResponse>, Status>> {
+        let mut client = self.client().await;
+        tokio::spawn(async move { client.get_backup_share(request(PROJECT, SHARE)).await })
     }
 
     pub async fn call(
         &self,
         request: Request<GetBackupShareRequest>,
     ) -> Result<Response<GetBackupShareResponse>, Status> {
-        soon("a call", self.client().await.get_backup_share(request)).await
+        with_timeout("a call", self.client().await.get_backup_share(request)).await
     }
 
-    /// The call's failure.
-    pub async fn failure(&self) -> Failure {
-        Failure::of(self.get().await.expect_err("a status"))
+    /// The status of a call that fails.
+    pub async fn call_error(&self, request: Request<GetBackupShareRequest>) -> ErrorStatus {
+        ErrorStatus::decode(self.call(request).await.expect_err("a status"))
+    }
+
+    /// The status of the call for the documented share, which fails.
+    pub async fn get_error(&self) -> ErrorStatus {
+        self.call_error(request(PROJECT, SHARE)).await
     }
 
     pub async fn admin_get(&self, path: &str) -> (u16, String) {
@@ -83,20 +92,19 @@ impl Running {
         metric(self.admin, name).await
     }
 
-    /// Waits until a metric has a value. Metrics have no event to wait for, so it is asked again and again.
+    /// Waits until a metric has a value.
     pub async fn metric_becomes(&self, name: &str, value: f64) {
-        soon(name, async {
-            // What is not a number yet has not become anything.
-            let is_there = |found: f64| (found - value).abs() <= f64::EPSILON;
-            while !is_there(self.metric(name).await) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        poll_until(name, async || (self.metric(name).await == value).then_some(())).await;
+    }
+
+    /// Tells the gateway to drain, and waits until it has ended in order.
+    pub async fn drain(&mut self) {
+        self.shutdown.drain.cancel();
+        with_timeout("the drain", &mut self.ended).await.unwrap().unwrap();
     }
 }
 
-impl Drop for Running {
+impl Drop for Gateway {
     fn drop(&mut self) {
         self.shutdown.now.cancel();
         self.ended.abort();
@@ -109,26 +117,27 @@ pub async fn admin_get(admin: SocketAddr, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut reply = String::new();
-    soon("the admin port", stream.read_to_string(&mut reply)).await.unwrap();
+    with_timeout("the admin port", stream.read_to_string(&mut reply)).await.unwrap();
     let (head, body) = reply.split_once("\r\n\r\n").unwrap();
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// The value of the metric's line that begins with `name`, which may go on with labels; 0 where there is none.
+/// The value of a time series, given by its name with its labels; 0 where there is none.
 pub async fn metric(admin: SocketAddr, name: &str) -> f64 {
     let (_, text) = admin_get(admin, "/metrics").await;
     let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
     line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
 }
 
-pub async fn stalled(flags: &[&str]) -> (Running, Upstream) {
+/// A gateway whose upstream accepts requests and never replies.
+pub async fn gateway_with_stalled_upstream(flags: &[&str]) -> (Gateway, Upstream) {
     let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    (Running::before_with(&upstream, flags).await, upstream)
+    (Gateway::with_upstream_and_flags(&upstream, flags).await, upstream)
 }
 
-pub fn calls(code: &str) -> String {
-    let method = "vbs.v2.BackupShareService/GetBackupShare";
+/// The time series that counts calls which ended with `code`.
+pub fn call_count(code: &str) -> String {
     format!(
-        r#"rpc_server_call_duration_seconds_count{{rpc_method="{method}",rpc_response_status_code="{code}"}}"#
+        r#"rpc_server_call_duration_seconds_count{{rpc_method="{SERVICE}/GetBackupShare",rpc_response_status_code="{code}"}}"#
     )
 }

@@ -1,4 +1,4 @@
-//! Requests, and the statuses that come back.
+//! gRPC requests, and error statuses with their details.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,20 +10,34 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::support::*;
 use backup_share_gateway::proto::GetBackupShareRequest;
 
-/// A request with the tests' token.
+/// A request with [`TOKEN`].
 pub fn request(project_id: &str, id: &str) -> Request<GetBackupShareRequest> {
-    let mut request = without_token(project_id, id);
+    let mut request = request_without_token(project_id, id);
     request.metadata_mut().insert("x-auth-token", TOKEN.parse().unwrap());
     request
 }
 
-pub fn without_token(project_id: &str, id: &str) -> Request<GetBackupShareRequest> {
+/// A request for the documented share with more metadata.
+pub fn request_with(metadata: &[(&'static str, &str)]) -> Request<GetBackupShareRequest> {
+    let mut request = request(PROJECT, SHARE);
+    for (name, value) in metadata {
+        request.metadata_mut().insert(*name, value.parse().unwrap());
+    }
+    request
+}
+
+/// The mark of a call that the client's own retry policy repeats (gRFC A6).
+pub fn client_retry() -> Request<GetBackupShareRequest> {
+    request_with(&[("grpc-previous-rpc-attempts", "1")])
+}
+
+pub fn request_without_token(project_id: &str, id: &str) -> Request<GetBackupShareRequest> {
     Request::new(GetBackupShareRequest { project_id: project_id.into(), id: id.into() })
 }
 
-/// A status with its details, as a caller reads them.
+/// An error status with its details, decoded as a client does it.
 #[derive(Debug)]
-pub struct Failure {
+pub struct ErrorStatus {
     pub code: Code,
     pub message: String,
     pub reason: String,
@@ -32,16 +46,16 @@ pub struct Failure {
     pub status: Status,
 }
 
-impl Failure {
-    /// Reads a status, and checks what holds for every one of them.
-    pub fn of(status: Status) -> Self {
+impl ErrorStatus {
+    /// Decodes a status, and checks what the contract says of every error.
+    pub fn decode(status: Status) -> Self {
         let details = status.get_error_details();
         let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}")).clone();
         assert_eq!(info.domain, "backup-share-gateway");
         let id = &details.request_info().expect("RequestInfo").request_id;
         assert!(!id.is_empty());
-        let sent_back = status.metadata().get("x-request-id").expect("x-request-id");
-        assert_eq!(sent_back.to_str().unwrap(), id);
+        let header = status.metadata().get("x-request-id").expect("x-request-id");
+        assert_eq!(header.to_str().unwrap(), id);
         assert!(!format!("{status:?}").contains(TOKEN), "the token is in the status");
         assert!(size(&status) < 4096, "the status takes {} bytes", size(&status));
         let keys = ["httpStatus", "upstreamCode", "upstreamRequestId", "attempts", "service"];
@@ -59,6 +73,11 @@ impl Failure {
         }
     }
 
+    /// Code and reason.
+    pub fn outcome(&self) -> (Code, &str) {
+        (self.code, &self.reason)
+    }
+
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
@@ -71,14 +90,14 @@ impl Failure {
         self.details.retry_info().and_then(|info| info.retry_delay)
     }
 
-    /// The delay by which the client's own retry policy is told to wait, in milliseconds.
+    /// The retry pushback of gRFC A6, in milliseconds.
     pub fn pushback(&self) -> Option<&str> {
         self.status.metadata().get("grpc-retry-pushback-ms").map(|value| value.to_str().unwrap())
     }
 }
 
-/// What a status takes on the wire, before HPACK.
-pub fn size(status: &Status) -> usize {
+/// The size of a status as header fields, before HPACK.
+fn size(status: &Status) -> usize {
     let mut headers = http::HeaderMap::new();
     status.add_header(&mut headers).unwrap();
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum()
@@ -86,6 +105,7 @@ pub fn size(status: &Status) -> usize {
 
 pub const SERVICE: &str = "vbs.v2.BackupShareService";
 
-pub fn about(service: &str) -> HealthCheckRequest {
+/// A health check of `service`.
+pub fn health_request(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.into() }
 }

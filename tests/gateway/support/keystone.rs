@@ -1,14 +1,16 @@
-//! An identity service, and a gateway that has an account there.
+//! An identity service with the API of Keystone, and a gateway that has an account there.
 
 use serde_json::{Value, json};
+use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::support::certificates::{Files, SPIFFE, connect, uri};
-use crate::support::process::{self, Served};
+use crate::support::certificates::TlsFiles;
+use crate::support::process::{self, GatewayProcess};
 use crate::support::*;
+use backup_share_gateway::proto::GetBackupShareRequest;
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 
-pub const OWN: &str = "gAAAAABl-token-of-the-gateways-own";
+pub const GATEWAY_TOKEN: &str = "gAAAAABl-token-of-the-gateways-own";
 pub const PASSWORD: &str = "correct horse battery \u{fc}staple";
 
 pub const ACCOUNT: [(&str, &str); 4] = [
@@ -18,8 +20,8 @@ pub const ACCOUNT: [(&str, &str); 4] = [
     ("OS_PROJECT_ID", PROJECT),
 ];
 
-/// A document of a token that holds so many seconds, with a catalog.
-pub fn document(seconds: usize, catalog: &Value) -> Value {
+/// The body of a reply with a token that is valid for `seconds`, with a catalog.
+pub fn token_document(seconds: usize, catalog: &Value) -> Value {
     json!({"token": {
         "methods": ["password"],
         "issued_at": "2026-11-23T08:00:00.000000Z",
@@ -30,59 +32,52 @@ pub fn document(seconds: usize, catalog: &Value) -> Value {
     }})
 }
 
-pub fn issued(token: &str, seconds: usize, catalog: &Value) -> Script {
-    reply(201, &[("x-subject-token", token)], document(seconds, catalog).to_string())
+pub fn token_reply(token: &str, seconds: usize, catalog: &Value) -> Script {
+    reply(201, &[("x-subject-token", token)], token_document(seconds, catalog).to_string())
 }
 
-/// A service of the catalog, with an endpoint.
+/// A service of the catalog with one endpoint.
 pub fn service(kind: &str, interface: &str, region: &str, url: &str) -> Value {
     json!({"type": kind, "name": kind, "endpoints": [{"id": "e", "interface": interface, "region": region, "region_id": region, "url": url}]})
 }
 
-/// An identity service that issues `OWN-1`, `OWN-2`, … for so long.
-pub async fn issuing(seconds: usize) -> Upstream {
-    Upstream::scripted(move |_, number| issued(&format!("{OWN}-{number}"), seconds, &json!([]))).await
+/// An identity service that issues `GATEWAY_TOKEN-1`, `GATEWAY_TOKEN-2`, …
+pub async fn issuing_tokens(seconds: usize) -> Upstream {
+    Upstream::scripted(move |_, number| {
+        token_reply(&format!("{GATEWAY_TOKEN}-{number}"), seconds, &json!([]))
+    })
+    .await
 }
 
-pub struct Party {
-    pub files: Files,
-    pub gateway: Running,
+/// A gateway with an account, and a client that may use it.
+pub struct KeystoneGateway {
+    pub files: TlsFiles,
+    pub gateway: Gateway,
     pub client: BackupShareServiceClient<Channel>,
 }
 
-pub fn put(files: &Files, variables: &[(&str, &str)]) {
-    std::fs::create_dir_all(files.path("secrets")).unwrap();
-    for (name, value) in variables {
-        std::fs::write(files.path("secrets").join(name), format!("{value}\n")).unwrap();
-    }
-}
-
-impl Party {
-    /// A gateway that has an account at `identity`, and its one caller.
+impl KeystoneGateway {
     pub async fn start(identity: &Upstream, variables: &[(&str, &str)], flags: &[&str]) -> Self {
-        let files = Files::new();
-        put(&files, &[("OS_AUTH_URL", &format!("{}/v3", identity.url()))]);
-        put(&files, variables);
-        let secrets = files.flag("secrets-dir", "secrets");
-        let rule = format!("--allow={SPIFFE}=*");
-        let fixed = ["--allow-plaintext-upstream", "--auth=keystone", &secrets, &rule];
-        let mutual = files.mutual();
-        let all: Vec<&str> =
-            mutual.iter().map(String::as_str).chain(fixed).chain(flags.iter().copied()).collect();
-        let gateway = Running::start(&all).await;
-        let caller = files.caller(Some(&files.callers.issue(&[uri(SPIFFE)])));
-        let client = BackupShareServiceClient::new(connect(&gateway, caller).await.unwrap());
+        let files = TlsFiles::new();
+        files.write_secrets(&[("OS_AUTH_URL", &format!("{}/v3", identity.url()))]);
+        files.write_secrets(variables);
+        let own_flags = files.own_credential_flags("keystone");
+        let gateway = Gateway::start(&[&strs(&own_flags), flags].concat()).await;
+        let client = files.authorized_client(&gateway).await;
         Self { files, gateway, client }
     }
 
-    /// The same before `upstream`.
-    pub async fn before(upstream: &Upstream, identity: &Upstream) -> Self {
-        Self::start(identity, &ACCOUNT, &[&format!("--upstream-url={}", upstream.url())]).await
+    pub async fn with_upstream(upstream: &Upstream, identity: &Upstream) -> Self {
+        Self::start(identity, &ACCOUNT, &[&upstream.url_flag()]).await
     }
 
-    pub async fn get(&self) -> Result<(), Failure> {
-        let answer = soon("a call", self.client.clone().get_backup_share(request(PROJECT, SHARE))).await;
-        answer.map(drop).map_err(Failure::of)
+    pub async fn get(&self) -> Result<(), ErrorStatus> {
+        self.call(request(PROJECT, SHARE)).await
+    }
+
+    pub async fn call(&self, request: Request<GetBackupShareRequest>) -> Result<(), ErrorStatus> {
+        let answer = with_timeout("a call", self.client.clone().get_backup_share(request)).await;
+        answer.map(drop).map_err(ErrorStatus::decode)
     }
 
     pub async fn is_ready(&self) -> bool {
@@ -90,12 +85,7 @@ impl Party {
     }
 
     pub async fn becomes_ready(&self) {
-        soon("readiness", async {
-            while !self.is_ready().await {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        poll_until("readiness", async || self.is_ready().await.then_some(())).await;
     }
 
     pub async fn renewals(&self, outcome: &str) -> f64 {
@@ -103,31 +93,26 @@ impl Party {
     }
 }
 
-/// An upstream that takes no token of those that `refuses` names by their number.
-pub async fn refusing(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Upstream {
+/// An upstream that refuses the tokens whose number `refuses` selects.
+pub async fn upstream_refusing_tokens(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Upstream {
     Upstream::scripted(move |seen, _| {
         let number = seen.header("x-auth-token").and_then(|token| token.rsplit('-').next()?.parse().ok());
-        if refuses(number.unwrap()) { reply(401, &[], "") } else { documented() }
+        if refuses(number.unwrap()) { reply(401, &[], "") } else { documented_reply() }
     })
     .await
 }
 
 /// A `serve` process with an account at `identity`, at the log level trace.
-pub async fn served(identity: &Upstream, more: &[(&str, &str)], flags: &[&str]) -> (Served, Files) {
-    let files = Files::new();
-    let (mutual, rule) = (files.mutual(), format!("--allow={SPIFFE}=*"));
-    let fixed = [
-        "serve",
-        "--listen=127.0.0.1:0",
-        "--admin-listen=127.0.0.1:0",
-        "--allow-plaintext-upstream",
-        "--auth=keystone",
-        "--log=trace",
-        &rule,
-    ];
-    let all: Vec<&str> =
-        fixed.into_iter().chain(flags.iter().copied()).chain(mutual.iter().map(String::as_str)).collect();
-    let mut command = process::gateway(&all);
+pub async fn start_process(
+    identity: &Upstream,
+    more: &[(&str, &str)],
+    flags: &[&str],
+) -> (GatewayProcess, TlsFiles) {
+    let files = TlsFiles::new();
+    let own_flags =
+        [files.authorized_flags(), vec!["--auth=keystone".into(), "--log=trace".into(), PLAINTEXT.into()]]
+            .concat();
+    let mut command = process::serve_command(&[&strs(&own_flags), flags].concat());
     command.env("OS_AUTH_URL", identity.url()).envs(ACCOUNT).envs(more.iter().copied());
-    (Served::spawn(command).await, files)
+    (GatewayProcess::spawn(command).await, files)
 }

@@ -1,5 +1,4 @@
-//! What every test stands on: a gateway started by its flags on ports of its own, an upstream that does exactly what a
-//! script says, and callers that speak gRPC and HTTP.
+//! Helpers of all tests: a gateway on ports of its own, an upstream that follows a script, and gRPC and HTTP clients.
 
 pub mod certificates;
 pub mod collector;
@@ -24,10 +23,28 @@ pub const TOKEN: &str = "gAAAAABl-token-of-the-tests-0123456789";
 /// The share of the vendor's document.
 pub const DOCUMENTED: &str = include_str!("../fixtures/documented_share.json");
 
-/// Nothing in the tests should take this long; what does has hung.
-pub const HUNG: Duration = Duration::from_secs(30);
+/// No single step of a test takes this long, even on a busy machine.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits, but not for ever.
-pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(HUNG, future).await.unwrap_or_else(|_| panic!("hung: {what}"))
+/// The output of `future`, or a panic that names `what` did not end.
+pub async fn with_timeout<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
+}
+
+/// Repeats `attempt` until it returns a value. For state that has no event to wait for.
+pub async fn poll_until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    with_timeout(what, async {
+        loop {
+            if let Some(value) = attempt().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// Borrows flags that are owned.
+pub fn strs(flags: &[String]) -> Vec<&str> {
+    flags.iter().map(String::as_str).collect()
 }

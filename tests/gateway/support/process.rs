@@ -1,4 +1,4 @@
-//! The program as a process of its own.
+//! The program as a child process.
 
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
@@ -6,43 +6,66 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tonic::transport::{Channel, Endpoint};
 
 use crate::support::*;
-pub fn gateway(arguments: &[&str]) -> Command {
+use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
+
+pub fn gateway_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_backup-share-gateway"));
     command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null());
     command
 }
 
-pub async fn output(mut command: Command) -> Output {
-    soon("a command", command.output()).await.unwrap()
+/// The command that serves on free ports, with more flags.
+pub fn serve_command(flags: &[&str]) -> Command {
+    gateway_command(&[&["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"], flags].concat())
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub async fn run(mut command: Command) -> Output {
+    with_timeout("a command", command.output()).await.unwrap()
+}
+
+pub fn to_text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Runs a command that must fail with this exit code and name all of `parts` on standard error, which is returned.
+pub async fn run_error(command: Command, exit_code: i32, parts: &[&str]) -> String {
+    let output = run(command).await;
+    let stderr = to_text(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit_code), "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{part} in {stderr}");
+    }
+    stderr
+}
+
 /// A `serve` process and its log.
-pub struct Served {
+pub struct GatewayProcess {
     pub child: Child,
     pub log: Lines<BufReader<ChildStdout>>,
     pub grpc: String,
     pub admin: SocketAddr,
 }
 
-impl Served {
+impl GatewayProcess {
     pub async fn start(flags: &[&str]) -> Self {
-        let ports = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"];
-        Self::spawn(gateway(&[&ports[..], flags].concat())).await
+        Self::spawn(serve_command(&[&["--drain-delay=0s"], flags].concat())).await
     }
 
-    /// Runs a `serve` and waits until it listens.
+    pub async fn with_upstream(upstream: &Upstream, flags: &[&str]) -> Self {
+        Self::start(&[&["--upstream-url", &*upstream.url(), "--allow-plaintext-upstream"], flags].concat())
+            .await
+    }
+
+    /// Runs `serve` and waits until it listens.
     pub async fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = loop {
-            // At its most talkative it says more before.
-            let line = soon("the first lines", log.next_line()).await.unwrap().unwrap();
+            // At the level trace there are lines before this one.
+            let line = with_timeout("the first lines", log.next_line()).await.unwrap().unwrap();
             let line: Value = serde_json::from_str(&line).unwrap();
             if line["message"] == "listening" {
                 break line;
@@ -55,7 +78,27 @@ impl Served {
     }
 
     pub async fn line(&mut self) -> Value {
-        serde_json::from_str(&soon("a line", self.log.next_line()).await.unwrap().unwrap()).unwrap()
+        serde_json::from_str(&with_timeout("a line", self.log.next_line()).await.unwrap().unwrap()).unwrap()
+    }
+
+    /// The next line with this message.
+    pub async fn line_with_message(&mut self, message: &str) -> Value {
+        loop {
+            let line = self.line().await;
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    /// Ends the process with SIGTERM, which it survives no longer than its drain.
+    pub async fn terminate(mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        assert_eq!(self.exit_code().await, Some(0));
+    }
+
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        with_timeout("the end of the process", self.child.wait()).await.unwrap().code()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -63,9 +106,18 @@ impl Served {
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
+    pub async fn client(&self) -> BackupShareServiceClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap();
+        BackupShareServiceClient::new(endpoint.connect().await.unwrap())
+    }
+
     pub async fn get(&self, project: &str, id: &str) -> Output {
-        let mut command = gateway(&["get", "--address", &self.grpc, "--project-id", project, id]);
+        run(self.get_command(project, id, &[])).await
+    }
+    pub fn get_command(&self, project: &str, id: &str, flags: &[&str]) -> Command {
+        let fixed = ["get", "--address", &self.grpc, "--project-id", project, id];
+        let mut command = gateway_command(&[&fixed[..], flags].concat());
         command.env("OS_TOKEN", TOKEN);
-        output(command).await
+        command
     }
 }

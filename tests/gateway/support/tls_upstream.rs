@@ -12,8 +12,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto};
 use crate::support::certificates::Pair;
 use crate::support::*;
 
-/// What speaks TLS for an upstream.
-pub fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
+fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
@@ -26,7 +25,7 @@ pub fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// The port of an upstream with TLS, which answers every request with the documented share.
+/// Starts an upstream with TLS that replies with the documented share, and returns its port.
 pub async fn tls_upstream(pair: &Pair) -> u16 {
     let acceptor = tls_acceptor(pair);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! An upstream that does exactly what a script says.
+//! An HTTP/1.1 upstream that follows a script, byte by byte.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,21 +12,24 @@ use tokio::task::JoinHandle;
 
 use crate::support::*;
 
-/// The pool is each worker's: with one worker, a second call can reuse the first one's connection.
+/// Each worker has a pool of its own: with one worker, a second call can reuse the connection of the first.
 pub const ONE_WORKER: &str = "--workers=1";
+
+/// Without it, an upstream URL with `http` is refused.
+pub const PLAINTEXT: &str = "--allow-plaintext-upstream";
 
 pub fn send(text: &str) -> Step {
     Step::Send(text.as_bytes().to_vec())
 }
 
-/// What the upstream does once it has read a request.
+/// What the upstream does after it has read a request.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     Send(Vec<u8>),
     /// Waits.
     Pause(Duration),
-    /// Says nothing more, and waits until the peer closes.
+    /// Sends nothing more, and waits until the peer closes.
     Stall,
     /// Closes with a FIN.
     Close,
@@ -36,24 +39,24 @@ pub enum Step {
 
 pub type Script = Vec<Step>;
 
-/// A request as the upstream read it.
+/// A request that the upstream received.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub line: String,
-    /// Names in lower case, in the order in which they came.
+    /// Names in lower case, in the order received.
     pub headers: Vec<(String, String)>,
-    /// Which connection it came on, counted from 1.
+    /// The number of its connection, counted from 1.
     pub connection: usize,
     pub body: Vec<u8>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// An upstream that does as the script says, request by request.
+/// An upstream that follows a script, request by request.
 pub struct Upstream {
     pub address: SocketAddr,
     log: Arc<Log>,
@@ -61,7 +64,7 @@ pub struct Upstream {
 }
 
 pub struct Log {
-    requests: Mutex<Vec<Seen>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     connections: watch::Sender<usize>,
     arrived: watch::Sender<usize>,
     hangups: watch::Sender<usize>,
@@ -69,15 +72,17 @@ pub struct Log {
 }
 
 impl Upstream {
-    /// `script` is given the request and its number, counted from 1.
-    pub async fn scripted(script: impl Fn(&Seen, usize) -> Script + Send + Sync + 'static) -> Self {
+    /// `script` gets the request and its number, counted from 1.
+    pub async fn scripted(
+        script: impl Fn(&ReceivedRequest, usize) -> Script + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::on(listener, script)
     }
 
     pub fn on(
         listener: TcpListener,
-        script: impl Fn(&Seen, usize) -> Script + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest, usize) -> Script + Send + Sync + 'static,
     ) -> Self {
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Log {
@@ -102,7 +107,7 @@ impl Upstream {
         Self { address, log, accepting }
     }
 
-    /// One that answers every request alike.
+    /// An upstream with the same reply for every request.
     pub async fn replying(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Self {
         let bytes = reply(status, headers, body);
         Self::scripted(move |_, _| bytes.clone()).await
@@ -112,7 +117,12 @@ impl Upstream {
         format!("http://{}", self.address)
     }
 
-    pub fn requests(&self) -> Vec<Seen> {
+    /// The flag that names this upstream.
+    pub fn url_flag(&self) -> String {
+        format!("--upstream-url={}", self.url())
+    }
+
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.log.requests.lock().unwrap().clone()
     }
 
@@ -120,23 +130,28 @@ impl Upstream {
         *self.log.connections.borrow()
     }
 
-    /// Waits until so many requests have come.
-    pub async fn received(&self, count: usize) {
-        soon("a request at the upstream", self.log.arrived.subscribe().wait_for(|n| *n >= count))
+    /// Waits until the upstream has received `count` requests.
+    pub async fn wait_for_requests(&self, count: usize) {
+        with_timeout("a request at the upstream", self.log.arrived.subscribe().wait_for(|n| *n >= count))
             .await
             .unwrap();
     }
 
-    /// Waits until the peer has closed so many connections that a script left stalled.
-    pub async fn hung_up_on(&self, count: usize) {
-        soon("the end of an upstream request", self.log.hangups.subscribe().wait_for(|n| *n >= count))
-            .await
-            .unwrap();
+    /// Waits until the peer has closed `count` connections on which the script stalled.
+    pub async fn stalled_requests_end(&self, count: usize) {
+        with_timeout(
+            "the end of an upstream request",
+            self.log.hangups.subscribe().wait_for(|n| *n >= count),
+        )
+        .await
+        .unwrap();
     }
 
-    /// Waits until so many connections have ended, whoever closed them.
-    pub async fn closed(&self, count: usize) {
-        soon("the end of a connection", self.log.closed.subscribe().wait_for(|n| *n >= count)).await.unwrap();
+    /// Waits until `count` connections have ended, closed by either side.
+    pub async fn wait_for_closed_connections(&self, count: usize) {
+        with_timeout("the end of a connection", self.log.closed.subscribe().wait_for(|n| *n >= count))
+            .await
+            .unwrap();
     }
 }
 
@@ -151,7 +166,7 @@ impl Log {
         &self,
         mut stream: TcpStream,
         connection: usize,
-        script: &(dyn Fn(&Seen, usize) -> Script + Send + Sync),
+        script: &(dyn Fn(&ReceivedRequest, usize) -> Script + Send + Sync),
     ) -> io::Result<()> {
         let mut buffer = Vec::new();
         loop {
@@ -183,7 +198,7 @@ pub async fn read_request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,
     connection: usize,
-) -> io::Result<Option<Seen>> {
+) -> io::Result<Option<ReceivedRequest>> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break at;
@@ -199,7 +214,7 @@ pub async fn read_request(
         .map(|line| line.split_once(':').unwrap())
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let mut seen = Seen { line, headers, connection, body: Vec::new() };
+    let mut seen = ReceivedRequest { line, headers, connection, body: Vec::new() };
     let length = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     while buffer.len() < length {
         if stream.read_buf(buffer).await? == 0 {
@@ -210,7 +225,7 @@ pub async fn read_request(
     Ok(Some(seen))
 }
 
-/// A whole reply with its length, after which the connection stays open.
+/// A complete reply with Content-Length, after which the connection stays open.
 pub fn reply(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Script {
     let body = body.as_ref();
     let mut bytes = format!("HTTP/1.1 {status} Status\r\ncontent-length: {}\r\n", body.len());
@@ -221,6 +236,6 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> S
 }
 
 /// The documented share, as a reply.
-pub fn documented() -> Script {
+pub fn documented_reply() -> Script {
     reply(200, &[("content-type", "application/json")], DOCUMENTED)
 }
