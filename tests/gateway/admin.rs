@@ -1,4 +1,4 @@
-//! The admin port.
+//! The admin port: probes and metrics.
 
 use crate::support::*;
 

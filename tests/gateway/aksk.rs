@@ -42,7 +42,7 @@ async fn request_is_signed_and_caller_token_is_not_sent() {
         if let Some(token) = token {
             files.write_secrets(&[("OS_SECURITY_TOKEN", token)]);
         }
-        let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+        let upstream = Upstream::documented().await;
         let (_gateway, mut client) = start(&files, &upstream, &[&format!("--aksk-scheme={scheme}")]).await;
         for request in [request(PROJECT, SHARE), request_without_token(PROJECT, SHARE)] {
             with_timeout("a call", client.get_backup_share(request)).await.unwrap();
@@ -67,18 +67,17 @@ async fn refused_signature_is_internal_and_not_retried() {
     ] {
         let upstream = Upstream::replying(401, &[], body).await;
         let (_gateway, mut client) = start(&files, &upstream, &[]).await;
-        let failure =
-            ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
-        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_UNAUTHENTICATED"));
-        assert_eq!((failure.attempts(), failure.metadata("service")), (Some("1"), Some("vbs")));
-        assert!(!format!("{failure:?}").contains(ACCESS), "{failure:?}");
+        let error = ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_UNAUTHENTICATED"));
+        assert_eq!((error.attempts(), error.metadata("service")), (Some("1"), Some("vbs")));
+        assert!(!format!("{error:?}").contains(ACCESS), "{error:?}");
     }
 }
 
 #[tokio::test]
 async fn changed_keys_are_used_without_a_failed_call() {
     let files = with_keys();
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let (_gateway, mut client) = start(&files, &upstream, &[]).await;
     client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
     files.write_secrets(&[("OS_ACCESS_KEY", "ANOTHERACCESSKEY0000")]);
@@ -112,7 +111,7 @@ async fn keys_require_mutual_tls_and_rules() {
 #[tokio::test]
 async fn keys_are_read_from_vendor_variables() {
     let files = TlsFiles::new();
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let flags = [files.authorized_flags(), vec!["--auth=aksk".into(), upstream.url_flag(), PLAINTEXT.into()]]
         .concat();
     let mut command = process::serve_command(&strs(&flags));

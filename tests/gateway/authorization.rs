@@ -34,9 +34,9 @@ async fn rules_allow_projects_by_caller_identity() {
         let reply = with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await;
         assert_eq!(reply.is_ok(), allowed, "{case}");
         if let Err(status) = reply {
-            let failure = ErrorStatus::decode(status);
-            assert_eq!(failure.outcome(), (Code::PermissionDenied, "CALLER_NOT_ALLOWED"), "{case}");
-            assert!(failure.metadata.is_empty());
+            let error = ErrorStatus::decode(status);
+            assert_eq!(error.outcome(), (Code::PermissionDenied, "CALLER_NOT_ALLOWED"), "{case}");
+            assert!(error.metadata.is_empty());
             // The caller is checked before the token.
             let status = client.get_backup_share(request_without_token(PROJECT, SHARE)).await.unwrap_err();
             assert_eq!(ErrorStatus::decode(status).reason, "CALLER_NOT_ALLOWED", "{case}");

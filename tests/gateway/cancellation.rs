@@ -1,4 +1,4 @@
-//! Callers that cancel or vanish.
+//! Calls that the caller cancels, or whose connection ends.
 
 use crate::support::h2_peer::{self, RawRequest};
 use crate::support::*;
@@ -16,7 +16,7 @@ async fn cancelled_call_ends_upstream_request_and_counts_as_cancelled() {
         r#"http_client_request_duration_seconds_count{error_type="cancelled",http_response_status_code=""}"#;
     gateway.metric_becomes(attempt, 1.0).await;
     assert_eq!(gateway.metric(&call_count("OK")).await, 0.0);
-    assert_eq!(upstream.requests().len(), 1, "nobody waits for another attempt");
+    assert_eq!(upstream.requests().len(), 1, "there is no further attempt");
 }
 
 #[tokio::test]

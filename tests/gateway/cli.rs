@@ -153,7 +153,7 @@ async fn port_in_use_is_reported() {
 
 #[tokio::test]
 async fn gateway_variables_are_read_and_proxy_variables_ignored() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let mut command = gateway_command(&["serve"]);
     command
         .env("GATEWAY_LISTEN", "127.0.0.1:0")

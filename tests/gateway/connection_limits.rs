@@ -41,7 +41,7 @@ async fn idle_connection_gets_goaway() {
 async fn connection_with_active_call_is_not_idle() {
     let slow = [vec![Step::Pause(Duration::from_millis(600))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-connection-idle=100ms"]).await;
+    let gateway = Gateway::with_flags(&upstream, &["--max-connection-idle=100ms"]).await;
     gateway.get().await.unwrap();
 }
 
@@ -49,12 +49,12 @@ async fn connection_with_active_call_is_not_idle() {
 async fn max_connection_age_lets_call_finish() {
     let slow = [vec![Step::Pause(Duration::from_millis(600))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-connection-age=100ms"]).await;
+    let gateway = Gateway::with_flags(&upstream, &["--max-connection-age=100ms"]).await;
     let stream = TcpStream::connect(gateway.grpc).await.unwrap();
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
-    let answer = RawRequest::call().send_on(&mut requests).await;
-    assert_eq!(answer.status().code(), Code::Ok);
+    let response = RawRequest::call().send_on(&mut requests).await;
+    assert_eq!(response.status().code(), Code::Ok);
     with_timeout("the connection's end", connection).await.unwrap().unwrap();
     gateway.metric_becomes("server_connections", 0.0).await;
 }
@@ -110,8 +110,8 @@ async fn max_connections_closes_only_excess_connection() {
 
 #[tokio::test]
 async fn max_streams_queues_excess_calls() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-streams-per-connection=2"]).await;
+    let upstream = Upstream::documented().await;
+    let gateway = Gateway::with_flags(&upstream, &["--max-streams-per-connection=2"]).await;
     let mut client = gateway.client().await;
     // Only after one call does the client know the limit; earlier streams may be refused.
     client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();

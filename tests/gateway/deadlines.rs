@@ -1,4 +1,4 @@
-//! Deadlines, cancellation, and the limit of calls in flight.
+//! Deadlines of callers, and the default and the longest deadline.
 
 use tonic::Code;
 
@@ -9,10 +9,10 @@ use crate::support::*;
 async fn caller_deadline_ends_call_and_upstream_request() {
     for timeout in ["300m", "300000u", "99999999n"] {
         let (gateway, upstream) = gateway_with_stalled_upstream(&[]).await;
-        let answer = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
-        let failure = answer.error();
-        assert_eq!(failure.outcome(), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"), "{timeout}");
-        assert_eq!(failure.attempts(), Some("1"));
+        let response = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
+        let error = response.error();
+        assert_eq!(error.outcome(), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"), "{timeout}");
+        assert_eq!(error.attempts(), Some("1"));
         upstream.stalled_requests_end(1).await;
     }
 }
@@ -22,9 +22,9 @@ async fn shorter_of_attempt_timeout_and_deadline_sets_reason() {
     let (gateway, _upstream) =
         gateway_with_stalled_upstream(&["--attempt-timeout=200ms", "--max-attempts=1"]).await;
     for (timeout, reason) in [("100m", "DEADLINE_EXCEEDED"), ("10S", "UPSTREAM_TIMEOUT")] {
-        let answer = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
-        let failure = answer.error();
-        assert_eq!(failure.outcome(), (Code::DeadlineExceeded, reason));
+        let response = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
+        let error = response.error();
+        assert_eq!(error.outcome(), (Code::DeadlineExceeded, reason));
     }
 }
 
@@ -32,8 +32,8 @@ async fn shorter_of_attempt_timeout_and_deadline_sets_reason() {
 async fn expired_deadline_sends_no_upstream_request() {
     let (gateway, upstream) = gateway_with_stalled_upstream(&[]).await;
     for timeout in ["0S", "0n"] {
-        let answer = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
-        assert_eq!(answer.error().reason, "DEADLINE_EXCEEDED");
+        let response = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
+        assert_eq!(response.error().reason, "DEADLINE_EXCEEDED");
     }
     assert_eq!(upstream.connections(), 0);
 }
@@ -46,8 +46,8 @@ async fn default_and_max_deadline_apply() {
     let (gateway, _upstream) =
         gateway_with_stalled_upstream(&["--max-deadline=200ms", "--attempt-timeout=10s"]).await;
     for timeout in ["99999999H", "1M"] {
-        let answer = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
-        assert_eq!(answer.error().reason, "DEADLINE_EXCEEDED");
+        let response = RawRequest::call().header("grpc-timeout", timeout).send(gateway.grpc).await;
+        assert_eq!(response.error().reason, "DEADLINE_EXCEEDED");
     }
     assert_eq!(gateway.get_error().await.reason, "DEADLINE_EXCEEDED", "the default is clamped too");
 }
@@ -60,7 +60,7 @@ async fn missing_message_ends_with_deadline() {
     // The body stays open and empty.
     let (response, _body) = connection.send_request(request, false).unwrap();
     let head = with_timeout("the status", response).await.unwrap();
-    let failure = ErrorStatus::decode(tonic::Status::from_header_map(head.headers()).unwrap());
-    assert_eq!(failure.reason, "DEADLINE_EXCEEDED");
+    let error = ErrorStatus::decode(tonic::Status::from_header_map(head.headers()).unwrap());
+    assert_eq!(error.reason, "DEADLINE_EXCEEDED");
     assert_eq!(upstream.connections(), 0);
 }

@@ -52,7 +52,7 @@ async fn drain_ends_health_watch_with_not_serving() {
 async fn drain_waits_for_active_call() {
     let slow = [vec![Step::Pause(Duration::from_millis(500))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
-    let mut gateway = Gateway::with_upstream_and_flags(&upstream, &[LONG_DRAIN_TIMEOUT]).await;
+    let mut gateway = Gateway::with_flags(&upstream, &[LONG_DRAIN_TIMEOUT]).await;
     let call = gateway.spawn_get().await;
     upstream.wait_for_requests(1).await;
     gateway.drain().await;
@@ -66,8 +66,8 @@ async fn drain_timeout_ends_call_with_status() {
     let call = gateway.spawn_get().await;
     upstream.wait_for_requests(1).await;
     gateway.drain().await;
-    let failure = ErrorStatus::decode(with_timeout("the call", call).await.unwrap().unwrap_err());
-    assert_eq!(failure.outcome(), (Code::Unavailable, "DRAINING"));
+    let error = ErrorStatus::decode(with_timeout("the call", call).await.unwrap().unwrap_err());
+    assert_eq!(error.outcome(), (Code::Unavailable, "DRAINING"));
     upstream.stalled_requests_end(1).await;
 }
 

@@ -1,10 +1,10 @@
-//! Every known shape of an error body, as a file: what the caller learns from it, and whose voice a 404 is in.
+//! Every known shape of an error body, each in a file: what the caller gets of it, and whether a 404 comes from VBS.
 
 use tonic::Code;
 
 use crate::support::*;
 
-/// File, upstream code, message, request ID in the body, whether a 404 with it means that the share is missing.
+/// File, upstream code, message, request ID in the body, whether a 404 with this body is a missing share.
 type Row = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>, bool);
 
 const ID: &str = "8d5d97e7922979d99a632b0642c85bd3";
@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
         Some(ID),
         false,
     ),
-    // Access key and canonical request: never passed on.
+    // Holds the access key and the canonical request, which are never passed on.
     ("e08_signature.json", Some("APIGW.0301"), None, Some(ID), false),
     ("e09_service.json", Some("DBS.200503"), Some("Resource not found"), None, false),
     ("e09_signature_old_prefix.json", Some("APIG.0301"), None, None, false),
@@ -92,15 +92,15 @@ const ROWS: &[Row] = &[
 ];
 
 fn fixture(file: &str) -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
-    std::fs::read_to_string(format!("{folder}/{file}")).unwrap()
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
+    std::fs::read_to_string(format!("{directory}/{file}")).unwrap()
 }
 
 #[test]
 fn every_fixture_has_a_row() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/fixtures/errors");
     let mut files: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+        std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
     let mut rows: Vec<_> = ROWS.iter().map(|row| row.0).collect();
     rows.sort_unstable();
@@ -112,13 +112,13 @@ async fn error_body_shapes_give_code_and_message() {
     for (file, code, message, request_id, _) in ROWS {
         for content_type in ["application/json", "text/plain/html"] {
             let upstream = Upstream::replying(400, &[("content-type", content_type)], fixture(file)).await;
-            let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-            assert_eq!(failure.reason, "UPSTREAM_BAD_REQUEST");
-            assert_eq!(failure.metadata("upstreamCode"), *code, "{file}");
-            assert_eq!(failure.metadata("upstreamRequestId"), *request_id, "{file}");
+            let error = Gateway::with_upstream(&upstream).await.get_error().await;
+            assert_eq!(error.reason, "UPSTREAM_BAD_REQUEST");
+            assert_eq!(error.metadata("upstreamCode"), *code, "{file}");
+            assert_eq!(error.metadata("upstreamRequestId"), *request_id, "{file}");
             let expected = message
                 .map_or("VBS refused the request".to_owned(), |m| format!("VBS refused the request: {m}"));
-            assert_eq!(failure.message, expected, "{file}");
+            assert_eq!(error.message, expected, "{file}");
         }
     }
 }
@@ -127,13 +127,13 @@ async fn error_body_shapes_give_code_and_message() {
 async fn status_404_is_missing_share_only_from_vbs() {
     for (file, _, _, _, is_share) in ROWS {
         let upstream = Upstream::replying(404, &[], fixture(file)).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
         let expected = if *is_share {
             (Code::NotFound, "BACKUP_SHARE_NOT_FOUND")
         } else {
             (Code::Internal, "UPSTREAM_ROUTE_NOT_FOUND")
         };
-        assert_eq!(failure.outcome(), expected, "{file}");
+        assert_eq!(error.outcome(), expected, "{file}");
     }
 }
 
@@ -171,9 +171,9 @@ async fn origin_of_404_follows_wrapper_and_code() {
         ("not found", false),
     ] {
         let upstream = Upstream::replying(404, &[], body).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
         let expected = if is_share { "BACKUP_SHARE_NOT_FOUND" } else { "UPSTREAM_ROUTE_NOT_FOUND" };
-        assert_eq!(failure.reason, expected, "{body}");
+        assert_eq!(error.reason, expected, "{body}");
     }
 }
 
@@ -189,14 +189,14 @@ async fn upstream_message_is_stripped_truncated_and_redacted() {
     ];
     for (body, expected) in cases {
         let upstream = Upstream::replying(400, &[], body).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!(failure.message, format!("VBS refused the request: {expected}"));
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.message, format!("VBS refused the request: {expected}"));
     }
 }
 
 #[tokio::test]
 async fn longest_status_fits_in_4_kib() {
-    // Everything as long as it may be, and of characters that take three bytes each once percent-encoded.
+    // Every field has its maximum length, in characters of three bytes, which are percent-encoded.
     let message = "\u{9f98}".repeat(1000);
     let code = "%".repeat(1000);
     let body = format!(r#"{{"error_code":"{code}","error_msg":"{message}"}}"#);
@@ -204,9 +204,7 @@ async fn longest_status_fits_in_4_kib() {
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let upstream = Upstream::replying(503, &headers, body).await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let mut asked = request(PROJECT, SHARE);
-    asked.metadata_mut().insert("x-request-id", "z".repeat(128).parse().unwrap());
-    let failure = gateway.call_error(asked).await;
-    assert_eq!(failure.metadata("upstreamCode").map(str::len), Some(128));
-    assert!(failure.message.ends_with(&"\u{9f98}".repeat(170)), "512 bytes hold 170 characters of three");
+    let error = gateway.call_error(request_with(&[("x-request-id", &"z".repeat(128))])).await;
+    assert_eq!(error.metadata("upstreamCode").map(str::len), Some(128));
+    assert!(error.message.ends_with(&"\u{9f98}".repeat(170)), "512 bytes hold 170 characters of three");
 }

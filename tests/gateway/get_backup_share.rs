@@ -1,4 +1,4 @@
-//! The call on the documented share, and what the upstream gets to see of it.
+//! The reply of GetBackupShare, field by field.
 
 use prost_types::Timestamp;
 
@@ -49,7 +49,7 @@ fn documented_share() -> BackupShare {
 
 #[tokio::test]
 async fn documented_share_is_returned_field_by_field() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let gateway = Gateway::with_upstream(&upstream).await;
     let reply = gateway.get().await.unwrap();
     assert!(!reply.metadata().get("x-request-id").unwrap().is_empty());
@@ -70,8 +70,8 @@ async fn sandbox_returns_documented_share_for_both_projects() {
 #[tokio::test]
 async fn sparse_share_leaves_missing_fields_unset() {
     let gateway = Gateway::start(&["--sandbox"]).await;
-    let asked = request("17fbda95add24720a4038ba4b1c705ed", "ac0fb374-a288-4399-ac63-cc080a13a2ee");
-    let share = gateway.call(asked).await.unwrap().into_inner().backup_share;
+    let call = request("17fbda95add24720a4038ba4b1c705ed", "ac0fb374-a288-4399-ac63-cc080a13a2ee");
+    let share = gateway.call(call).await.unwrap().into_inner().backup_share;
     let expected = BackupShare {
         id: text("ac0fb374-a288-4399-ac63-cc080a13a2ee"),
         backup_id: text("87566ed6-72cb-4053-aa6e-6f6216b3d507"),

@@ -1,4 +1,4 @@
-//! The gRPC port beside the call, and the admin port.
+//! The health service.
 
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -28,7 +28,7 @@ async fn watch_of_unknown_service_reports_it_and_stays_open() {
     let mut unknown = health.watch(health_request("nope")).await.unwrap().into_inner();
     let first = with_timeout("a state", unknown.next()).await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::ServiceUnknown);
-    // It is still open once another watch on the same connection has been through a whole exchange.
+    // It is still open after a complete exchange of another watch on the same connection.
     let mut known = health.watch(health_request(SERVICE)).await.unwrap().into_inner();
     assert_eq!(
         with_timeout("a state", known.next()).await.unwrap().unwrap().status(),

@@ -1,4 +1,4 @@
-//! What the caller sends: the rules of the contract, each bound, and that what breaks them never reaches the upstream.
+//! Validation of requests: each rule of the contract with its bounds; invalid requests never reach the upstream.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -10,12 +10,12 @@ use crate::support::h2_peer::{self, RawRequest, framed, message};
 use crate::support::*;
 
 async fn gateway_and_upstream() -> (Gateway, Upstream) {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     (Gateway::with_upstream(&upstream).await, upstream)
 }
 
-fn violated(failure: &ErrorStatus) -> Vec<&str> {
-    let request = failure.details.bad_request().expect("BadRequest");
+fn violated(error: &ErrorStatus) -> Vec<&str> {
+    let request = error.details.bad_request().expect("BadRequest");
     request.field_violations.iter().map(|violation| violation.field.as_str()).collect()
 }
 
@@ -50,10 +50,10 @@ async fn invalid_share_id_is_refused_without_upstream_request() {
         "../../../../../../../backups/xxxxxxxx",
         "ü332443e-9866-41d8-8a58-a898cf5db03",
     ] {
-        let failure = gateway.call_error(request(PROJECT, id)).await;
-        assert_eq!(failure.outcome(), (Code::InvalidArgument, "INVALID_REQUEST"), "{id:?}");
-        assert_eq!(violated(&failure), ["id"], "{id:?}");
-        assert!(failure.metadata.is_empty(), "the upstream has no part in it");
+        let error = gateway.call_error(request(PROJECT, id)).await;
+        assert_eq!(error.outcome(), (Code::InvalidArgument, "INVALID_REQUEST"), "{id:?}");
+        assert_eq!(violated(&error), ["id"], "{id:?}");
+        assert!(error.metadata.is_empty(), "there is no upstream metadata");
     }
     assert_eq!(upstream.requests().len(), 0);
 }
@@ -63,9 +63,9 @@ async fn project_id_has_1_to_64_allowed_characters() {
     let (gateway, upstream) = gateway_and_upstream().await;
     let (longest, too_long) = ("p".repeat(64), "p".repeat(65));
     for project in ["", ".", "..", "a/b", "a b", "a?b", "a#b", "a%b", "a\tb", "a\r\nb", "ü", &too_long] {
-        let failure = gateway.call_error(request(project, SHARE)).await;
-        assert_eq!(failure.reason, "INVALID_REQUEST", "{project:?}");
-        assert_eq!(violated(&failure), ["project_id"], "{project:?}");
+        let error = gateway.call_error(request(project, SHARE)).await;
+        assert_eq!(error.reason, "INVALID_REQUEST", "{project:?}");
+        assert_eq!(violated(&error), ["project_id"], "{project:?}");
     }
     assert_eq!(upstream.requests().len(), 0);
     for project in ["p", "_", "-", "Az09_-", &longest] {
@@ -97,15 +97,15 @@ async fn field_violations_are_reported_together() {
     let bad =
         backup_share_gateway::proto::GetBackupShareRequest { project_id: "a/b".into(), id: "detail".into() };
     let content = prost::Message::encode_to_vec(&bad);
-    let answer = RawRequest::call()
+    let response = RawRequest::call()
         .header("grpc-timeout", "soon")
         .parts(vec![framed(0, &content)])
         .send(gateway.grpc)
         .await;
-    let failure = answer.error();
-    assert_eq!(failure.code, Code::InvalidArgument);
-    assert_eq!(violated(&failure), ["project_id", "id", "grpc-timeout"]);
-    assert!(!format!("{failure:?}").contains("a/b"), "values are not repeated");
+    let error = response.error();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert_eq!(violated(&error), ["project_id", "id", "grpc-timeout"]);
+    assert!(!format!("{error:?}").contains("a/b"), "values are not repeated");
     assert_eq!(upstream.requests().len(), 0);
 }
 
@@ -129,16 +129,16 @@ async fn token_header_must_be_single_and_visible_ascii() {
         (&["ümlaut"][..], "TOKEN_INVALID"),
         (&[too_long.as_str()][..], "TOKEN_INVALID"),
     ] {
-        let failure = token(values).send(gateway.grpc).await.error();
-        assert_eq!(failure.outcome(), (Code::Unauthenticated, reason));
+        let error = token(values).send(gateway.grpc).await.error();
+        assert_eq!(error.outcome(), (Code::Unauthenticated, reason));
         for value in values.iter().filter(|value| value.len() > 4) {
-            assert!(!format!("{failure:?}").contains(value), "the token is repeated");
+            assert!(!format!("{error:?}").contains(value), "the token is repeated");
         }
     }
     assert_eq!(upstream.requests().len(), 0);
     for value in ["t", "!~", &longest] {
-        let answer = token(&[value]).send(gateway.grpc).await;
-        assert_eq!(answer.status().code(), Code::Ok);
+        let response = token(&[value]).send(gateway.grpc).await;
+        assert_eq!(response.status().code(), Code::Ok);
         assert_eq!(upstream.requests().pop().unwrap().header("x-auth-token"), Some(value));
     }
 }
@@ -160,11 +160,11 @@ async fn token_in_trailers_is_ignored() {
 #[tokio::test]
 async fn token_is_checked_before_message() {
     let (gateway, _upstream) = gateway_and_upstream().await;
-    let failure = gateway.call_error(request_without_token("a/b", "detail")).await;
-    assert_eq!(failure.reason, "TOKEN_MISSING");
+    let error = gateway.call_error(request_without_token("a/b", "detail")).await;
+    assert_eq!(error.reason, "TOKEN_MISSING");
     let huge = framed(0, &vec![0; 70_000]);
-    let answer = RawRequest::call().without("x-auth-token").parts(vec![huge]).send(gateway.grpc).await;
-    assert_eq!(answer.error().reason, "TOKEN_MISSING");
+    let response = RawRequest::call().without("x-auth-token").parts(vec![huge]).send(gateway.grpc).await;
+    assert_eq!(response.error().reason, "TOKEN_MISSING");
 }
 
 #[tokio::test]
@@ -182,13 +182,13 @@ async fn request_must_hold_exactly_one_valid_message() {
         (vec![framed(0, b"\xff\xff\xff")], Code::Internal),
         // A string that is not UTF-8.
         (vec![framed(0, b"\x0a\x01\xff")], Code::Internal),
-        // Compressed, without saying how; and a flag that means nothing.
+        // Compressed without grpc-encoding; and an undefined flag.
         (vec![framed(1, b"x")], Code::Internal),
         (vec![framed(7, b"x")], Code::Internal),
     ] {
-        let told = format!("{parts:?}");
-        let failure = RawRequest::call().parts(parts).send(gateway.grpc).await.error();
-        assert_eq!(failure.outcome(), (code, "INVALID_REQUEST"), "{told}");
+        let case = format!("{parts:?}");
+        let error = RawRequest::call().parts(parts).send(gateway.grpc).await.error();
+        assert_eq!(error.outcome(), (code, "INVALID_REQUEST"), "{case}");
     }
     let gzip = RawRequest::call().header("grpc-encoding", "gzip").send(gateway.grpc).await;
     assert_eq!(gzip.headers.get("grpc-accept-encoding").unwrap(), "identity");
@@ -201,7 +201,7 @@ async fn request_must_hold_exactly_one_valid_message() {
 #[tokio::test]
 async fn message_over_64_kib_is_refused() {
     let (gateway, upstream) = gateway_and_upstream().await;
-    // Field 15 is unknown: a request of any length that is still one.
+    // Field 15 is unknown: it makes a valid request of any length.
     let request = |length: usize| {
         let content = message().slice(5..);
         let filler = length - content.len() - 4;
@@ -210,12 +210,12 @@ async fn message_over_64_kib_is_refused() {
         RawRequest::call().parts(vec![framed(0, &padded)])
     };
     assert_eq!(request(65_536).send(gateway.grpc).await.status().code(), Code::Ok);
-    let failure = request(65_537).send(gateway.grpc).await.error();
-    assert_eq!(failure.outcome(), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
+    let error = request(65_537).send(gateway.grpc).await.error();
+    assert_eq!(error.outcome(), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// Three bytes: for lengths from 16,384 to 2,097,151.
+/// A varint of three bytes, for 16,384 to 2,097,151.
 fn varint(value: usize) -> [u8; 3] {
     let low = |shift: usize| u8::try_from(value >> shift & 0x7f).unwrap();
     [low(0) | 0x80, low(7) | 0x80, low(14)]
@@ -225,16 +225,16 @@ fn varint(value: usize) -> [u8; 3] {
 async fn malformed_grpc_timeout_is_refused() {
     let (gateway, upstream) = gateway_and_upstream().await;
     for value in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S", "1 S", "soon"] {
-        let failure = RawRequest::call().header("grpc-timeout", value).send(gateway.grpc).await.error();
-        assert_eq!(failure.outcome(), (Code::InvalidArgument, "INVALID_REQUEST"), "{value}");
-        assert_eq!(violated(&failure), ["grpc-timeout"]);
+        let error = RawRequest::call().header("grpc-timeout", value).send(gateway.grpc).await.error();
+        assert_eq!(error.outcome(), (Code::InvalidArgument, "INVALID_REQUEST"), "{value}");
+        assert_eq!(violated(&error), ["grpc-timeout"]);
     }
     let twice = RawRequest::call().header("grpc-timeout", "1S").header("grpc-timeout", "2S");
     assert_eq!(violated(&twice.send(gateway.grpc).await.error()), ["grpc-timeout"]);
     assert_eq!(upstream.requests().len(), 0);
     for value in ["1H", "1M", "9S", "99999m", "99999999u", "10000000u", "99999999H"] {
-        let answer = RawRequest::call().header("grpc-timeout", value).send(gateway.grpc).await;
-        assert_eq!(answer.status().code(), Code::Ok, "{value}");
+        let response = RawRequest::call().header("grpc-timeout", value).send(gateway.grpc).await;
+        assert_eq!(response.status().code(), Code::Ok, "{value}");
     }
 }
 
@@ -244,9 +244,9 @@ async fn non_grpc_request_gets_http_status() {
     for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
         let mut raw = RawRequest::call().parts(vec![]);
         *raw.request.method_mut() = method.parse().unwrap();
-        let answer = raw.send(gateway.grpc).await;
+        let response = raw.send(gateway.grpc).await;
         assert_eq!(
-            (answer.http_status, answer.headers.get("allow").unwrap()),
+            (response.http_status, response.headers.get("allow").unwrap()),
             (405, &"POST".parse().unwrap()),
             "{method}"
         );
@@ -265,12 +265,12 @@ async fn non_grpc_request_gets_http_status() {
         assert_eq!(raw.send(gateway.grpc).await.http_status, 415, "{content_type:?}");
     }
     for content_type in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
-        let answer = RawRequest::call()
+        let response = RawRequest::call()
             .without("content-type")
             .header("content-type", content_type)
             .send(gateway.grpc)
             .await;
-        assert_eq!(answer.status().code(), Code::Ok, "{content_type}");
+        assert_eq!(response.status().code(), Code::Ok, "{content_type}");
     }
     assert_eq!(upstream.requests().len(), 3);
 }
@@ -286,12 +286,12 @@ async fn unknown_method_is_unimplemented_with_details() {
         "/grpc.health.v1.Health/Nope",
         "/",
     ] {
-        let failure = RawRequest::call().path(path).send(gateway.grpc).await.error();
-        assert_eq!(failure.outcome(), (Code::Unimplemented, "METHOD_NOT_FOUND"), "{path}");
+        let error = RawRequest::call().path(path).send(gateway.grpc).await.error();
+        assert_eq!(error.outcome(), (Code::Unimplemented, "METHOD_NOT_FOUND"), "{path}");
     }
 }
 
-/// A body that panics when it is read, as a bug in a handler would.
+/// A body that panics when it is polled, like a bug in a handler.
 struct Panicking;
 
 impl http_body::Body for Panicking {
@@ -311,7 +311,7 @@ async fn handler_panic_is_internal_and_counted() {
     use backup_share_gateway::{
         config, credentials, grpc, grpc::health::Readiness, metrics, telemetry, upstream,
     };
-    let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", "--allow-plaintext-upstream"];
+    let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", PLAINTEXT];
     let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
         panic!("not the flags of serve")
     };
@@ -322,9 +322,9 @@ async fn handler_panic_is_internal_and_counted() {
     let (readiness, stop) = (Readiness::new(), Default::default());
     let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
     let response = router.handle(RawRequest::call().request.map(|()| Panicking), Default::default()).await;
-    let failure = ErrorStatus::decode(tonic::Status::from_header_map(response.headers()).unwrap());
-    assert_eq!(failure.outcome(), (Code::Internal, "INTERNAL"));
-    assert!(!failure.message.contains("for the test"));
+    let error = ErrorStatus::decode(tonic::Status::from_header_map(response.headers()).unwrap());
+    assert_eq!(error.outcome(), (Code::Internal, "INTERNAL"));
+    assert!(!error.message.contains("for the test"));
     assert_eq!((metrics.panics.get(), metrics.active_requests.get()), (1, 0));
 }
 
@@ -335,7 +335,7 @@ async fn http1_connection_is_closed() {
     let request = b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n";
     tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.unwrap();
     let mut reply = Vec::new();
-    // An RST is as good an end as a FIN.
+    // The connection may end with an RST or a FIN.
     let _ = with_timeout("the end of the connection", stream.read_to_end(&mut reply)).await;
     assert!(reply.is_empty());
 }
@@ -345,9 +345,9 @@ async fn header_list_over_64_kib_is_refused_on_open_connection() {
     let gateway = Gateway::start(&["--sandbox"]).await;
     let mut connection = h2_peer::connect(gateway.grpc).await;
     let big = "x".repeat(33 * 1024);
-    let answer =
+    let response =
         RawRequest::call().header("x-one", &big).header("x-two", &big).send_on(&mut connection).await;
-    assert_eq!(answer.http_status, 431);
+    assert_eq!(response.http_status, 431);
     assert_eq!(RawRequest::call().send_on(&mut connection).await.status().code(), Code::Ok);
 }
 

@@ -16,8 +16,8 @@ use crate::support::process;
 use crate::support::*;
 
 /// Code, reason and service.
-fn summary(failure: &ErrorStatus) -> (Code, &str, Option<&str>) {
-    (failure.code, failure.reason.as_str(), failure.metadata("service"))
+fn summary(error: &ErrorStatus) -> (Code, &str, Option<&str>) {
+    (error.code, error.reason.as_str(), error.metadata("service"))
 }
 
 #[tokio::test]
@@ -47,15 +47,14 @@ async fn token_request_follows_api_and_token_is_sent_upstream() {
             credential(json!({"name": "n1", "user": owner, "secret": "s1"})),
         ),
     ] {
-        let (identity, upstream) =
-            (issuing_tokens(3600).await, Upstream::scripted(|_, _| documented_reply()).await);
+        let (identity, upstream) = (issuing_tokens(3600).await, Upstream::documented().await);
         let url = upstream.url_flag();
         let gateway = KeystoneGateway::start(&identity, &[&ACCOUNT[..], &more].concat(), &[&url]).await;
         gateway.get().await.unwrap();
-        let asked = &identity.requests()[0];
-        assert_eq!(asked.line, "POST /v3/auth/tokens?nocatalog=true HTTP/1.1");
-        assert_eq!(asked.header("content-type"), Some("application/json"));
-        assert_eq!(serde_json::from_slice::<Value>(&asked.body).unwrap(), body);
+        let sent = &identity.requests()[0];
+        assert_eq!(sent.line, "POST /v3/auth/tokens?nocatalog=true HTTP/1.1");
+        assert_eq!(sent.header("content-type"), Some("application/json"));
+        assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), body);
         let sent = &upstream.requests()[0];
         assert_eq!(
             sent.header("x-auth-token"),
@@ -65,62 +64,66 @@ async fn token_request_follows_api_and_token_is_sent_upstream() {
     }
 }
 
+/// Type, interface, region and URL.
+type Service<'a> = (&'a str, &'a str, &'a str, &'a str);
+
 #[tokio::test]
 async fn endpoint_is_selected_from_catalog() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
-    let right = format!("{}/v2/{PROJECT}", upstream.url());
-    let wrong = "http://127.0.0.1:1/v2/p".to_owned();
-    for (case, region, interface, catalog) in [
+    let upstream = Upstream::documented().await;
+    let right = &*format!("{}/v2/{PROJECT}", upstream.url());
+    let without_project = &*format!("{}/v2/", upstream.url());
+    let without_version = &*upstream.url();
+    let wrong = "http://127.0.0.1:1/v2/p";
+    // Case, region, interface, catalog.
+    let cases: [(_, _, _, &[Service<'_>]); 9] = [
         (
             "vbsv2 before vbs",
             "eu-de",
             "",
-            vec![service("vbs", "public", "eu-de", &wrong), service("vbsv2", "public", "eu-de", &right)],
+            &[("vbs", "public", "eu-de", wrong), ("vbsv2", "public", "eu-de", right)],
         ),
         (
-            "vbs where there is no vbsv2",
+            "vbs without vbsv2",
             "eu-de",
             "",
-            vec![service("evs", "public", "eu-de", &wrong), service("vbs", "public", "eu-de", &right)],
+            &[("evs", "public", "eu-de", wrong), ("vbs", "public", "eu-de", right)],
         ),
         (
             "the region before *",
             "eu-de",
             "",
-            vec![service("vbsv2", "public", "*", &wrong), service("vbsv2", "public", "eu-de", &right)],
+            &[("vbsv2", "public", "*", wrong), ("vbsv2", "public", "eu-de", right)],
         ),
         (
-            "* where there is no such region",
+            "* without the region",
             "eu-de",
             "",
-            vec![service("vbsv2", "public", "eu-nl", &wrong), service("vbsv2", "public", "*", &right)],
+            &[("vbsv2", "public", "eu-nl", wrong), ("vbsv2", "public", "*", right)],
         ),
         (
-            "the interface asked for",
+            "the configured interface",
             "eu-de",
             "internal",
-            vec![service("vbsv2", "public", "eu-de", &wrong), service("vbsv2", "internal", "eu-de", &right)],
+            &[("vbsv2", "public", "eu-de", wrong), ("vbsv2", "internal", "eu-de", right)],
         ),
         (
-            "the older form of its name",
+            "the older form of the interface",
             "eu-de",
             "internalURL",
-            vec![service("vbsv2", "public", "eu-de", &wrong), service("vbsv2", "internal", "eu-de", &right)],
+            &[("vbsv2", "public", "eu-de", wrong), ("vbsv2", "internal", "eu-de", right)],
         ),
-        ("the only one there is", "", "", vec![service("vbsv2", "public", "eu-nl", &right)]),
-        (
-            "without a project",
-            "",
-            "",
-            vec![service("vbsv2", "public", "eu-de", &format!("{}/v2/", upstream.url()))],
-        ),
-        ("without a version", "", "", vec![service("vbsv2", "public", "eu-de", &upstream.url())]),
-    ] {
-        let catalog = json!(catalog);
+        ("the only region", "", "", &[("vbsv2", "public", "eu-nl", right)]),
+        ("a URL without a project", "", "", &[("vbsv2", "public", "eu-de", without_project)]),
+        ("a URL without a version", "", "", &[("vbsv2", "public", "eu-de", without_version)]),
+    ];
+    for (case, region, interface, services) in cases {
+        let services =
+            services.iter().map(|(kind, interface, region, url)| service(kind, interface, region, url));
+        let catalog = services.collect::<Value>();
         let identity = Upstream::scripted(move |_, _| token_reply(GATEWAY_TOKEN, 3600, &catalog)).await;
         let more = [&ACCOUNT[..], &[("OS_REGION_NAME", region), ("OS_INTERFACE", interface)]].concat();
         let gateway = KeystoneGateway::start(&identity, &more, &[]).await;
-        gateway.get().await.unwrap_or_else(|failure| panic!("{case}: {failure:?}"));
+        gateway.get().await.unwrap_or_else(|error| panic!("{case}: {error:?}"));
         assert_eq!(identity.requests()[0].line, "POST /v3/auth/tokens HTTP/1.1");
         let sent = upstream.requests().pop().unwrap();
         assert_eq!(
@@ -191,7 +194,7 @@ async fn identity_service_errors_are_never_not_found() {
 
 async fn check_identity_error(script: Script, (code, reason): (Code, &str)) {
     let case = format!("{script:?}");
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let identity = Upstream::scripted(move |_, _| script.clone()).await;
     let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
     let error = gateway.get().await.unwrap_err();
@@ -211,7 +214,7 @@ async fn token_is_used_until_expiry_while_identity_service_is_down() {
         true => reply(503, &[], ""),
     })
     .await;
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
     identity.wait_for_requests(1).await;
     assert!(!gateway.is_ready().await);
@@ -254,10 +257,10 @@ async fn upstream_that_refuses_every_token_gets_few_renewals() {
     let first = gateway.get().await.unwrap_err();
     assert_eq!(summary(&first), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
     assert_eq!((first.attempts(), upstream.requests().len(), identity.requests().len()), (Some("2"), 2, 2));
-    // The next renewal waits for the next second, and each one after that for longer.
+    // The next renewal waits for the next second, and each further one longer.
     for _ in 0..20 {
-        let failure = gateway.get().await.unwrap_err();
-        assert_eq!(summary(&failure), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
+        let error = gateway.get().await.unwrap_err();
+        assert_eq!(summary(&error), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
     }
     assert!(identity.requests().len() <= 5, "{} renewals", identity.requests().len());
     assert!(upstream.requests().len() <= 2 + 20 + 3, "{} requests", upstream.requests().len());
@@ -278,8 +281,8 @@ async fn client_retry_gets_401_and_next_call_a_new_token() {
     let (upstream, identity) =
         (upstream_refusing_tokens(|number| number == 1).await, issuing_tokens(3600).await);
     let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
-    let failure = gateway.call(client_retry()).await.unwrap_err();
-    assert_eq!(failure.attempts(), Some("1"));
+    let error = gateway.call(client_retry()).await.unwrap_err();
+    assert_eq!(error.attempts(), Some("1"));
     identity.wait_for_requests(2).await;
     gateway.get().await.unwrap();
 }
@@ -293,15 +296,14 @@ async fn failed_renewal_after_401_names_identity_service() {
     })
     .await;
     let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
-    let failure = gateway.get().await.unwrap_err();
-    assert_eq!(summary(&failure), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("identity")));
-    assert_eq!(failure.attempts(), Some("1"));
+    let error = gateway.get().await.unwrap_err();
+    assert_eq!(summary(&error), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("identity")));
+    assert_eq!(error.attempts(), Some("1"));
 }
 
 #[tokio::test]
 async fn changed_account_files_are_reloaded() {
-    let (upstream, identity) =
-        (Upstream::scripted(|_, _| documented_reply()).await, issuing_tokens(3600).await);
+    let (upstream, identity) = (Upstream::documented().await, issuing_tokens(3600).await);
     let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
     gateway.get().await.unwrap();
     gateway.files.write_secrets(&[("OS_PASSWORD", "another")]);
@@ -312,8 +314,8 @@ async fn changed_account_files_are_reloaded() {
 
 #[tokio::test]
 async fn deadline_ends_wait_for_token() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
-    let identity = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let upstream = Upstream::documented().await;
+    let identity = Upstream::stalled().await;
     let url = upstream.url_flag();
     let gateway = KeystoneGateway::start(&identity, &ACCOUNT, &[&url, "--default-deadline=200ms"]).await;
     assert_eq!(

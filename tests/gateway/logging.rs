@@ -91,7 +91,7 @@ async fn call_has_one_flat_line_without_token() {
 
 #[tokio::test]
 async fn cancelled_call_has_line_with_known_fields() {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let upstream = Upstream::stalled().await;
     let mut gateway = GatewayProcess::with_upstream(&upstream, &["--attempt-timeout=60s"]).await;
     let mut get = gateway.get_command(PROJECT, SHARE, &[]);
     let mut call = get.stderr(Stdio::null()).spawn().unwrap();
@@ -108,7 +108,7 @@ async fn cancelled_call_has_line_with_known_fields() {
 
 #[tokio::test]
 async fn refused_and_expired_calls_have_lines() {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let upstream = Upstream::stalled().await;
     let flags = ["--attempt-timeout=60s", "--max-in-flight=1"];
     let mut gateway = GatewayProcess::with_upstream(&upstream, &flags).await;
     let mut get = gateway.get_command(PROJECT, SHARE, &["--deadline", "60s"]);

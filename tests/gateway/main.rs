@@ -7,8 +7,8 @@
     missing_docs,
     unreachable_pub
 )]
-//! The gateway as its callers, its upstream and its operators see it. Everything here speaks gRPC, HTTP, signals and
-//! flags; expected values come from the contract, the vendor's documents and the protocols.
+//! The gateway from outside: through gRPC, HTTP, signals and flags. Each file is named after the surface that it tests;
+//! helpers are in `support`. Expected values come from the contract, the vendor's documents and the protocols.
 
 mod admin;
 mod aksk;

@@ -15,12 +15,12 @@ async fn echoed_token_parts_are_redacted() {
     for echo in [TOKEN, most, &TOKEN[..14], &TOKEN[20..], &TOKEN.to_uppercase(), &parted] {
         let body = format!(r#"{{"error":{{"message":"bad {echo}","code":"{echo}"}}}}"#);
         let upstream = Upstream::replying(400, &[("x-request-id", &echo.replace(' ', ""))], body).await;
-        let told = format!("{:?}", Gateway::with_upstream(&upstream).await.get_error().await).to_lowercase();
+        let text = format!("{:?}", Gateway::with_upstream(&upstream).await.get_error().await).to_lowercase();
         for part in [&TOKEN[1..14], &TOKEN[22..]] {
-            assert!(!told.contains(&part.to_lowercase()), "{part} of {echo} in {told}");
+            assert!(!text.contains(&part.to_lowercase()), "{part} of {echo} in {text}");
         }
     }
-    // As a key, of a reply that cannot be read.
+    // As a key of a malformed reply.
     let body = format!(r#"{{"shared":{{"{TOKEN}":tru}}}}"#);
     let upstream = Upstream::replying(200, &[], body).await;
     assert_eq!(
@@ -48,9 +48,9 @@ async fn refused_signature_message_is_withheld() {
         r#"{"APIGW.0301":{"message":"QTWAOYTT"}}"#,
     ] {
         let upstream = Upstream::replying(401, &[], body).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!(failure.reason, "UPSTREAM_UNAUTHENTICATED");
-        assert!(!format!("{failure:?}").contains("QTWAOYTT"), "{failure:?}");
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.reason, "UPSTREAM_UNAUTHENTICATED");
+        assert!(!format!("{error:?}").contains("QTWAOYTT"), "{error:?}");
     }
 }
 
@@ -94,23 +94,23 @@ fn credential(seen: &ReceivedRequest) -> &str {
 
 fn upstream_reply(seen: &ReceivedRequest, _: usize) -> Script {
     let path = seen.line.split(' ').nth(1).unwrap();
-    let (case, asked) = (&path[path.len() - 3..], &path[path.len() - 36..]);
+    let (case, share_id) = (&path[path.len() - 3..], &path[path.len() - 36..]);
     let (all, credential) = (echo(seen), credential(seen));
     let headers = [("x-request-id", credential), ("location", credential), ("server", credential)];
     match case {
         "200" => {
             let metadata = json!({"key": KEY_MATERIAL, "volume": "v"}).to_string();
-            let share = json!({"id": asked, "backup_id": "b", "from_project_id": "f", "to_project_id": "t", credential: 1,
+            let share = json!({"id": share_id, "backup_id": "b", "from_project_id": "f", "to_project_id": "t", credential: 1,
                 "backup": {"id": "b", "service_metadata": metadata, "description": metadata, "x": all}});
             reply(200, &headers, json!({"shared": share}).to_string())
         }
         "901" => reply(
             200,
             &headers,
-            json!({"shared": {"id": asked, "backup": {"size": credential, credential: [all]}, credential: "x"}}).to_string(),
+            json!({"shared": {"id": share_id, "backup": {"size": credential, credential: [all]}, credential: "x"}}).to_string(),
         ),
         "904" => {
-            let share = json!({"id": asked, "backup": {"service_metadata": {KEY_MATERIAL: KEY_MATERIAL}}});
+            let share = json!({"id": share_id, "backup": {"service_metadata": {KEY_MATERIAL: KEY_MATERIAL}}});
             reply(200, &headers, json!({"shared": share}).to_string())
         }
         "902" => vec![
@@ -133,8 +133,8 @@ fn identity_reply(seen: &ReceivedRequest, number: usize) -> Script {
         1 => reply(503, &[], error),
         2 => reply(201, &[("x-subject-token", GATEWAY_TOKEN)], document.to_string()),
         _ => {
-            let asked: Value = serde_json::from_slice(&seen.body).unwrap();
-            let password = asked["auth"]["identity"]["password"]["user"]["password"].as_str().unwrap();
+            let body: Value = serde_json::from_slice(&seen.body).unwrap();
+            let password = body["auth"]["identity"]["password"]["user"]["password"].as_str().unwrap();
             reply(404, &[("x-openstack-request-id", password)], error)
         }
     }

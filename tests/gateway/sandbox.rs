@@ -1,4 +1,4 @@
-//! The sandbox, alone and within the gateway.
+//! The command `sandbox`, and the sandbox within `serve`.
 
 use std::process::Stdio;
 
@@ -9,13 +9,12 @@ use crate::support::*;
 
 #[tokio::test]
 async fn sandbox_prints_example_commands() {
-    let mut command =
-        gateway_command(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    let mut command = serve_command(&["--sandbox"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut text = String::new();
     while !text.contains("vbs.v2.BackupShareService/GetBackupShare") {
-        text += &with_timeout("what to type", told.next_line()).await.unwrap().expect("a line");
+        text += &with_timeout("the example commands", stderr.next_line()).await.unwrap().expect("a line");
     }
     assert!(text.contains("backup-share-gateway get") && text.contains("grpcurl -plaintext"));
 }
@@ -24,10 +23,10 @@ async fn sandbox_prints_example_commands() {
 async fn sandbox_command_serves_alone_and_requires_token() {
     let mut command = gateway_command(&["sandbox", "--listen=127.0.0.1:0"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-    let line = with_timeout("its address", told.next_line()).await.unwrap().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = with_timeout("its address", stderr.next_line()).await.unwrap().unwrap();
     let url = line.rsplit(' ').next().unwrap();
-    let served = GatewayProcess::start(&["--upstream-url", url, "--allow-plaintext-upstream"]).await;
+    let served = GatewayProcess::start(&["--upstream-url", url, PLAINTEXT]).await;
     assert!(served.get(PROJECT, SHARE).await.status.success());
     let http = tokio::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap();
     let (mut reading, mut writing) = http.into_split();

@@ -18,7 +18,7 @@ async fn sigterm_and_sigint_exit_0() {
 
 #[tokio::test]
 async fn second_signal_ends_active_call_and_logs_it() {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
+    let upstream = Upstream::stalled().await;
     let flags = ["--drain-timeout=10m", "--attempt-timeout=10m", "--max-deadline=10m"];
     let mut gateway = GatewayProcess::with_upstream(&upstream, &flags).await;
     let mut get = gateway.get_command(PROJECT, SHARE, &["--deadline=10m"]);

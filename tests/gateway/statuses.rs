@@ -1,4 +1,4 @@
-//! The contract's table of statuses, row by row, through a real gRPC client.
+//! The contract's table of HTTP statuses, row by row.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::support::*;
 async fn upstream_request_id_is_read_from_every_known_header() {
     for header in ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"] {
         let upstream = Upstream::replying(500, &[(header, "req-of-the-upstream")], "").await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!(failure.metadata("upstreamRequestId"), Some("req-of-the-upstream"), "{header}");
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.metadata("upstreamRequestId"), Some("req-of-the-upstream"), "{header}");
     }
     let long = "x".repeat(300);
     let upstream = Upstream::replying(500, &[("x-request-id", &long)], "").await;
-    let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-    assert_eq!(failure.metadata("upstreamRequestId"), Some("x".repeat(128).as_str()));
+    let error = Gateway::with_upstream(&upstream).await.get_error().await;
+    assert_eq!(error.metadata("upstreamRequestId"), Some("x".repeat(128).as_str()));
 }
 
 const NOT_FOUND_BODY: &str = r#"{"itemNotFound":{"message":"The resource could not be found.","code":404}}"#;
 
-/// HTTP status, body, gRPC code, reason, whether the gateway tries again by itself.
+/// HTTP status, body, gRPC code, reason, whether the gateway retries.
 const ROWS: &[(u16, &str, Code, &str, bool)] = &[
     (400, "", Code::InvalidArgument, "UPSTREAM_BAD_REQUEST", false),
     (413, "", Code::InvalidArgument, "UPSTREAM_BAD_REQUEST", false),
@@ -55,7 +55,7 @@ const ROWS: &[(u16, &str, Code, &str, bool)] = &[
     (505, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
     (507, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
     (599, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
-    // Never followed, never a share.
+    // Redirects are not followed; other 2xx are not read as a share.
     (101, "", Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
     (201, DOCUMENTED, Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
     (202, DOCUMENTED, Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
@@ -78,22 +78,22 @@ async fn http_status_maps_to_code_reason_and_retries() {
         let script = reply(*status, &[("x-request-id", "req-upstream")], body);
         let upstream = Upstream::scripted(move |_, _| script.clone()).await;
         let gateway = Gateway::with_upstream(&upstream).await;
-        let failure = gateway.get_error().await;
-        assert_eq!(failure.outcome(), (*code, *reason), "{status}");
+        let error = gateway.get_error().await;
+        assert_eq!(error.outcome(), (*code, *reason), "{status}");
         let attempts = if *retried { 3 } else { 1 };
         assert_eq!(upstream.requests().len(), attempts, "attempts at {status}");
-        assert_eq!(failure.attempts(), Some(attempts.to_string().as_str()), "{status}");
-        assert_eq!(failure.metadata("httpStatus"), Some(status.to_string().as_str()));
-        assert_eq!(failure.metadata("upstreamRequestId"), Some("req-upstream"));
-        assert_eq!(failure.metadata("service"), Some("vbs"));
-        let says_when = matches!(status, 429 | 502 | 503);
+        assert_eq!(error.attempts(), Some(attempts.to_string().as_str()), "{status}");
+        assert_eq!(error.metadata("httpStatus"), Some(status.to_string().as_str()));
+        assert_eq!(error.metadata("upstreamRequestId"), Some("req-upstream"));
+        assert_eq!(error.metadata("service"), Some("vbs"));
+        let has_retry_info = matches!(status, 429 | 502 | 503);
         assert_eq!(
-            failure.retry_delay(),
-            says_when.then_some(Duration::from_secs(1)),
+            error.retry_delay(),
+            has_retry_info.then_some(Duration::from_secs(1)),
             "RetryInfo of {status}"
         );
-        let pushes_back = matches!(status, 429 | 503);
-        assert_eq!(failure.pushback(), pushes_back.then_some("1000"), "pushback of {status}");
+        let has_pushback = matches!(status, 429 | 503);
+        assert_eq!(error.pushback(), has_pushback.then_some("1000"), "pushback of {status}");
     }
 }
 
@@ -112,28 +112,28 @@ async fn sandbox_returns_every_documented_status() {
     let documented = [400, 401, 403, 404, 405, 406, 407, 408, 409, 500, 501, 502, 503, 504, 429];
     for status in documented {
         let id = format!("00000000-0000-4000-8000-000000000{status}");
-        let failure = gateway.call_error(request(PROJECT, &id)).await;
+        let error = gateway.call_error(request(PROJECT, &id)).await;
         let of_status = |row: &&(u16, &str, Code, &'static str, bool)| row.0 == status;
         let (_, _, code, reason, _) = ROWS.iter().find(of_status).unwrap();
-        assert_eq!(failure.outcome(), (*code, *reason), "{status}");
-        assert_eq!(failure.metadata("httpStatus"), Some(status.to_string().as_str()));
+        assert_eq!(error.outcome(), (*code, *reason), "{status}");
+        assert_eq!(error.metadata("httpStatus"), Some(status.to_string().as_str()));
     }
     let ok = "00000000-0000-4000-8000-000000000200";
     let share = gateway.call(request(PROJECT, ok)).await.unwrap().into_inner().backup_share.unwrap();
     assert_eq!(share.id.as_deref(), Some(ok));
-    let missing = gateway.call(request(PROJECT, "11111111-2222-4333-8444-555555555555")).await.unwrap_err();
-    assert_eq!(ErrorStatus::decode(missing).reason, "BACKUP_SHARE_NOT_FOUND");
+    let unknown = gateway.call_error(request(PROJECT, "11111111-2222-4333-8444-555555555555")).await;
+    assert_eq!(unknown.reason, "BACKUP_SHARE_NOT_FOUND");
 }
 
 #[tokio::test]
 async fn redirect_is_not_followed() {
-    let second = Upstream::scripted(|_, _| documented_reply()).await;
+    let second = Upstream::documented().await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("{}/elsewhere", second.url());
         let first = Upstream::replying(status, &[("location", &location)], "").await;
-        let failure = Gateway::with_upstream(&first).await.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
-        assert!(!format!("{failure:?}").contains("elsewhere"));
+        let error = Gateway::with_upstream(&first).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
+        assert!(!format!("{error:?}").contains("elsewhere"));
     }
     assert_eq!(second.connections(), 0);
 }

@@ -94,7 +94,7 @@ async fn certificate_reload_fails_no_call_and_refuses_invalid_pair() {
     let gateway = start_sandbox(files.tls_flags(), &["--drain-delay=5s"]).await;
     let load = load(&gateway, files.client_tls(None));
     // Replaced in place. 2090-01-01T00:00:00Z
-    files.put(&files.servers.issue_until(&[dns("localhost")], 2090));
+    files.write_server_pair(&files.servers.issue_until(&[dns("localhost")], 2090));
     expiry_becomes(&gateway, 3_786_912_000.0).await;
     let before = gateway.metric("tls_reload_failures_total").await;
     std::fs::write(files.path("tls.crt"), "half a certif").unwrap();
@@ -104,7 +104,7 @@ async fn certificate_reload_fails_no_call_and_refuses_invalid_pair() {
     gateway.metric_becomes("tls_reload_failures_total", before + 2.0).await;
     expiry_becomes(&gateway, 3_786_912_000.0).await;
     // 2080-01-01T00:00:00Z
-    files.put(&files.servers.issue_until(&[dns("localhost")], 2080));
+    files.write_server_pair(&files.servers.issue_until(&[dns("localhost")], 2080));
     expiry_becomes(&gateway, 3_471_292_800.0).await;
     gateway.shutdown.drain.cancel();
     assert!(with_timeout("the load", load).await.unwrap() > 0);
@@ -120,12 +120,12 @@ fn link(target: &Path, link: &Path) {
 async fn swapped_mounted_secret_is_reloaded() {
     // As the kubelet does it: tls.crt -> ..data/tls.crt, ..data -> a directory; the update replaces the link ..data.
     let files = TlsFiles::new();
-    let root = files.folder.path().join("mounted");
-    for (folder, year) in [("one", 2090), ("two", 2080)] {
+    let root = files.directory.path().join("mounted");
+    for (directory, year) in [("one", 2090), ("two", 2080)] {
         let pair = files.servers.issue_until(&[dns("localhost")], year);
-        std::fs::create_dir_all(root.join(folder)).unwrap();
-        std::fs::write(root.join(folder).join("tls.crt"), pair.certificate).unwrap();
-        std::fs::write(root.join(folder).join("tls.key"), pair.key).unwrap();
+        std::fs::create_dir_all(root.join(directory)).unwrap();
+        std::fs::write(root.join(directory).join("tls.crt"), pair.certificate).unwrap();
+        std::fs::write(root.join(directory).join("tls.key"), pair.key).unwrap();
     }
     link(Path::new("one"), &root.join("..data"));
     for name in ["tls.crt", "tls.key"] {

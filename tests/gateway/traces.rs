@@ -57,15 +57,15 @@ async fn call_has_server_span_and_each_attempt_client_span() {
     })
     .await;
     let url = upstream.url();
-    let flags = ["--upstream-url", &url, "--allow-plaintext-upstream", "--log=trace"];
+    let flags = ["--upstream-url", &url, PLAINTEXT, "--log=trace"];
     let mut command = traced(&format!("http://{}", collector.address), &flags);
     command.env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{SECRET}"));
     let mut gateway = GatewayProcess::spawn(command).await;
     let call = RawRequest::call()
         .header("traceparent", &format!("00-{TRACE}-{CALLER}-01"))
         .header("tracestate", "vendor=value");
-    let answer = call.send(gateway.grpc.parse().unwrap()).await;
-    assert_eq!(answer.status().code(), tonic::Code::Ok);
+    let response = call.send(gateway.grpc.parse().unwrap()).await;
+    assert_eq!(response.status().code(), tonic::Code::Ok);
     loop {
         let line = gateway.line().await;
         assert!(!line.to_string().contains(SECRET), "{line}");
@@ -163,9 +163,9 @@ async fn only_server_fault_codes_mark_server_span_as_error() {
 #[tokio::test]
 async fn caller_sampling_and_standard_variables_apply() {
     let collector = Collector::start().await;
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let url = upstream.url();
-    let flags = ["--upstream-url", &url, "--allow-plaintext-upstream"];
+    let flags = ["--upstream-url", &url, PLAINTEXT];
     let mut command = traced(&format!("http://{}", collector.address), &flags);
     command.env("OTEL_SERVICE_NAME", "vbs-edge").env("OTEL_TRACES_SAMPLER", "parentbased_always_off");
     let gateway = GatewayProcess::spawn(command).await;

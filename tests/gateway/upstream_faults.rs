@@ -23,7 +23,7 @@ async fn check_fault(fault: &str, script: Script, flags: &[&str], outcome: (Code
         false => script.clone(),
     })
     .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, flags).await;
+    let gateway = Gateway::with_flags(&upstream, flags).await;
     let mut client = gateway.client().await;
     let began = Instant::now();
     let call = client.get_backup_share(request(PROJECT, SHARE));
@@ -104,7 +104,7 @@ async fn endless_body_is_too_large_and_not_read_further() {
     let upstream =
         Upstream::scripted(move |_, number| if number == 1 { script.clone() } else { documented_reply() })
             .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER]).await;
     assert_eq!(gateway.get_error().await.reason, "UPSTREAM_RESPONSE_TOO_LARGE");
     gateway.get().await.unwrap();
     assert_eq!(upstream.connections(), 2, "the first connection is closed");
@@ -115,7 +115,7 @@ async fn reply_longer_than_content_length_is_read_to_content_length() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
     let upstream =
         Upstream::scripted(move |_, _| vec![send(&head), send(DOCUMENTED), send("more"), Step::Close]).await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
     gateway.get().await.unwrap();
 }
@@ -139,10 +139,10 @@ async fn connection_closed_after_accept_is_lost() {
         }
         listener
     });
-    let gateway = Gateway::start(&[&url, "--allow-plaintext-upstream"]).await;
-    let failure = gateway.get_error().await;
-    assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_CONNECTION_LOST"));
-    assert_eq!(failure.attempts(), Some("3"));
+    let gateway = Gateway::start(&[&url, PLAINTEXT]).await;
+    let error = gateway.get_error().await;
+    assert_eq!(error.outcome(), (Code::Unavailable, "UPSTREAM_CONNECTION_LOST"));
+    assert_eq!(error.attempts(), Some("3"));
     let _upstream =
         Upstream::on(with_timeout("three connections", closing).await.unwrap(), |_, _| documented_reply());
     gateway.get().await.unwrap();
@@ -152,15 +152,15 @@ async fn connection_closed_after_accept_is_lost() {
 async fn closed_port_and_unknown_host_are_unreachable() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for url in [format!("http://{gone}"), "http://no-such-host.invalid".to_owned()] {
-        let gateway = Gateway::start(&[&format!("--upstream-url={url}"), "--allow-plaintext-upstream"]).await;
-        let failure = gateway.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{url}");
-        assert_eq!((failure.attempts(), failure.metadata("service")), (Some("3"), Some("vbs")));
-        assert_eq!(failure.metadata("httpStatus"), None);
+        let gateway = Gateway::start(&[&format!("--upstream-url={url}"), PLAINTEXT]).await;
+        let error = gateway.get_error().await;
+        assert_eq!(error.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{url}");
+        assert_eq!((error.attempts(), error.metadata("service")), (Some("3"), Some("vbs")));
+        assert_eq!(error.metadata("httpStatus"), None);
         assert!(
-            !failure.message.contains("http:") && !failure.message.contains("127.0.0.1"),
+            !error.message.contains("http:") && !error.message.contains("127.0.0.1"),
             "{}",
-            failure.message
+            error.message
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to the upstream: which are reused, which are closed, and what a stale one costs.
+//! The pool of upstream connections: reuse, idle time, lifetime, and stale connections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn bytes_after_complete_reply_are_not_next_reply() {
         _ => documented_reply(),
     })
     .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER]).await;
     for _ in 0..3 {
         let share = gateway.get().await.unwrap().into_inner().backup_share.unwrap();
         assert_eq!(share.backup.unwrap().name.as_deref(), Some("lbf"));
@@ -30,8 +30,8 @@ async fn stale_connection_costs_no_retry_token() {
     // Each connection serves one request, and is closed at the next one.
     let upstream = Upstream::scripted({
         let seen_connections = std::sync::Mutex::new(std::collections::HashSet::new());
-        move |seen, _| {
-            if seen_connections.lock().unwrap().insert(seen.connection) {
+        move |request, _| {
+            if seen_connections.lock().unwrap().insert(request.connection) {
                 documented_reply()
             } else {
                 vec![Step::Close]
@@ -39,7 +39,7 @@ async fn stale_connection_costs_no_retry_token() {
         }
     })
     .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-attempts=1"]).await;
+    let gateway = Gateway::with_flags(&upstream, &["--max-attempts=1"]).await;
     let mut client = gateway.client().await;
     for _ in 0..20 {
         // A call that must not be retried succeeds, too.
@@ -69,7 +69,7 @@ async fn one_request(
 #[tokio::test]
 async fn idle_timeout_closes_pooled_connection() {
     let (url, upstream) = one_request(async |_| ()).await;
-    let flags = ["--allow-plaintext-upstream", "--upstream-idle-timeout=100ms", &url];
+    let flags = [PLAINTEXT, "--upstream-idle-timeout=100ms", &url];
     let gateway = Gateway::start(&flags).await;
     let (share, ()) = tokio::join!(gateway.get(), upstream);
     share.unwrap();
@@ -79,7 +79,7 @@ async fn idle_timeout_closes_pooled_connection() {
 async fn pooled_connection_closed_by_upstream_costs_no_retry() {
     let (url, upstream) = one_request(async |stream| stream.shutdown().await.unwrap()).await;
     let address = url.rsplit("//").next().unwrap().parse().unwrap();
-    let gateway = Gateway::start(&[ONE_WORKER, "--allow-plaintext-upstream", &url]).await;
+    let gateway = Gateway::start(&[ONE_WORKER, PLAINTEXT, &url]).await;
     let (share, ()) = tokio::join!(gateway.get(), upstream);
     share.unwrap();
     let _upstream =
@@ -90,8 +90,8 @@ async fn pooled_connection_closed_by_upstream_costs_no_retry() {
 
 #[tokio::test]
 async fn worker_reuses_only_the_connections_that_it_opened() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &["--workers=3"]).await;
+    let upstream = Upstream::documented().await;
+    let gateway = Gateway::with_flags(&upstream, &["--workers=3"]).await;
     // Two for each worker: a new connection goes to the worker that has the fewest.
     let mut clients = Vec::new();
     for _ in 0..6 {
@@ -113,27 +113,29 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
 
 #[tokio::test]
 async fn closing_upstream_sees_each_attempt_once() {
-    let upstream =
-        Upstream::scripted(|_, number| if number == 1 { documented_reply() } else { vec![Step::Close] })
-            .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    let upstream = Upstream::documented_once_then(vec![Step::Close]).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER]).await;
     gateway.get().await.unwrap();
-    let failure = gateway.get_error().await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("3")));
+    let error = gateway.get_error().await;
+    assert_eq!((error.reason.as_str(), error.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("3")));
     // The first call, the stale connection, and three attempts on connections of their own.
     assert_eq!((upstream.requests().len(), upstream.connections()), (5, 4));
+}
+
+/// A gateway without retries that has one pooled connection, on which the next request gets `script`.
+async fn gateway_with_pooled_connection(script: Script) -> (Gateway, Upstream) {
+    let upstream = Upstream::documented_once_then(script).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+    gateway.get().await.unwrap();
+    (gateway, upstream)
 }
 
 #[tokio::test]
 async fn reused_connection_with_invalid_http_is_not_stale() {
     let broken = vec![send("220 mail.example ESMTP\r\n"), Step::Close];
-    let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
-            .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
-    gateway.get().await.unwrap();
-    let failure = gateway.get_error().await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
+    let (gateway, upstream) = gateway_with_pooled_connection(broken).await;
+    let error = gateway.get_error().await;
+    assert_eq!((error.reason.as_str(), error.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
     assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
     assert_eq!(gateway.metric(r#"upstream_retries_total{reason="stale"}"#).await, 0.0);
 }
@@ -146,7 +148,7 @@ async fn reused_connection_closed_before_complete_head_is_stale() {
             move |_, number| if number == 2 { broken.clone() } else { documented_reply() },
         )
         .await;
-        let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
+        let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
         gateway.get().await.unwrap();
         gateway.get().await.unwrap_or_else(|_| panic!("after {half:?}"));
         assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2), "{half:?}");
@@ -158,13 +160,9 @@ async fn reused_connection_closed_before_complete_head_is_stale() {
 #[tokio::test]
 async fn stale_connection_is_repeated_once() {
     let broken = vec![send("HTTP/1.1 200 OK\r\nContent-Len"), Step::Close];
-    let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
-            .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
-    gateway.get().await.unwrap();
-    let failure = gateway.get_error().await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
+    let (gateway, upstream) = gateway_with_pooled_connection(broken).await;
+    let error = gateway.get_error().await;
+    assert_eq!((error.reason.as_str(), error.attempts()), ("UPSTREAM_CONNECTION_LOST", Some("1")));
     assert_eq!((upstream.requests().len(), upstream.connections()), (3, 2));
 }
 
@@ -172,11 +170,7 @@ async fn stale_connection_is_repeated_once() {
 async fn reused_connection_closed_in_body_is_not_stale() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", DOCUMENTED.len());
     let broken = vec![send(&head), send("{"), Step::Close];
-    let upstream =
-        Upstream::scripted(move |_, number| if number == 1 { documented_reply() } else { broken.clone() })
-            .await;
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER, "--max-attempts=1"]).await;
-    gateway.get().await.unwrap();
+    let (gateway, upstream) = gateway_with_pooled_connection(broken).await;
     assert_eq!(gateway.get_error().await.reason, "UPSTREAM_CONNECTION_LOST");
     assert_eq!((upstream.requests().len(), upstream.connections()), (2, 1));
 }
@@ -187,7 +181,7 @@ async fn connection_lifetime_closes_all_connections_of_a_worker() {
     let slow = [vec![Step::Pause(Duration::from_millis(20))], documented_reply()].concat();
     let upstream = Upstream::scripted(move |_, _| slow.clone()).await;
     let flags = [ONE_WORKER, "--upstream-connection-lifetime=500ms"];
-    let gateway = Gateway::with_upstream_and_flags(&upstream, &flags).await;
+    let gateway = Gateway::with_flags(&upstream, &flags).await;
     while upstream.connections() < 2 {
         let (one, other) = tokio::join!(gateway.get(), gateway.get());
         one.unwrap();
@@ -205,12 +199,9 @@ async fn connection_lifetime_closes_all_connections_of_a_worker() {
 
 #[tokio::test]
 async fn connection_lifetime_loses_no_call() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
-    let gateway = Gateway::with_upstream_and_flags(
-        &upstream,
-        &["--upstream-connection-lifetime=20ms", "--max-attempts=1"],
-    )
-    .await;
+    let upstream = Upstream::documented().await;
+    let gateway =
+        Gateway::with_flags(&upstream, &["--upstream-connection-lifetime=20ms", "--max-attempts=1"]).await;
     let callers: Vec<_> = (0..4)
         .map(|_| {
             let grpc = gateway.client();
@@ -225,10 +216,10 @@ async fn connection_lifetime_loses_no_call() {
         .collect();
     futures_util::future::join_all(callers).await;
     assert!(upstream.connections() > 4, "{} connections", upstream.connections());
-    let kept = Gateway::with_upstream_and_flags(&upstream, &[ONE_WORKER]).await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER]).await;
     let before = upstream.connections();
     for _ in 0..20 {
-        kept.get().await.unwrap();
+        gateway.get().await.unwrap();
     }
     assert_eq!(upstream.connections(), before + 1, "within its lifetime a connection is kept");
 }

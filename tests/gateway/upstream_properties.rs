@@ -1,11 +1,11 @@
-//! Whatever the upstream sends: never a panic, and never an OK with what the JSON does not hold.
+//! Property tests with generated replies: no panic, and no OK with values that the JSON does not hold.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::support::*;
 
-/// Any JSON value, not too deep.
+/// Any JSON value of limited depth.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -45,7 +45,7 @@ fn key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The documented share, with some of its values replaced by any others.
+/// The documented share with some values replaced.
 fn any_share() -> impl Strategy<Value = Value> {
     let documented: Value = serde_json::from_str(DOCUMENTED).unwrap();
     let keys: Vec<String> = documented["shared"].as_object().unwrap().keys().cloned().collect();
@@ -65,7 +65,7 @@ fn any_share() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Whether each string, number and flag of the reply stands in the JSON at its place.
+/// Whether each string, number and boolean of the reply equals the one in the JSON.
 fn holds(body: &Value, reply: &backup_share_gateway::proto::BackupShare) -> bool {
     let shared = &body["shared"];
     let empty = Map::new();
@@ -99,7 +99,7 @@ fn holds(body: &Value, reply: &backup_share_gateway::proto::BackupShare) -> bool
     all
 }
 
-/// Runs `cases` of a strategy's values through a whole gateway, one upstream reply each.
+/// Sends generated upstream replies through a gateway.
 fn through_the_gateway(
     strategy: impl Strategy<Value = (u16, Vec<u8>)>,
     cases: u32,
@@ -114,7 +114,7 @@ fn through_the_gateway(
             reply(status, &[], body)
         })
         .await;
-        let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-attempts=1"]).await;
+        let gateway = Gateway::with_flags(&upstream, &["--max-attempts=1"]).await;
         let client = gateway.client().await;
         (upstream, gateway, client)
     });
@@ -150,8 +150,8 @@ fn is_ok_only_by_what_the_json_holds(
             let body: Value = serde_json::from_slice(body).expect("an OK out of what is no JSON");
             assert!(status == 200 && holds(&body, &share), "{share:?} out of {body}");
         }
-        Err(failure) => {
-            assert!(failure.reason.starts_with("UPSTREAM_") || failure.reason == "BACKUP_SHARE_NOT_FOUND")
+        Err(error) => {
+            assert!(error.reason.starts_with("UPSTREAM_") || error.reason == "BACKUP_SHARE_NOT_FOUND")
         }
     }
 }

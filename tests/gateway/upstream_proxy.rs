@@ -6,8 +6,8 @@ use crate::support::*;
 
 #[tokio::test]
 async fn forward_proxy_is_used() {
-    let proxy = Upstream::scripted(|_, _| documented_reply()).await;
-    let flags = ["--upstream-url=http://vbs.example", "--allow-plaintext-upstream", "--upstream-proxy"];
+    let proxy = Upstream::documented().await;
+    let flags = ["--upstream-url=http://vbs.example", PLAINTEXT, "--upstream-proxy"];
     let gateway = Gateway::start(&[&flags[..], &[&proxy.url()]].concat()).await;
     gateway.get().await.unwrap();
     assert_eq!(
@@ -21,9 +21,9 @@ async fn proxy_authentication_required_is_internal() {
     let proxy = Upstream::replying(407, &[("proxy-authenticate", "Basic")], "").await;
     for scheme in ["http", "https"] {
         let url = format!("--upstream-url={scheme}://vbs.example");
-        let flags = [url.as_str(), "--allow-plaintext-upstream", "--upstream-proxy", &proxy.url()];
-        let failure = Gateway::start(&flags).await.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_PROXY_AUTHENTICATION_REQUIRED"), "{scheme}");
+        let flags = [url.as_str(), PLAINTEXT, "--upstream-proxy", &proxy.url()];
+        let error = Gateway::start(&flags).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_PROXY_AUTHENTICATION_REQUIRED"), "{scheme}");
     }
     let tunnel = proxy.requests().pop().unwrap();
     assert_eq!(
@@ -36,7 +36,7 @@ async fn proxy_authentication_required_is_internal() {
 async fn proxy_credentials_are_sent_to_proxy() {
     // The example of RFC 7617, section 2.
     const BASIC: &str = "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==";
-    let proxy = Upstream::scripted(|_, _| documented_reply()).await;
+    let proxy = Upstream::documented().await;
     let with_credentials = proxy.url().replace("://", "://Aladdin:open%20sesame@");
     for scheme in ["http", "https"] {
         let url = format!("--upstream-url={scheme}://vbs.example");

@@ -1,4 +1,4 @@
-//! The JSON of a share: what is read, what is left unset, what is malformed, each with its path.
+//! The JSON of a share: which fields are set, which stay unset, and which values are malformed, reported with their path.
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -27,13 +27,13 @@ async fn read(body: impl AsRef<[u8]>) -> BackupShare {
     Gateway::with_upstream(&upstream).await.get().await.unwrap().into_inner().backup_share.unwrap()
 }
 
-/// The message that follows the sentence for a malformed reply.
+/// The detail in the message of a malformed reply.
 async fn malformed(body: impl AsRef<[u8]>) -> String {
     let upstream = Upstream::replying(200, &[("x-request-id", "req-1")], body).await;
-    let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-    assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"));
-    assert_eq!(failure.metadata("upstreamRequestId"), Some("req-1"));
-    failure.message.split_once(": ").unwrap().1.to_owned()
+    let error = Gateway::with_upstream(&upstream).await.get_error().await;
+    assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"));
+    assert_eq!(error.metadata("upstreamRequestId"), Some("req-1"));
+    error.message.split_once(": ").unwrap().1.to_owned()
 }
 
 const OPTIONAL_SHARE: [&str; 3] = ["created_at", "updated_at", "backup"];
@@ -291,14 +291,14 @@ async fn strings_with_special_characters_are_unchanged() {
     let backup = read(changed(|share| {
         share["backup"]["service_metadata"] = json!(metadata);
         share["backup"]["description"] = json!(description);
-        share["backup"]["status"] = json!("a word that nobody knows");
+        share["backup"]["status"] = json!("an unknown status");
     }))
     .await
     .backup
     .unwrap();
     assert_eq!(backup.service_metadata.as_deref(), Some(metadata));
     assert_eq!(backup.description.as_deref(), Some(description));
-    assert_eq!(backup.status.as_deref(), Some("a word that nobody knows"));
+    assert_eq!(backup.status.as_deref(), Some("an unknown status"));
 }
 
 #[tokio::test]
@@ -323,9 +323,7 @@ async fn reply_with_100_000_unknown_keys_is_read_in_time() {
     let upstream = Upstream::replying(200, &[], body).await;
     let gateway = Gateway::with_upstream(&upstream).await;
     let token: String = (0..32_768_u32).map(|at| char::from_digit(at % 36, 36).unwrap()).collect();
-    let mut asked = request_without_token(PROJECT, SHARE);
-    asked.metadata_mut().insert("x-auth-token", token.parse().unwrap());
-    gateway.call(asked).await.unwrap();
+    gateway.call(request_with(&[("x-auth-token", &token)])).await.unwrap();
     assert_eq!(gateway.metric("upstream_unknown_fields_total").await, 100_000.0);
 }
 
@@ -349,10 +347,10 @@ async fn body_without_share_is_malformed_and_not_retried() {
         ["", " ", html, "{", "null", "[]", "42", "{}", r#"{"shared":null}"#, r#"{"error":{"message":"x"}}"#]
     {
         let upstream = Upstream::replying(200, &[], body).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"), "{body}");
-        assert_eq!(failure.attempts(), Some("1"));
-        assert!(!failure.message.contains("Login"), "{}", failure.message);
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"), "{body}");
+        assert_eq!(error.attempts(), Some("1"));
+        assert!(!error.message.contains("Login"), "{}", error.message);
     }
 }
 
@@ -374,11 +372,11 @@ async fn share_over_size_limit_is_too_large_in_every_framing() {
     let until_close = vec![Step::Send(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()), Step::Close];
     for script in [with_length, vec![Step::Send(chunked.into_bytes())], until_close] {
         let upstream = Upstream::scripted(move |_, _| script.clone()).await;
-        let gateway = Gateway::with_upstream_and_flags(&upstream, &["--max-response-bytes=4KiB"]).await;
-        let failure = gateway.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
-        assert_eq!((failure.attempts(), failure.metadata("httpStatus")), (Some("1"), Some("200")));
-        let roomy = Gateway::with_upstream_and_flags(&upstream, &["--max-response-bytes=64KiB"]).await;
+        let gateway = Gateway::with_flags(&upstream, &["--max-response-bytes=4KiB"]).await;
+        let error = gateway.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
+        assert_eq!((error.attempts(), error.metadata("httpStatus")), (Some("1"), Some("200")));
+        let roomy = Gateway::with_flags(&upstream, &["--max-response-bytes=64KiB"]).await;
         roomy.get().await.unwrap();
     }
 }
@@ -391,18 +389,15 @@ async fn error_body_over_size_limit_is_ignored() {
         [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
     {
         let upstream = Upstream::replying(status, &[], &body).await;
-        let failure = Gateway::with_upstream_and_flags(&upstream, &["--max-response-bytes=4KiB"])
-            .await
-            .get_error()
-            .await;
-        assert_eq!(failure.reason, reason);
-        assert!(!failure.message.contains("xxx"), "{}", failure.message);
+        let error = Gateway::with_flags(&upstream, &["--max-response-bytes=4KiB"]).await.get_error().await;
+        assert_eq!(error.reason, reason);
+        assert!(!error.message.contains("xxx"), "{}", error.message);
     }
 }
 
 #[tokio::test]
 async fn content_encoding_is_malformed() {
-    // gzip of nothing in particular; no Accept-Encoding was sent.
+    // An empty gzip stream; the request had no Accept-Encoding.
     let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
     for (headers, body) in [
         (&[("content-encoding", "gzip")][..], &gzip[..]),
@@ -410,8 +405,8 @@ async fn content_encoding_is_malformed() {
         (&[("content-encoding", "br")][..], DOCUMENTED.as_bytes()),
     ] {
         let upstream = Upstream::replying(200, headers, body).await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!(failure.reason, "UPSTREAM_MALFORMED_RESPONSE");
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.reason, "UPSTREAM_MALFORMED_RESPONSE");
         assert_eq!(upstream.requests()[0].header("accept-encoding"), None);
     }
 }

@@ -1,12 +1,12 @@
-//! What the upstream gets to see of a call.
+//! The request that the upstream receives: route, headers, trace context.
 
 use crate::support::*;
 
 #[tokio::test]
 async fn upstream_request_holds_only_contract_headers() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let mut asked = request(PROJECT, &SHARE.to_uppercase());
+    let mut call = request(PROJECT, &SHARE.to_uppercase());
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     for (name, value) in [
         ("x-request-id", "my-request"),
@@ -18,9 +18,9 @@ async fn upstream_request_holds_only_contract_headers() {
         ("x-forwarded-for", "10.0.0.1"),
         ("accept-encoding", "gzip"),
     ] {
-        asked.metadata_mut().insert(name, value.parse().unwrap());
+        call.metadata_mut().insert(name, value.parse().unwrap());
     }
-    let reply = gateway.call(asked).await.unwrap();
+    let reply = gateway.call(call).await.unwrap();
     assert_eq!(reply.metadata().get("x-request-id").unwrap(), "my-request");
 
     let requests = upstream.requests();
@@ -45,9 +45,9 @@ async fn upstream_request_holds_only_contract_headers() {
 
 #[tokio::test]
 async fn upstream_url_path_precedes_route() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let url = format!("--upstream-url={}/vbs/", upstream.url());
-    let gateway = Gateway::start(&[&url, "--allow-plaintext-upstream"]).await;
+    let gateway = Gateway::start(&[&url, PLAINTEXT]).await;
     gateway.get().await.unwrap();
     assert_eq!(
         upstream.requests()[0].line,
@@ -57,7 +57,7 @@ async fn upstream_url_path_precedes_route() {
 
 #[tokio::test]
 async fn invalid_trace_context_and_request_id_are_replaced() {
-    let upstream = Upstream::scripted(|_, _| documented_reply()).await;
+    let upstream = Upstream::documented().await;
     let gateway = Gateway::with_upstream(&upstream).await;
     for traceparent in [
         "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
@@ -67,15 +67,16 @@ async fn invalid_trace_context_and_request_id_are_replaced() {
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
         "nonsense",
     ] {
-        let mut asked = request(PROJECT, SHARE);
-        asked.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
-        asked.metadata_mut().insert("tracestate", "vendor=1".parse().unwrap());
-        asked.metadata_mut().insert("x-request-id", "with a blank".parse().unwrap());
-        let reply = gateway.call(asked).await.unwrap();
+        let call = request_with(&[
+            ("traceparent", traceparent),
+            ("tracestate", "vendor=1"),
+            ("x-request-id", "with a blank"),
+        ]);
+        let reply = gateway.call(call).await.unwrap();
         let seen = upstream.requests().pop().unwrap();
         assert_eq!((seen.header("traceparent"), seen.header("tracestate")), (None, None), "{traceparent}");
-        let made = seen.header("x-request-id").unwrap();
-        assert_eq!(reply.metadata().get("x-request-id").unwrap(), made);
-        assert!(made.len() == 32 && made.bytes().all(|b| b.is_ascii_hexdigit()), "{made}");
+        let request_id = seen.header("x-request-id").unwrap();
+        assert_eq!(reply.metadata().get("x-request-id").unwrap(), request_id);
+        assert!(request_id.len() == 32 && request_id.bytes().all(|b| b.is_ascii_hexdigit()), "{request_id}");
     }
 }

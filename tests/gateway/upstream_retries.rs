@@ -47,16 +47,16 @@ async fn attempts_have_equal_headers() {
 #[tokio::test]
 async fn max_attempts_1_disables_retries() {
     let upstream = Upstream::replying(503, &[], "").await;
-    let failure = Gateway::with_upstream_and_flags(&upstream, &["--max-attempts=1"]).await.get_error().await;
-    assert_eq!((failure.attempts(), upstream.requests().len()), (Some("1"), 1));
+    let error = Gateway::with_flags(&upstream, &["--max-attempts=1"]).await.get_error().await;
+    assert_eq!((error.attempts(), upstream.requests().len()), (Some("1"), 1));
 }
 
 #[tokio::test]
 async fn client_retry_disables_gateway_retries() {
     let upstream = failing_first(vec![reply(503, &[], "")]).await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let failure = gateway.call_error(client_retry()).await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_UNAVAILABLE", Some("1")));
+    let error = gateway.call_error(client_retry()).await;
+    assert_eq!((error.reason.as_str(), error.attempts()), ("UPSTREAM_UNAVAILABLE", Some("1")));
 }
 
 #[tokio::test]
@@ -85,10 +85,10 @@ async fn retry_after_beyond_deadline_ends_call_and_is_passed_on() {
         (429, Code::ResourceExhausted, far.as_str(), 3600),
     ] {
         let upstream = Upstream::replying(status, &[("retry-after", value)], "").await;
-        let failure = Gateway::with_upstream(&upstream).await.get_error().await;
-        assert_eq!((failure.code, failure.attempts()), (code, Some("1")), "{status} {value}");
-        assert_eq!(failure.retry_delay(), Some(Duration::from_secs(delay)));
-        assert_eq!(failure.pushback(), Some((delay * 1000).to_string().as_str()));
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!((error.code, error.attempts()), (code, Some("1")), "{status} {value}");
+        assert_eq!(error.retry_delay(), Some(Duration::from_secs(delay)));
+        assert_eq!(error.pushback(), Some((delay * 1000).to_string().as_str()));
     }
 }
 
@@ -96,9 +96,9 @@ async fn retry_after_beyond_deadline_ends_call_and_is_passed_on() {
 async fn unreadable_retry_after_counts_as_missing() {
     for value in ["soon", "-1", "1.5", ""] {
         let limited = Upstream::replying(429, &[("retry-after", value)], "").await;
-        let failure = Gateway::with_upstream(&limited).await.get_error().await;
+        let error = Gateway::with_upstream(&limited).await.get_error().await;
         assert_eq!(
-            (failure.attempts(), failure.retry_delay()),
+            (error.attempts(), error.retry_delay()),
             (Some("1"), Some(Duration::from_secs(1))),
             "{value}"
         );
@@ -111,10 +111,10 @@ async fn unreadable_retry_after_counts_as_missing() {
 async fn retry_never_waits_past_deadline() {
     let upstream = Upstream::replying(503, &[("retry-after", "2")], "").await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let mut asked = request(PROJECT, SHARE);
-    asked.set_timeout(Duration::from_secs(1));
-    let failure = gateway.call_error(asked).await;
-    assert_eq!((failure.reason.as_str(), failure.attempts()), ("UPSTREAM_UNAVAILABLE", Some("1")));
+    let mut call = request(PROJECT, SHARE);
+    call.set_timeout(Duration::from_secs(1));
+    let error = gateway.call_error(call).await;
+    assert_eq!((error.reason.as_str(), error.attempts()), ("UPSTREAM_UNAVAILABLE", Some("1")));
 }
 
 #[tokio::test]
@@ -145,6 +145,6 @@ async fn ten_successes_return_one_retry_token() {
     }
     assert_eq!(outcomes.iter().filter(|ok| **ok).count(), 10);
     assert!((gateway.metric("upstream_retry_tokens").await - 6.0).abs() < 1e-9);
-    let failure = ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
-    assert_eq!(failure.attempts(), Some("2"), "one token over five is one retry");
+    let error = ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
+    assert_eq!(error.attempts(), Some("2"), "one token over five is one retry");
 }

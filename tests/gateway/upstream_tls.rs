@@ -1,4 +1,4 @@
-//! The TLS connection to the upstream, and whose certificate is accepted.
+//! TLS to the upstream: the handshake, and which certificates are accepted.
 
 use tokio::net::TcpListener;
 use tonic::Code;
@@ -12,8 +12,8 @@ async fn silent_tls_upstream_is_unreachable_after_connect_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--upstream-url=https://{}", silent.local_addr().unwrap());
     let gateway = Gateway::start(&[&url, "--connect-timeout=200ms"]).await;
-    let failure = gateway.get_error().await;
-    assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"));
+    let error = gateway.get_error().await;
+    assert_eq!(error.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"));
 }
 
 #[tokio::test]
@@ -28,13 +28,12 @@ async fn upstream_certificate_is_verified_by_ca_and_name() {
     let url = |host: &str| format!("--upstream-url=https://{host}:{port}");
 
     Gateway::start(&[&url("localhost"), &ca]).await.get().await.unwrap();
-    for (why, flags) in [
-        ("signed by another", vec![url("localhost"), other_ca]),
-        ("not among the system's", vec![url("localhost")]),
-        ("of another name", vec![url("127.0.0.1"), ca]),
+    for (case, flags) in [
+        ("another CA", vec![url("localhost"), other_ca]),
+        ("not a CA of the system", vec![url("localhost")]),
+        ("another name", vec![url("127.0.0.1"), ca]),
     ] {
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let failure = Gateway::start(&flags).await.get_error().await;
-        assert_eq!(failure.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{why}");
+        let error = Gateway::start(&strs(&flags)).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{case}");
     }
 }

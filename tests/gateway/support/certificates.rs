@@ -17,7 +17,7 @@ pub struct CertificateAuthority {
 }
 
 /// A certificate with its key, in PEM.
-pub struct Pair {
+pub struct CertificateAndKey {
     pub certificate: String,
     pub key: String,
 }
@@ -31,16 +31,19 @@ impl CertificateAuthority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    pub fn issue(&self, names: &[SanType]) -> Pair {
+    pub fn issue(&self, names: &[SanType]) -> CertificateAndKey {
         self.issue_until(names, 2099)
     }
 
-    pub fn issue_until(&self, names: &[SanType], year: i32) -> Pair {
+    pub fn issue_until(&self, names: &[SanType], year: i32) -> CertificateAndKey {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        Pair { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+        CertificateAndKey {
+            certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
     }
 }
 
@@ -54,7 +57,7 @@ pub fn uri(name: &str) -> SanType {
 
 /// A directory with a gateway's files, and the flags that name them.
 pub struct TlsFiles {
-    pub folder: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     pub servers: CertificateAuthority,
     pub callers: CertificateAuthority,
 }
@@ -62,20 +65,20 @@ pub struct TlsFiles {
 impl TlsFiles {
     pub fn new() -> Self {
         let files = Self {
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
             servers: CertificateAuthority::new(),
             callers: CertificateAuthority::new(),
         };
-        files.put(&files.servers.issue(&[dns("localhost")]));
+        files.write_server_pair(&files.servers.issue(&[dns("localhost")]));
         std::fs::write(files.path("clients.pem"), &files.callers.pem).unwrap();
         files
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
-    pub fn put(&self, pair: &Pair) {
+    pub fn write_server_pair(&self, pair: &CertificateAndKey) {
         std::fs::write(self.path("tls.crt"), &pair.certificate).unwrap();
         std::fs::write(self.path("tls.key"), &pair.key).unwrap();
     }
@@ -130,7 +133,7 @@ impl TlsFiles {
         files.chain(["--tls-server-name=localhost".into()]).collect()
     }
 
-    pub fn client_tls(&self, identity: Option<&Pair>) -> ClientTlsConfig {
+    pub fn client_tls(&self, identity: Option<&CertificateAndKey>) -> ClientTlsConfig {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&self.servers.pem))
             .domain_name("localhost");

@@ -30,7 +30,7 @@ impl Collector {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let exports = Arc::clone(&shared);
-                let answer = service_fn(move |request: Request<Incoming>| {
+                let response = service_fn(move |request: Request<Incoming>| {
                     let exports = Arc::clone(&exports);
                     async move {
                         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/traces"));
@@ -42,7 +42,7 @@ impl Collector {
                     }
                 });
                 let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), response));
             }
         });
         Self { address, exports }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,14 +25,16 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts a gateway with the flags of `serve`, without a drain delay.
+    /// Starts a gateway with the flags of `serve`, without a drain delay, and with short waits.
     pub async fn start(flags: &[&str]) -> Self {
         let fixed = ["backup-share-gateway", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
         let delay = flags.iter().all(|flag| !flag.starts_with("--drain-delay")).then_some("--drain-delay=0s");
         let line = fixed.iter().chain(flags).chain(&delay).map(OsString::from);
-        let Ok(Command::Serve(config)) = config::parse(line) else {
+        let Ok(Command::Serve(mut config)) = config::parse(line) else {
             panic!("not the flags of serve: {flags:?}")
         };
+        config.upstream.first_backoff = Duration::from_millis(10);
+        config.reload_interval = Duration::from_millis(100);
         let gateway = app::build(*config).await.unwrap().bind().unwrap();
         let (grpc, admin) = (gateway.grpc_address(), gateway.admin_address());
         let shutdown = Shutdown::default();
@@ -39,13 +42,13 @@ impl Gateway {
         Self { grpc, admin, shutdown, ended }
     }
 
-    pub async fn with_upstream_and_flags(upstream: &Upstream, flags: &[&str]) -> Self {
+    pub async fn with_flags(upstream: &Upstream, flags: &[&str]) -> Self {
         let url = upstream.url_flag();
-        Self::start(&[&[&*url, "--allow-plaintext-upstream"], flags].concat()).await
+        Self::start(&[&[&*url, PLAINTEXT], flags].concat()).await
     }
 
     pub async fn with_upstream(upstream: &Upstream) -> Self {
-        Self::with_upstream_and_flags(upstream, &[]).await
+        Self::with_flags(upstream, &[]).await
     }
 
     pub async fn channel(&self) -> Channel {
@@ -131,8 +134,8 @@ pub async fn metric(admin: SocketAddr, name: &str) -> f64 {
 
 /// A gateway whose upstream accepts requests and never replies.
 pub async fn gateway_with_stalled_upstream(flags: &[&str]) -> (Gateway, Upstream) {
-    let upstream = Upstream::scripted(|_, _| vec![Step::Stall]).await;
-    (Gateway::with_upstream_and_flags(&upstream, flags).await, upstream)
+    let upstream = Upstream::stalled().await;
+    (Gateway::with_flags(&upstream, flags).await, upstream)
 }
 
 /// The time series that counts calls which ended with `code`.

@@ -26,7 +26,7 @@ pub fn request_with(metadata: &[(&'static str, &str)]) -> Request<GetBackupShare
     request
 }
 
-/// The mark of a call that the client's own retry policy repeats (gRFC A6).
+/// The request as the retry policy of a client repeats it (gRFC A6).
 pub fn client_retry() -> Request<GetBackupShareRequest> {
     request_with(&[("grpc-previous-rpc-attempts", "1")])
 }

@@ -76,8 +76,8 @@ impl KeystoneGateway {
     }
 
     pub async fn call(&self, request: Request<GetBackupShareRequest>) -> Result<(), ErrorStatus> {
-        let answer = with_timeout("a call", self.client.clone().get_backup_share(request)).await;
-        answer.map(drop).map_err(ErrorStatus::decode)
+        let response = with_timeout("a call", self.client.clone().get_backup_share(request)).await;
+        response.map(drop).map_err(ErrorStatus::decode)
     }
 
     pub async fn is_ready(&self) -> bool {
@@ -95,8 +95,8 @@ impl KeystoneGateway {
 
 /// An upstream that refuses the tokens whose number `refuses` selects.
 pub async fn upstream_refusing_tokens(refuses: impl Fn(usize) -> bool + Send + Sync + 'static) -> Upstream {
-    Upstream::scripted(move |seen, _| {
-        let number = seen.header("x-auth-token").and_then(|token| token.rsplit('-').next()?.parse().ok());
+    Upstream::scripted(move |request, _| {
+        let number = request.header("x-auth-token").and_then(|token| token.rsplit('-').next()?.parse().ok());
         if refuses(number.unwrap()) { reply(401, &[], "") } else { documented_reply() }
     })
     .await

@@ -26,12 +26,12 @@ pub const DOCUMENTED: &str = include_str!("../fixtures/documented_share.json");
 /// No single step of a test takes this long, even on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The output of `future`, or a panic that names `what` did not end.
+/// The output of `future`; panics with the name of what did not end in time.
 pub async fn with_timeout<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
-/// Repeats `attempt` until it returns a value. For state that has no event to wait for.
+/// Repeats `attempt` until it returns a value, for state that has no event to wait for.
 pub async fn poll_until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     with_timeout(what, async {
         loop {
@@ -44,7 +44,7 @@ pub async fn poll_until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<
     .await
 }
 
-/// Borrows flags that are owned.
+/// Flags as the functions of the tests take them.
 pub fn strs(flags: &[String]) -> Vec<&str> {
     flags.iter().map(String::as_str).collect()
 }

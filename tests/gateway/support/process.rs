@@ -30,7 +30,7 @@ pub fn to_text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Runs a command that must fail with this exit code and name all of `parts` on standard error, which is returned.
+/// Runs a command that must exit with this code and write all of `parts` to standard error, which is returned.
 pub async fn run_error(command: Command, exit_code: i32, parts: &[&str]) -> String {
     let output = run(command).await;
     let stderr = to_text(&output.stderr);
@@ -55,8 +55,7 @@ impl GatewayProcess {
     }
 
     pub async fn with_upstream(upstream: &Upstream, flags: &[&str]) -> Self {
-        Self::start(&[&["--upstream-url", &*upstream.url(), "--allow-plaintext-upstream"], flags].concat())
-            .await
+        Self::start(&[&["--upstream-url", &*upstream.url(), PLAINTEXT], flags].concat()).await
     }
 
     /// Runs `serve` and waits until it listens.
@@ -91,7 +90,7 @@ impl GatewayProcess {
         }
     }
 
-    /// Ends the process with SIGTERM, which it survives no longer than its drain.
+    /// Sends SIGTERM and waits until the process has ended in order.
     pub async fn terminate(mut self) {
         self.signal(rustix::process::Signal::TERM);
         assert_eq!(self.exit_code().await, Some(0));

@@ -9,10 +9,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-use crate::support::certificates::Pair;
+use crate::support::certificates::CertificateAndKey;
 use crate::support::*;
 
-fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
+fn tls_acceptor(pair: &CertificateAndKey) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
@@ -26,7 +26,7 @@ fn tls_acceptor(pair: &Pair) -> TlsAcceptor {
 }
 
 /// Starts an upstream with TLS that replies with the documented share, and returns its port.
-pub async fn tls_upstream(pair: &Pair) -> u16 {
+pub async fn tls_upstream(pair: &CertificateAndKey) -> u16 {
     let acceptor = tls_acceptor(pair);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

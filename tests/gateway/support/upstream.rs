@@ -27,7 +27,7 @@ pub fn send(text: &str) -> Step {
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Waits.
+    /// Waits before the next step.
     Pause(Duration),
     /// Sends nothing more, and waits until the peer closes.
     Stall,
@@ -105,6 +105,21 @@ impl Upstream {
             }
         });
         Self { address, log, accepting }
+    }
+
+    /// An upstream that replies with the documented share.
+    pub async fn documented() -> Self {
+        Self::scripted(|_, _| documented_reply()).await
+    }
+
+    /// An upstream that replies with the documented share once, and then follows `script`.
+    pub async fn documented_once_then(script: Script) -> Self {
+        Self::scripted(move |_, number| if number == 1 { documented_reply() } else { script.clone() }).await
+    }
+
+    /// An upstream that accepts requests and never replies.
+    pub async fn stalled() -> Self {
+        Self::scripted(|_, _| vec![Step::Stall]).await
     }
 
     /// An upstream with the same reply for every request.
