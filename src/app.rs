@@ -100,6 +100,7 @@ struct Parts {
     workers: WorkerPool,
     drain_delay: Duration,
     drain_timeout: Duration,
+    reload_interval: Duration,
 }
 
 /// What ends each part, in the order in which it is used.
@@ -156,6 +157,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
             workers,
             drain_delay: config.drain_delay,
             drain_timeout: config.drain_timeout,
+            reload_interval: config.reload_interval,
         },
     })
 }

@@ -22,7 +22,7 @@ pub use attempt::share_url;
 pub use error::from_response;
 pub use error_body::{ErrorBody, ErrorOrigin};
 pub use json::{Malformed, read_share};
-pub use retry::retry_after;
+pub use retry::{FIRST_BACKOFF, retry_after};
 
 pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub attempt_timeout: Duration,
     /// The most attempts of one call, 1 or more.
     pub max_attempts: u32,
+    /// The bound of the first backoff; that of each further one is twice as long, up to a second.
+    pub first_backoff: Duration,
 }
 
 /// The upstream of the whole process: its connections, its credential, its retry tokens.
@@ -109,7 +111,7 @@ impl BackupShares for Upstream {
     async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
         let credential = self.credentials.resolve(call.token.as_ref());
         let mut material = call.stats.time_credential(credential).await?;
-        let mut state = RetryState::new(self.config.max_attempts, call.may_retry);
+        let mut state = RetryState::new(self.config.max_attempts, self.config.first_backoff, call.may_retry);
         let mut reuse = Reuse::Pooled;
         loop {
             if call.deadline <= Instant::now() {

@@ -60,6 +60,7 @@ impl Parts {
         tasks.spawn(TaskName::GrpcServer, grpc.serve(services.grpc));
         tasks.spawn(TaskName::AdminServer, admin.serve(services.admin));
         let reload = reload_task(
+            self.reload_interval,
             self.tls.clone(),
             self.authorization.clone(),
             self.credentials.clone(),

@@ -42,6 +42,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long calls in flight may take after that.
     pub drain_timeout: Duration,
+    /// How often certificates, rules and credentials are read again.
+    pub reload_interval: Duration,
     /// The log.
     pub log: telemetry::Config,
     /// Where spans go, if anywhere.
@@ -51,6 +53,9 @@ pub struct Config {
 /// Bounds that catch a slip of the finger.
 const MAX_COUNT: u32 = 1_000_000;
 const MAX_WORKERS: u32 = 1024;
+
+/// Files are small, and in the cache of the system.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ServeFlags {
     /// Parses every flag and reads every file before it gives up, so that all problems are reported together: values are
@@ -87,6 +92,7 @@ impl ServeFlags {
             upstream,
             drain_delay: drain_delay?,
             drain_timeout: drain_timeout?,
+            reload_interval: RELOAD_INTERVAL,
             log: log?,
             traces: traces?,
         })

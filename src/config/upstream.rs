@@ -76,6 +76,7 @@ impl ServeFlags {
             },
             attempt_timeout: attempt_timeout?,
             max_attempts: max_attempts?,
+            first_backoff: upstream::FIRST_BACKOFF,
         })
     }
 

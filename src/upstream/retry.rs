@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::domain::{Error, ErrorKind};
 
-/// The first backoff is at most this; each further one at most twice the one before, up to [`MAX_BACKOFF`].
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The default of `Config::first_backoff`.
+pub const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What a call has done so far.
@@ -17,6 +17,7 @@ pub(super) struct RetryState {
     /// Requests sent, including those that do not count.
     pub(super) requests: u32,
     max_attempts: u32,
+    first_backoff: Duration,
     may_retry: bool,
     has_repeated_stale: bool,
     has_refreshed_credential: bool,
@@ -24,11 +25,12 @@ pub(super) struct RetryState {
 
 impl RetryState {
     /// A call before its first attempt.
-    pub(super) fn new(max_attempts: u32, may_retry: bool) -> Self {
+    pub(super) fn new(max_attempts: u32, first_backoff: Duration, may_retry: bool) -> Self {
         Self {
             attempts: 0,
             requests: 0,
             max_attempts,
+            first_backoff,
             may_retry,
             has_repeated_stale: false,
             has_refreshed_credential: false,
@@ -85,7 +87,7 @@ pub(super) fn next_step(
     let delay = match (retry_class(error.kind), error.retry_after) {
         (RetryClass::Never, _) | (RetryClass::OnlyWithRetryAfter, None) => return (state, Step::GiveUp),
         (RetryClass::OnlyWithRetryAfter | RetryClass::Always, Some(retry_after)) => retry_after,
-        (RetryClass::Always, None) => backoff(state.attempts, random),
+        (RetryClass::Always, None) => backoff(state.first_backoff, state.attempts, random),
     };
     if delay >= time_left {
         return (state, Step::GiveUp);
@@ -139,9 +141,9 @@ fn retry_class(kind: ErrorKind) -> RetryClass {
 }
 
 /// Full jitter: anything from nothing to the exponential bound.
-fn backoff(attempts: u32, random: f64) -> Duration {
+fn backoff(first: Duration, attempts: u32, random: f64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(16);
-    MAX_BACKOFF.min(FIRST_BACKOFF * 2u32.pow(doublings)).mul_f64(random)
+    MAX_BACKOFF.min(first * 2u32.pow(doublings)).mul_f64(random)
 }
 
 /// Reads `Retry-After`: seconds, or an HTTP date, which is in the past if no wait is wanted. A value that cannot
@@ -204,7 +206,7 @@ mod tests {
 
     /// A call of which so many attempts have failed.
     fn after(attempts: u32) -> RetryState {
-        RetryState { attempts, requests: attempts, ..RetryState::new(3, true) }
+        RetryState { attempts, requests: attempts, ..RetryState::new(3, FIRST_BACKOFF, true) }
     }
 
     fn step(state: RetryState, error: &Error) -> Step {
@@ -221,7 +223,7 @@ mod tests {
             BadGateway, ConnectionLost, Internal, Malformed, OwnCredentialRefused, RateLimited,
             ShareNotFound, Timeout, Unauthenticated, Unavailable, Unreachable,
         };
-        let no_retry = RetryState::new(3, false);
+        let no_retry = RetryState::new(3, FIRST_BACKOFF, false);
         let refreshed = RetryState { has_refreshed_credential: true, ..after(0) };
         let status = |kind| Error { http_status: Some(504), ..error(kind, None) };
         for (state, error, expected) in [
@@ -258,15 +260,15 @@ mod tests {
         assert_eq!((state.attempts, state.requests, step), (0, 1, Step::RepeatStale));
         let (state, step) = next_step(state, &lost, true, MINUTE, 1.0);
         assert_eq!((state.attempts, state.requests, step), (1, 2, retry(100, true)));
-        let (_, step) = next_step(RetryState::new(1, false), &lost, true, MINUTE, 1.0);
+        let (_, step) = next_step(RetryState::new(1, FIRST_BACKOFF, false), &lost, true, MINUTE, 1.0);
         assert_eq!(step, Step::RepeatStale, "also where nothing is retried");
     }
 
     #[test]
     fn backoff_doubles_up_to_its_bound_with_full_jitter() {
         for (attempts, bound) in [(1, 100), (2, 200), (3, 400), (5, 1000), (40, 1000)] {
-            assert_eq!(backoff(attempts, 0.0), Duration::ZERO);
-            assert_eq!(backoff(attempts, 1.0), Duration::from_millis(bound));
+            assert_eq!(backoff(FIRST_BACKOFF, attempts, 0.0), Duration::ZERO);
+            assert_eq!(backoff(FIRST_BACKOFF, attempts, 1.0), Duration::from_millis(bound));
         }
     }
 

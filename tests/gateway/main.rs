@@ -7,31 +7,40 @@
     missing_docs,
     unreachable_pub
 )]
-//! The gateway as its callers, its upstream and its operators see it. Everything here speaks gRPC, HTTP, signals and
-//! flags; expected values come from the contract, the vendor's documents and the protocols.
+//! The gateway from outside: through gRPC, HTTP, signals and flags. Each file is named after the surface that it tests;
+//! helpers are in `support`. Expected values come from the contract, the vendor's documents and the protocols.
 
+mod admin;
 mod aksk;
-mod call;
-mod check;
-mod child;
-mod connections;
+mod authorization;
+mod cancellation;
+mod check_command;
+mod cli;
+mod connection_limits;
+mod deadlines;
+mod drain;
 mod error_bodies;
-mod faults;
-mod floods;
-mod harness;
+mod get_backup_share;
+mod grpc_health;
+mod grpc_reflection;
+mod grpc_requests;
+mod h2_floods;
 mod keystone;
 mod logging;
-mod peer;
-mod process;
-mod properties;
-mod replies;
-mod request_rules;
-mod retries;
-mod secrets;
-mod server;
+mod overload;
+mod redaction;
+mod sandbox;
+mod signals;
 mod sources;
 mod statuses;
-mod time;
+mod support;
 mod tls;
 mod traces;
-mod upstream_safety;
+mod upstream_faults;
+mod upstream_pool;
+mod upstream_properties;
+mod upstream_proxy;
+mod upstream_replies;
+mod upstream_requests;
+mod upstream_retries;
+mod upstream_tls;

@@ -1,14 +1,27 @@
-//! The contract's table of statuses, row by row, through a real gRPC client.
+//! The contract's table of HTTP statuses, row by row.
 
 use std::time::Duration;
 
 use tonic::Code;
 
-use crate::harness::*;
+use crate::support::*;
+
+#[tokio::test]
+async fn upstream_request_id_is_read_from_every_known_header() {
+    for header in ["x-request-id", "x-openstack-request-id", "x-compute-request-id", "x-iam-trace-id"] {
+        let upstream = Upstream::replying(500, &[(header, "req-of-the-upstream")], "").await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.metadata("upstreamRequestId"), Some("req-of-the-upstream"), "{header}");
+    }
+    let long = "x".repeat(300);
+    let upstream = Upstream::replying(500, &[("x-request-id", &long)], "").await;
+    let error = Gateway::with_upstream(&upstream).await.get_error().await;
+    assert_eq!(error.metadata("upstreamRequestId"), Some("x".repeat(128).as_str()));
+}
 
 const NOT_FOUND_BODY: &str = r#"{"itemNotFound":{"message":"The resource could not be found.","code":404}}"#;
 
-/// HTTP status, body, gRPC code, reason, whether the gateway tries again by itself.
+/// HTTP status, body, gRPC code, reason, whether the gateway retries.
 const ROWS: &[(u16, &str, Code, &str, bool)] = &[
     (400, "", Code::InvalidArgument, "UPSTREAM_BAD_REQUEST", false),
     (413, "", Code::InvalidArgument, "UPSTREAM_BAD_REQUEST", false),
@@ -42,7 +55,7 @@ const ROWS: &[(u16, &str, Code, &str, bool)] = &[
     (505, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
     (507, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
     (599, "", Code::Internal, "UPSTREAM_SERVER_ERROR", false),
-    // Never followed, never a share.
+    // Redirects are not followed; other 2xx are not read as a share.
     (101, "", Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
     (201, DOCUMENTED, Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
     (202, DOCUMENTED, Code::Internal, "UPSTREAM_UNEXPECTED_STATUS", false),
@@ -60,27 +73,27 @@ const ROWS: &[(u16, &str, Code, &str, bool)] = &[
 ];
 
 #[tokio::test]
-async fn every_http_status_has_its_code_its_reason_and_its_retries() {
+async fn http_status_maps_to_code_reason_and_retries() {
     for (status, body, code, reason, retried) in ROWS {
         let script = reply(*status, &[("x-request-id", "req-upstream")], body);
         let upstream = Upstream::scripted(move |_, _| script.clone()).await;
-        let gateway = Running::before(&upstream).await;
-        let failure = gateway.failure().await;
-        assert_eq!((failure.code, failure.reason.as_str()), (*code, *reason), "{status}");
+        let gateway = Gateway::with_upstream(&upstream).await;
+        let error = gateway.get_error().await;
+        assert_eq!(error.outcome(), (*code, *reason), "{status}");
         let attempts = if *retried { 3 } else { 1 };
         assert_eq!(upstream.requests().len(), attempts, "attempts at {status}");
-        assert_eq!(failure.attempts(), Some(attempts.to_string().as_str()), "{status}");
-        assert_eq!(failure.metadata("httpStatus"), Some(status.to_string().as_str()));
-        assert_eq!(failure.metadata("upstreamRequestId"), Some("req-upstream"));
-        assert_eq!(failure.metadata("service"), Some("vbs"));
-        let says_when = matches!(status, 429 | 502 | 503);
+        assert_eq!(error.attempts(), Some(attempts.to_string().as_str()), "{status}");
+        assert_eq!(error.metadata("httpStatus"), Some(status.to_string().as_str()));
+        assert_eq!(error.metadata("upstreamRequestId"), Some("req-upstream"));
+        assert_eq!(error.metadata("service"), Some("vbs"));
+        let has_retry_info = matches!(status, 429 | 502 | 503);
         assert_eq!(
-            failure.retry_delay(),
-            says_when.then_some(Duration::from_secs(1)),
+            error.retry_delay(),
+            has_retry_info.then_some(Duration::from_secs(1)),
             "RetryInfo of {status}"
         );
-        let pushes_back = matches!(status, 429 | 503);
-        assert_eq!(failure.pushback(), pushes_back.then_some("1000"), "pushback of {status}");
+        let has_pushback = matches!(status, 429 | 503);
+        assert_eq!(error.pushback(), has_pushback.then_some("1000"), "pushback of {status}");
     }
 }
 
@@ -88,105 +101,39 @@ async fn every_http_status_has_its_code_its_reason_and_its_retries() {
 async fn interim_replies_are_skipped() {
     let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".to_vec();
     let upstream =
-        Upstream::scripted(move |_, _| [vec![Step::Send(interim.clone())], documented()].concat()).await;
-    Running::before(&upstream).await.get().await.unwrap();
+        Upstream::scripted(move |_, _| [vec![Step::Send(interim.clone())], documented_reply()].concat())
+            .await;
+    Gateway::with_upstream(&upstream).await.get().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_sandbox_has_every_documented_status() {
-    let gateway = Running::start(&["--sandbox", "--max-attempts=1"]).await;
+async fn sandbox_returns_every_documented_status() {
+    let gateway = Gateway::start(&["--sandbox", "--max-attempts=1"]).await;
     let documented = [400, 401, 403, 404, 405, 406, 407, 408, 409, 500, 501, 502, 503, 504, 429];
     for status in documented {
         let id = format!("00000000-0000-4000-8000-000000000{status}");
-        let failure = Failure::of(gateway.call(request(PROJECT, &id)).await.unwrap_err());
+        let error = gateway.call_error(request(PROJECT, &id)).await;
         let of_status = |row: &&(u16, &str, Code, &'static str, bool)| row.0 == status;
         let (_, _, code, reason, _) = ROWS.iter().find(of_status).unwrap();
-        assert_eq!((failure.code, failure.reason.as_str()), (*code, *reason), "{status}");
-        assert_eq!(failure.metadata("httpStatus"), Some(status.to_string().as_str()));
+        assert_eq!(error.outcome(), (*code, *reason), "{status}");
+        assert_eq!(error.metadata("httpStatus"), Some(status.to_string().as_str()));
     }
     let ok = "00000000-0000-4000-8000-000000000200";
     let share = gateway.call(request(PROJECT, ok)).await.unwrap().into_inner().backup_share.unwrap();
     assert_eq!(share.id.as_deref(), Some(ok));
-    let missing = gateway.call(request(PROJECT, "11111111-2222-4333-8444-555555555555")).await.unwrap_err();
-    assert_eq!(Failure::of(missing).reason, "BACKUP_SHARE_NOT_FOUND");
+    let unknown = gateway.call_error(request(PROJECT, "11111111-2222-4333-8444-555555555555")).await;
+    assert_eq!(unknown.reason, "BACKUP_SHARE_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_share_is_the_upstreams_fault_and_not_retried() {
-    let html = "<html><head><title>Login</title></head></html>";
-    for body in
-        ["", " ", html, "{", "null", "[]", "42", "{}", r#"{"shared":null}"#, r#"{"error":{"message":"x"}}"#]
-    {
-        let upstream = Upstream::replying(200, &[], body).await;
-        let failure = Running::before(&upstream).await.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"),
-            "{body}"
-        );
-        assert_eq!(failure.attempts(), Some("1"));
-        assert!(!failure.message.contains("Login"), "{}", failure.message);
+async fn redirect_is_not_followed() {
+    let second = Upstream::documented().await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("{}/elsewhere", second.url());
+        let first = Upstream::replying(status, &[("location", &location)], "").await;
+        let error = Gateway::with_upstream(&first).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_UNEXPECTED_STATUS"));
+        assert!(!format!("{error:?}").contains("elsewhere"));
     }
-}
-
-#[tokio::test]
-async fn a_share_over_the_limit_is_too_large_however_its_length_is_told() {
-    let filler = format!(r#"{{"filler":"{}","shared":"#, "x".repeat(4096));
-    let body = DOCUMENTED.replacen(
-        r#"{
-    "shared":"#,
-        &filler,
-        1,
-    );
-    assert!(body.len() > 4096);
-    let with_length = reply(200, &[], &body);
-    let chunked = format!(
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-        body.len()
-    );
-    let until_close = vec![Step::Send(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()), Step::Close];
-    for script in [with_length, vec![Step::Send(chunked.into_bytes())], until_close] {
-        let upstream = Upstream::scripted(move |_, _| script.clone()).await;
-        let gateway = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await;
-        let failure = gateway.failure().await;
-        assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
-        assert_eq!((failure.attempts(), failure.metadata("httpStatus")), (Some("1"), Some("200")));
-        let roomy = Running::before_with(&upstream, &["--max-response-bytes=64KiB"]).await;
-        roomy.get().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_error_body_over_the_limit_counts_by_its_status_and_says_nothing() {
-    let filler = "x".repeat(4096);
-    let body = format!(r#"{{"itemNotFound":{{"message":"{filler}","code":404}}}}"#);
-    for (status, reason) in
-        [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
-    {
-        let upstream = Upstream::replying(status, &[], &body).await;
-        let failure = Running::before_with(&upstream, &["--max-response-bytes=4KiB"]).await.failure().await;
-        assert_eq!(failure.reason, reason);
-        assert!(!failure.message.contains("xxx"), "{}", failure.message);
-    }
-}
-
-#[tokio::test]
-async fn an_upstream_that_is_not_there_is_unreachable() {
-    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    for url in [format!("http://{gone}"), "http://no-such-host.invalid".to_owned()] {
-        let gateway = Running::start(&[&format!("--upstream-url={url}"), "--allow-plaintext-upstream"]).await;
-        let failure = gateway.failure().await;
-        assert_eq!(
-            (failure.code, failure.reason.as_str()),
-            (Code::Unavailable, "UPSTREAM_UNREACHABLE"),
-            "{url}"
-        );
-        assert_eq!((failure.attempts(), failure.metadata("service")), (Some("3"), Some("vbs")));
-        assert_eq!(failure.metadata("httpStatus"), None);
-        assert!(
-            !failure.message.contains("http:") && !failure.message.contains("127.0.0.1"),
-            "{}",
-            failure.message
-        );
-    }
+    assert_eq!(second.connections(), 0);
 }

@@ -1,90 +1,31 @@
-//! Traces: what a collector gets, and that one that is away, slow or broken holds nothing.
+//! Traces: the spans that a collector gets, and collectors that do not work.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Stdio;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
-use prost::Message;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::child::*;
-use crate::harness::*;
-use crate::peer::Raw;
+use crate::support::collector::Collector;
+use crate::support::h2_peer::RawRequest;
+use crate::support::process::*;
+use crate::support::*;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 const SECRET: &str = "secret-of-the-collector-0123456789";
 
-/// A collector that takes OTLP over HTTP.
-pub struct Collector {
-    pub address: SocketAddr,
-    taken: Arc<Mutex<Vec<(http::HeaderMap, ExportTraceServiceRequest)>>>,
-}
-
-impl Collector {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&taken);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let taken = Arc::clone(&shared);
-                let answer = service_fn(move |request: Request<Incoming>| {
-                    let taken = Arc::clone(&taken);
-                    async move {
-                        assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/traces"));
-                        let (head, body) = request.into_parts();
-                        let body = body.collect().await.unwrap().to_bytes();
-                        let spans = ExportTraceServiceRequest::decode(body).unwrap();
-                        taken.lock().unwrap().push((head.headers, spans));
-                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
-                    }
-                });
-                let connection = hyper::server::conn::http1::Builder::new();
-                tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
-            }
-        });
-        Self { address, taken }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let taken = self.taken.lock().unwrap();
-        let scopes = taken.iter().flat_map(|(_, request)| &request.resource_spans);
-        scopes.flat_map(|of| &of.scope_spans).flat_map(|of| &of.spans).cloned().collect()
-    }
-
-    /// All that it was told, as text to look for secrets in.
-    pub fn everything(&self) -> String {
-        format!("{:?}", self.taken.lock().unwrap())
-    }
-}
-
 /// The command that starts a gateway which sends its spans to `collector`.
 fn traced(collector: &str, flags: &[&str]) -> Command {
-    let ports = ["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"];
-    let mut command = gateway(&[&ports[..], flags].concat());
+    let mut command = serve_command(&[&["--drain-delay=0s"], flags].concat());
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
     command
-}
-
-/// Ends a gateway in order, after which its spans are with the collector.
-async fn end(mut served: Served) {
-    served.signal(rustix::process::Signal::TERM);
-    assert_eq!(soon("the end", served.child.wait()).await.unwrap().code(), Some(0));
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -108,32 +49,32 @@ fn is_error(span: &Span) -> bool {
 }
 
 #[tokio::test]
-async fn a_call_is_a_server_span_and_each_attempt_a_client_span_below_it() {
+async fn call_has_server_span_and_each_attempt_client_span() {
     let collector = Collector::start().await;
     let upstream = Upstream::scripted(|_, number| match number {
         1 => reply(503, &[("retry-after", "0")], ""),
-        _ => documented(),
+        _ => documented_reply(),
     })
     .await;
     let url = upstream.url();
-    let flags = ["--upstream-url", &url, "--allow-plaintext-upstream", "--log=trace"];
+    let flags = ["--upstream-url", &url, PLAINTEXT, "--log=trace"];
     let mut command = traced(&format!("http://{}", collector.address), &flags);
     command.env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer%20{SECRET}"));
-    let mut served = Served::spawn(command).await;
-    let call = Raw::call()
+    let mut gateway = GatewayProcess::spawn(command).await;
+    let call = RawRequest::call()
         .header("traceparent", &format!("00-{TRACE}-{CALLER}-01"))
         .header("tracestate", "vendor=value");
-    let answer = call.send(served.grpc.parse().unwrap()).await;
-    assert_eq!(answer.status().code(), tonic::Code::Ok);
+    let response = call.send(gateway.grpc.parse().unwrap()).await;
+    assert_eq!(response.status().code(), tonic::Code::Ok);
     loop {
-        let line = served.line().await;
+        let line = gateway.line().await;
         assert!(!line.to_string().contains(SECRET), "{line}");
         if line["message"] == "call" {
             assert_eq!(line["trace_id"], TRACE);
             break;
         }
     }
-    end(served).await;
+    gateway.terminate().await;
 
     let spans = collector.spans();
     let (servers, clients): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.kind() == SpanKind::Server);
@@ -141,24 +82,24 @@ async fn a_call_is_a_server_span_and_each_attempt_a_client_span_below_it() {
     assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE && span.trace_state == "vendor=value"));
     assert_eq!(server.name, "vbs.v2.BackupShareService/GetBackupShare");
     assert_eq!(hex(&server.parent_span_id), CALLER);
-    let told = attributes(&server.attributes);
-    assert_eq!(told["rpc.system.name"], "grpc");
-    assert_eq!(told["rpc.method"], "vbs.v2.BackupShareService/GetBackupShare");
-    assert_eq!(told["rpc.response.status_code"], "OK");
-    assert_eq!(told["network.peer.address"], "127.0.0.1");
-    assert!(!told.contains_key("error.type") && !is_error(server));
+    let values = attributes(&server.attributes);
+    assert_eq!(values["rpc.system.name"], "grpc");
+    assert_eq!(values["rpc.method"], "vbs.v2.BackupShareService/GetBackupShare");
+    assert_eq!(values["rpc.response.status_code"], "OK");
+    assert_eq!(values["network.peer.address"], "127.0.0.1");
+    assert!(!values.contains_key("error.type") && !is_error(server));
 
     let path = format!("{url}/v2/{PROJECT}/os-vendor-backup-sharing/{SHARE}");
     for (client, status, error) in [(first, "503", Some("503")), (second, "200", None)] {
-        let told = attributes(&client.attributes);
+        let values = attributes(&client.attributes);
         assert_eq!((client.name.as_str(), client.kind()), ("GET", SpanKind::Client));
         assert_eq!(client.parent_span_id, server.span_id);
-        assert_eq!(told["http.request.method"], "GET");
-        assert_eq!(told["url.full"], path);
-        assert_eq!(told["server.address"], "127.0.0.1");
-        assert_eq!(told["server.port"], upstream.address.port().to_string());
-        assert_eq!(told["http.response.status_code"], status);
-        assert_eq!(told.get("error.type").map(String::as_str), error);
+        assert_eq!(values["http.request.method"], "GET");
+        assert_eq!(values["url.full"], path);
+        assert_eq!(values["server.address"], "127.0.0.1");
+        assert_eq!(values["server.port"], upstream.address.port().to_string());
+        assert_eq!(values["http.response.status_code"], status);
+        assert_eq!(values.get("error.type").map(String::as_str), error);
         assert_eq!(is_error(client), error.is_some());
     }
     assert!(!attributes(&first.attributes).contains_key("http.request.resend_count"));
@@ -170,18 +111,19 @@ async fn a_call_is_a_server_span_and_each_attempt_a_client_span_below_it() {
         assert_eq!(seen.header("traceparent"), Some(expected.as_str()));
         assert_eq!(seen.header("tracestate"), Some("vendor=value"));
     }
-    let (headers, request) = collector.taken.lock().unwrap()[0].clone();
+    let (headers, request) = collector.exports.lock().unwrap()[0].clone();
     assert_eq!(headers["authorization"], format!("Bearer {SECRET}"));
     let resource = request.resource_spans[0].resource.clone().unwrap();
     assert_eq!(attributes(&resource.attributes)["service.name"], "backup-share-gateway");
-    assert!(!collector.everything().contains(TOKEN), "the token is in a span");
+    assert!(!collector.debug_text().contains(TOKEN), "the token is in a span");
 }
 
 #[tokio::test]
-async fn only_the_codes_that_are_the_servers_fault_make_its_span_an_error() {
+async fn only_server_fault_codes_mark_server_span_as_error() {
     let collector = Collector::start().await;
-    let served = Served::spawn(traced(&format!("http://{}", collector.address), &["--sandbox"])).await;
-    // The sandbox answers with the status that the ID ends with.
+    let gateway =
+        GatewayProcess::spawn(traced(&format!("http://{}", collector.address), &["--sandbox"])).await;
+    // The sandbox replies with the status at the end of the ID.
     let rows = [
         (401, "UNAUTHENTICATED", "UPSTREAM_UNAUTHENTICATED", false),
         (404, "NOT_FOUND", "BACKUP_SHARE_NOT_FOUND", false),
@@ -190,10 +132,10 @@ async fn only_the_codes_that_are_the_servers_fault_make_its_span_an_error() {
         (501, "UNIMPLEMENTED", "UPSTREAM_NOT_IMPLEMENTED", true),
     ];
     for (status, ..) in rows {
-        served.get(PROJECT, &format!("00000000-0000-4000-8000-000000000{status}")).await;
+        gateway.get(PROJECT, &format!("00000000-0000-4000-8000-000000000{status}")).await;
     }
-    served.get(PROJECT, "detail").await;
-    end(served).await;
+    gateway.get(PROJECT, "detail").await;
+    gateway.terminate().await;
 
     let spans = collector.spans();
     for (status, code, reason, error) in rows {
@@ -203,10 +145,13 @@ async fn only_the_codes_that_are_the_servers_fault_make_its_span_an_error() {
         let client = spans.iter().find(is_client).unwrap();
         assert!(is_error(client), "a client's 4xx and 5xx are errors");
         let server = spans.iter().find(|span| span.span_id == client.parent_span_id).unwrap();
-        let told = attributes(&server.attributes);
-        assert_eq!((told["rpc.response.status_code"].as_str(), told["error.type"].as_str()), (code, reason));
+        let values = attributes(&server.attributes);
+        assert_eq!(
+            (values["rpc.response.status_code"].as_str(), values["error.type"].as_str()),
+            (code, reason)
+        );
         assert_eq!(is_error(server), error, "{code}");
-        assert_eq!(server.parent_span_id.len(), 0, "the caller had no trace");
+        assert_eq!(server.parent_span_id.len(), 0, "the caller sent no trace context");
     }
     let refused = |span: &&Span| {
         attributes(&span.attributes).get("error.type").is_some_and(|reason| reason == "INVALID_REQUEST")
@@ -216,26 +161,26 @@ async fn only_the_codes_that_are_the_servers_fault_make_its_span_an_error() {
 }
 
 #[tokio::test]
-async fn the_callers_sampling_decision_and_the_standard_variables_hold() {
+async fn caller_sampling_and_standard_variables_apply() {
     let collector = Collector::start().await;
-    let upstream = Upstream::scripted(|_, _| documented()).await;
+    let upstream = Upstream::documented().await;
     let url = upstream.url();
-    let flags = ["--upstream-url", &url, "--allow-plaintext-upstream"];
+    let flags = ["--upstream-url", &url, PLAINTEXT];
     let mut command = traced(&format!("http://{}", collector.address), &flags);
     command.env("OTEL_SERVICE_NAME", "vbs-edge").env("OTEL_TRACES_SAMPLER", "parentbased_always_off");
-    let served = Served::spawn(command).await;
-    let address = served.grpc.parse().unwrap();
+    let gateway = GatewayProcess::spawn(command).await;
+    let address = gateway.grpc.parse().unwrap();
     for parent in [None, Some("00"), Some("01")] {
-        let mut call = Raw::call();
+        let mut call = RawRequest::call();
         if let Some(flags) = parent {
             call = call.header("traceparent", &format!("00-{TRACE}-{CALLER}-{flags}"));
         }
         assert_eq!(call.send(address).await.status().code(), tonic::Code::Ok);
     }
-    end(served).await;
-    // Neither the call without a parent nor the one whose parent is not sampled.
+    gateway.terminate().await;
+    // Only the call whose parent is sampled: a server span and a client span.
     assert_eq!(collector.spans().len(), 2);
-    let resource = collector.taken.lock().unwrap()[0].1.resource_spans[0].resource.clone().unwrap();
+    let resource = collector.exports.lock().unwrap()[0].1.resource_spans[0].resource.clone().unwrap();
     assert_eq!(attributes(&resource.attributes)["service.name"], "vbs-edge");
     let sent = upstream.requests();
     let not_sampled = sent[1].header("traceparent").unwrap();
@@ -246,56 +191,49 @@ async fn the_callers_sampling_decision_and_the_standard_variables_hold() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_silent_or_broken_loses_no_call_and_holds_no_end() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let away = format!("http://{}", nobody.local_addr().unwrap());
-    drop(nobody);
-    // It accepts and never says a word.
+async fn unreachable_collector_blocks_neither_calls_nor_exit() {
+    let closed_port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // It accepts connections and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = format!("http://{}", silent.local_addr().unwrap());
-    let garbage = Upstream::scripted(|_, _| vec![Step::Send(b"no HTTP\r\n\r\n".to_vec()), Step::Close]).await;
-    for (collector, protocol) in [
-        (&away, "http/protobuf"),
-        (&away, "grpc"),
-        (&silent, "http/protobuf"),
-        (&silent, "grpc"),
-        (&garbage.url(), "http/protobuf"),
-        (&garbage.url(), "grpc"),
-    ] {
-        let mut command = traced(collector, &["--sandbox"]);
+    let invalid = Upstream::scripted(|_, _| vec![Step::Send(b"no HTTP\r\n\r\n".to_vec()), Step::Close]).await;
+    let silent_port = silent.local_addr().unwrap();
+    let endpoints = [format!("http://{closed_port}"), format!("http://{silent_port}"), invalid.url()];
+    let cases = endpoints.iter().flat_map(|url| [(url, "http/protobuf"), (url, "grpc")]);
+    // The cases run together: each waits for the timeout of an export.
+    futures_util::future::join_all(cases.map(async |(url, protocol)| {
+        let mut command = traced(url, &["--sandbox"]);
         command.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
-        // A queue that is full at once, and an export under way all the time.
+        // The queue is full at once, and exports never pause.
         command.env("OTEL_BSP_MAX_QUEUE_SIZE", "4").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2");
-        let served = Served::spawn(command).await;
+        let gateway = GatewayProcess::spawn(command).await;
         for _ in 0..20 {
-            let reply: Output = served.get(PROJECT, SHARE).await;
-            assert!(reply.status.success(), "{collector} {protocol}");
+            let output = gateway.get(PROJECT, SHARE).await;
+            assert!(output.status.success(), "{url} {protocol}");
         }
-        end(served).await;
-    }
+        gateway.terminate().await;
+    }))
+    .await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_understood_exits_64_by_name() {
+async fn invalid_otel_variables_exit_64() {
     let mut command = traced("collector:4317", &["--sandbox"]);
     command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
-    let refused = output(command).await;
-    assert_eq!(refused.status.code(), Some(64));
-    let told = text(&refused.stderr);
+    let stderr = run_error(command, 64, &[]).await;
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT ", "OTEL_EXPORTER_OTLP_PROTOCOL "] {
-        assert!(told.lines().any(|line| line.starts_with(name)), "{name} in {told}");
+        assert!(stderr.lines().any(|line| line.starts_with(name)), "{name} in {stderr}");
     }
 }
 
 #[tokio::test]
-async fn sampler_that_is_not_known_is_a_warning_in_the_log() {
-    let mut command = gateway(&["serve", "--sandbox", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+async fn unknown_sampler_logs_warning() {
+    let mut command = serve_command(&["--sandbox"]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env("OTEL_TRACES_SAMPLER", "bogus");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut warnings = 0;
     loop {
-        let line = soon("a line", log.next_line()).await.unwrap().unwrap();
+        let line = with_timeout("a line", log.next_line()).await.unwrap().unwrap();
         warnings +=
             usize::from(line.contains(r#""level":"WARN""#) && line.to_lowercase().contains("sampler"));
         if line.contains(r#""message":"listening""#) {

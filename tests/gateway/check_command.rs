@@ -1,108 +1,105 @@
-//! `check` and `check --connect`: each step, made to fail for real, is named, with what to do and the exit status.
+//! The commands `check` and `check --connect`: each step that fails is named, with its cause, what to do, and the exit code.
 
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::child;
-use crate::harness::*;
-use crate::tls::{Files, SPIFFE, dns};
-use crate::upstream_safety::tls_upstream;
+use crate::support::certificates::{SPIFFE, TlsFiles, dns};
+use crate::support::process;
+use crate::support::tls_upstream::tls_upstream;
+use crate::support::*;
 
-/// The exit status and the lines of a `check`.
+/// The exit code and the output of `check`.
 async fn check(flags: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
-    let mut command = child::gateway(&[&["check"], flags].concat());
+    let mut command = process::gateway_command(&[&["check"], flags].concat());
     command.envs(variables.iter().copied());
-    let output = child::output(command).await;
-    (output.status.code().unwrap(), child::text(&output.stdout) + &child::text(&output.stderr))
+    let output = process::run(command).await;
+    (output.status.code().unwrap(), process::to_text(&output.stdout) + &process::to_text(&output.stderr))
 }
 
-/// The one line that failed must hold all of `parts`.
-fn assert_fails(told: &str, parts: &[&str]) {
-    let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("FAIL")).collect();
-    assert_eq!(failed.len(), 1, "{told}");
+/// Exactly one line reports a failure, and contains all of `parts`.
+fn assert_fails(output: &str, parts: &[&str]) {
+    let failed: Vec<&str> = output.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert_eq!(failed.len(), 1, "{output}");
     for part in parts {
-        assert!(failed[0].contains(part), "{part} in {told}");
+        assert!(failed[0].contains(part), "{part} in {output}");
     }
 }
 
-fn url_of(upstream: &Upstream) -> String {
-    format!("--upstream-url={}", upstream.url())
-}
-
-const PLAINTEXT: &str = "--allow-plaintext-upstream";
-
 #[tokio::test]
-async fn the_configuration_is_told_and_what_is_wrong_with_it_at_once() {
-    let files = Files::new();
-    let mutual = files.mutual();
+async fn configuration_is_described_or_its_errors_are_reported_together() {
+    let files = TlsFiles::new();
+    let mutual = files.mutual_tls_flags();
     let rule = format!("--allow={SPIFFE}=a,b");
     let flags =
         ["--upstream-url=https://vbs.example", &mutual[0], &mutual[1], &mutual[2], &rule, "--allow=x=*"];
-    let (status, told) = check(&flags, &[]).await;
-    assert_eq!(status, 0, "{told}");
+    let (exit_code, output) = check(&flags, &[]).await;
+    assert_eq!(exit_code, 0, "{output}");
     for part in [
         "certificate: for localhost; expires Thu, 01 Jan 2099 00:00:00 GMT; the key fits",
         &format!("{SPIFFE} may read 2 projects"),
         "x may read every project",
     ] {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(output.contains(part), "{part} in {output}");
     }
-    let (status, told) =
+    let (exit_code, output) =
         check(&["--max-in-flight=none", "--auth=magic"], &[("GATEWAY_UPSTREAM_URL", "ftp://x")]).await;
-    assert_eq!(status, 64);
+    assert_eq!(exit_code, 64);
     for part in ["--max-in-flight", "--auth", "GATEWAY_UPSTREAM_URL"] {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(output.contains(part), "{part} in {output}");
     }
-    let other = Files::new();
+    let other = TlsFiles::new();
     let key = other.flag("tls-key", "tls.key");
-    let (status, told) = check(&["--sandbox", &mutual[0], &key], &[]).await;
-    assert!(status == 64 && told.contains("do not match"), "{told}");
+    let (exit_code, output) = check(&["--sandbox", &mutual[0], &key], &[]).await;
+    assert!(exit_code == 64 && output.contains("do not match"), "{output}");
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_is_the_configurations() {
-    let files = Files::new();
-    files.put(&files.servers.issue_until(&[dns("localhost")], 2020));
-    let mutual = files.mutual();
-    let (status, told) = check(&["--sandbox", &mutual[0], &mutual[1]], &[]).await;
-    assert_eq!(status, 64);
-    assert_fails(&told, &["certificate", "expires Wed, 01 Jan 2020", "renew it"]);
+async fn expired_server_certificate_is_a_configuration_error() {
+    let files = TlsFiles::new();
+    files.write_server_pair(&files.servers.issue_until(&[dns("localhost")], 2020));
+    let mutual = files.mutual_tls_flags();
+    let (exit_code, output) = check(&["--sandbox", &mutual[0], &mutual[1]], &[]).await;
+    assert_eq!(exit_code, 64);
+    assert_fails(&output, &["certificate", "expires Wed, 01 Jan 2020", "renew it"]);
 }
 
 #[tokio::test]
-async fn an_upstream_in_its_own_voice_is_good() {
+async fn upstream_error_from_vbs_passes() {
     let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
     let unauthenticated = r#"{"error": {"code": 401, "message": "The request you have made requires authentication.", "title": "Unauthorized"}}"#;
     for (status, body) in [(404, missing), (401, unauthenticated)] {
         let upstream = Upstream::replying(status, &[], body).await;
-        let (status, told) = check(&["--connect", &url_of(&upstream), PLAINTEXT], &[]).await;
-        assert_eq!(status, 0, "{told}");
-        assert!(told.contains("ok    upstream, TCP") && told.contains("ok    upstream, route"), "{told}");
+        let (exit_code, output) = check(&["--connect", &upstream.url_flag(), PLAINTEXT], &[]).await;
+        assert_eq!(exit_code, 0, "{output}");
+        assert!(
+            output.contains("ok    upstream, TCP") && output.contains("ok    upstream, route"),
+            "{output}"
+        );
     }
-    let (status, told) = check(&["--connect", "--sandbox"], &[]).await;
-    assert!(status == 0 && told.contains("skip  upstream"), "{told}");
+    let (exit_code, output) = check(&["--connect", "--sandbox"], &[]).await;
+    assert!(exit_code == 0 && output.contains("skip  upstream"), "{output}");
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_there_a_port_that_is_closed_and_one_that_is_silent_are_told() {
-    let (status, told) = check(&["--connect", "--upstream-url=https://nothing.invalid"], &[]).await;
-    assert_eq!(status, 69);
-    assert_fails(&told, &["upstream, name", "nothing.invalid cannot be resolved", "name server"]);
+async fn unreachable_upstream_is_reported_by_step() {
+    let (exit_code, output) = check(&["--connect", "--upstream-url=https://nothing.invalid"], &[]).await;
+    assert_eq!(exit_code, 69);
+    assert_fails(&output, &["upstream, name", "nothing.invalid cannot be resolved", "name server"]);
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (status, told) = check(&["--connect", &format!("--upstream-url=https://{closed}")], &[]).await;
-    assert_eq!(status, 69);
-    assert_fails(&told, &["upstream, TCP", "refused", "firewall"]);
+    let (exit_code, output) = check(&["--connect", &format!("--upstream-url=https://{closed}")], &[]).await;
+    assert_eq!(exit_code, 69);
+    assert_fails(&output, &["upstream, TCP", "refused", "firewall"]);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--upstream-url=https://{}", silent.local_addr().unwrap());
-    let (status, told) = check(&["--connect", &url, "--connect-timeout=200ms"], &[]).await;
-    assert_eq!(status, 69);
-    assert_fails(&told, &["upstream, TLS", "no answer within 0.2 s", "speak TLS"]);
+    let (exit_code, output) = check(&["--connect", &url, "--connect-timeout=200ms"], &[]).await;
+    assert_eq!(exit_code, 69);
+    assert_fails(&output, &["upstream, TLS", "no answer within 0.2 s", "speak TLS"]);
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
-    let (files, others) = (Files::new(), Files::new());
-    let ca = |files: &Files, name: &str| {
+async fn untrusted_upstream_certificate_is_reported() {
+    let (files, others) = (TlsFiles::new(), TlsFiles::new());
+    let ca = |files: &TlsFiles, name: &str| {
         std::fs::write(files.path(name), &files.servers.pem).unwrap();
         files.flag("upstream-ca", name)
     };
@@ -115,17 +112,17 @@ async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
         ("localhost", old, &ours, ["expired", "renew"]),
     ] {
         let url = format!("--upstream-url=https://{host}:{port}");
-        let (status, told) = check(&["--connect", &url, ca], &[]).await;
-        assert_eq!(status, 69, "{told}");
-        assert_fails(&told, &[&["upstream, TLS"][..], &parts].concat());
+        let (exit_code, output) = check(&["--connect", &url, ca], &[]).await;
+        assert_eq!(exit_code, 69, "{output}");
+        assert_fails(&output, &[&["upstream, TLS"][..], &parts].concat());
     }
     let url = format!("--upstream-url=https://localhost:{good}");
-    let (_, told) = check(&["--connect", &url, &ours], &[]).await;
-    assert!(told.contains("ok    upstream, TLS: for localhost; expires Thu, 01 Jan 2099"), "{told}");
+    let (_, output) = check(&["--connect", &url, &ours], &[]).await;
+    assert!(output.contains("ok    upstream, TLS: for localhost; expires Thu, 01 Jan 2099"), "{output}");
 }
 
 #[tokio::test]
-async fn a_route_that_is_not_the_upstreams_is_told() {
+async fn wrong_upstream_route_is_reported() {
     for (status, body, parts) in [
         (200, "<html>welcome</html>", ["UPSTREAM_MALFORMED_RESPONSE", "JSON"]),
         (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not VBS's voice"]),
@@ -138,9 +135,9 @@ async fn a_route_that_is_not_the_upstreams_is_told() {
         (503, "", ["UPSTREAM_UNAVAILABLE", "HTTP status 503"]),
     ] {
         let upstream = Upstream::replying(status, &[], body).await;
-        let (exit, told) = check(&["--connect", &url_of(&upstream), PLAINTEXT], &[]).await;
-        assert_eq!(exit, 69, "{told}");
-        assert_fails(&told, &[&["upstream, route"][..], &parts].concat());
+        let (exit_code, output) = check(&["--connect", &upstream.url_flag(), PLAINTEXT], &[]).await;
+        assert_eq!(exit_code, 69, "{output}");
+        assert_fails(&output, &[&["upstream, route"][..], &parts].concat());
         assert_eq!(upstream.requests().len(), 1);
     }
 }
@@ -156,7 +153,7 @@ fn account(url: &str) -> Vec<(&'static str, &str)> {
 }
 
 #[tokio::test]
-async fn an_account_is_checked_up_to_its_catalog_and_nothing_secret_is_told() {
+async fn account_is_checked_up_to_its_catalog_without_secrets() {
     let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
     let upstream = Upstream::replying(404, &[], missing).await;
     let endpoint = |kind: &str| {
@@ -170,13 +167,9 @@ async fn an_account_is_checked_up_to_its_catalog_and_nothing_secret_is_told() {
     };
     let refused =
         reply(401, &[], r#"{"error": {"code": 401, "message": "correct-horse?", "title": "Unauthorized"}}"#);
-    let files = Files::new();
-    let mutual = files.mutual();
-    let rule = format!("--allow={SPIFFE}=*");
-    let flags: Vec<&str> = ["--connect", "--auth=keystone", PLAINTEXT, &rule]
-        .into_iter()
-        .chain(mutual.iter().map(String::as_str))
-        .collect();
+    let files = TlsFiles::new();
+    let authorized_flags = files.authorized_flags();
+    let flags = [&["--connect", "--auth=keystone", PLAINTEXT], &strs(&authorized_flags)[..]].concat();
     for (script, status, parts) in [
         (
             issued(endpoint("vbsv2")),
@@ -192,14 +185,14 @@ async fn an_account_is_checked_up_to_its_catalog_and_nothing_secret_is_told() {
         (refused, 69, vec!["FAIL  identity service, token", "password is wrong"]),
     ] {
         let identity = Upstream::scripted(move |_, _| script.clone()).await;
-        let (exit, told) = check(&flags, &account(&identity.url())).await;
-        assert_eq!(exit, status, "{told}");
+        let (exit_code, output) = check(&flags, &account(&identity.url())).await;
+        assert_eq!(exit_code, status, "{output}");
         for part in parts {
-            assert!(told.contains(part), "{part} in {told}");
+            assert!(output.contains(part), "{part} in {output}");
         }
-        assert!(!told.contains("correct-horse") && !told.contains(TOKEN), "{told}");
+        assert!(!output.contains("correct-horse") && !output.contains(TOKEN), "{output}");
     }
-    let (exit, told) = check(&flags, &account("http://127.0.0.1:1")).await;
-    assert_eq!(exit, 69);
-    assert_fails(&told, &["identity service, TCP", "refused"]);
+    let (exit_code, output) = check(&flags, &account("http://127.0.0.1:1")).await;
+    assert_eq!(exit_code, 69);
+    assert_fails(&output, &["identity service, TCP", "refused"]);
 }

@@ -1,4 +1,4 @@
-//! A gRPC peer that is free to break the rules: raw HTTP/2 requests, with any frames in any order.
+//! An HTTP/2 peer that may violate the protocol: raw requests with any frames in any order.
 
 use std::net::SocketAddr;
 
@@ -6,38 +6,75 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{PROJECT, SHARE, TOKEN, soon};
+use crate::support::*;
 use backup_share_gateway::proto::GetBackupShareRequest;
+
+/// The client's preface with empty SETTINGS.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The types of all frames until the peer closes or resets the connection.
+pub async fn frame_types_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut types = Vec::new();
+    let mut head = [0; 9];
+    while with_timeout("the end of a connection", stream.read_exact(&mut head)).await.is_ok() {
+        types.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        if stream.read_exact(&mut payload).await.is_err() {
+            break;
+        }
+    }
+    types
+}
+
+pub const GOAWAY: u8 = 7;
+
+pub async fn connect_tcp(gateway: &Gateway) -> TcpStream {
+    TcpStream::connect(gateway.grpc).await.unwrap()
+}
+
+/// A peer that has sent its preface and acknowledges no SETTINGS and no PING.
+pub async fn connect_without_acks(gateway: &Gateway) -> TcpStream {
+    let mut stream = connect_tcp(gateway).await;
+    stream.write_all(PREFACE).await.unwrap();
+    stream
+}
 
 pub const METHOD: &str = "/vbs.v2.BackupShareService/GetBackupShare";
 
-/// What a request is made of; the body's parts are DATA frames.
-pub struct Raw {
+/// A request; each part of the body is a DATA frame.
+pub struct RawRequest {
     pub request: Request<()>,
     pub parts: Vec<Bytes>,
     pub trailers: Option<HeaderMap>,
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RawResponse {
     pub http_status: u16,
     pub headers: HeaderMap,
     pub trailers: HeaderMap,
 }
 
-impl Answer {
-    /// The gRPC status, wherever it stands.
+impl RawResponse {
+    /// The gRPC status, from the headers or the trailers.
     pub fn status(&self) -> tonic::Status {
         let headers = if self.headers.contains_key("grpc-status") { &self.headers } else { &self.trailers };
         tonic::Status::from_header_map(headers).unwrap_or_else(|| panic!("no gRPC status: {self:?}"))
     }
+
+    /// The status with its details.
+    pub fn error(&self) -> ErrorStatus {
+        ErrorStatus::decode(self.status())
+    }
 }
 
-impl Raw {
-    /// A call as it should be, to be spoilt.
+impl RawRequest {
+    /// A valid call, to be changed.
     pub fn call() -> Self {
         let request = Request::post(format!("http://gateway{METHOD}"))
             .header("content-type", "application/grpc")
@@ -66,29 +103,29 @@ impl Raw {
         self
     }
 
-    pub async fn send(self, address: SocketAddr) -> Answer {
+    pub async fn send(self, address: SocketAddr) -> RawResponse {
         self.send_on(&mut connect(address).await).await
     }
 
-    pub async fn send_on(self, connection: &mut SendRequest<Bytes>) -> Answer {
+    pub async fn send_on(self, connection: &mut SendRequest<Bytes>) -> RawResponse {
         let mut ready = connection.clone().ready().await.unwrap();
         let ends = self.parts.is_empty() && self.trailers.is_none();
         let (response, mut body) = ready.send_request(self.request, ends).unwrap();
         let count = self.parts.len();
         for (at, part) in self.parts.into_iter().enumerate() {
-            // The gateway may have answered and reset before all was sent.
+            // The gateway may have replied and reset the stream before all was sent.
             let _ = body.send_data(part, at + 1 == count && self.trailers.is_none());
         }
         if let Some(trailers) = self.trailers {
             let _ = body.send_trailers(trailers);
         }
-        let (head, mut stream) = soon("a raw call", response).await.unwrap().into_parts();
-        while let Some(data) = soon("the body", stream.data()).await {
+        let (head, mut stream) = with_timeout("a raw call", response).await.unwrap().into_parts();
+        while let Some(data) = with_timeout("the body", stream.data()).await {
             let Ok(data) = data else { break };
             let _ = stream.flow_control().release_capacity(data.len());
         }
-        let trailers = soon("trailers", stream.trailers()).await.ok().flatten().unwrap_or_default();
-        Answer { http_status: head.status.as_u16(), headers: head.headers, trailers }
+        let trailers = with_timeout("trailers", stream.trailers()).await.ok().flatten().unwrap_or_default();
+        RawResponse { http_status: head.status.as_u16(), headers: head.headers, trailers }
     }
 }
 

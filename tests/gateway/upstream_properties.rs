@@ -1,11 +1,11 @@
-//! Whatever the upstream sends: never a panic, and never an OK with what the JSON does not hold.
+//! Property tests with generated replies: no panic, and no OK with values that the JSON does not hold.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::harness::*;
+use crate::support::*;
 
-/// Any JSON value, not too deep.
+/// Any JSON value of limited depth.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -45,7 +45,7 @@ fn key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The documented share, with some of its values replaced by any others.
+/// The documented share with some values replaced.
 fn any_share() -> impl Strategy<Value = Value> {
     let documented: Value = serde_json::from_str(DOCUMENTED).unwrap();
     let keys: Vec<String> = documented["shared"].as_object().unwrap().keys().cloned().collect();
@@ -65,7 +65,7 @@ fn any_share() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Whether each string, number and flag of the reply stands in the JSON at its place.
+/// Whether each string, number and boolean of the reply equals the one in the JSON.
 fn holds(body: &Value, reply: &backup_share_gateway::proto::BackupShare) -> bool {
     let shared = &body["shared"];
     let empty = Map::new();
@@ -99,11 +99,11 @@ fn holds(body: &Value, reply: &backup_share_gateway::proto::BackupShare) -> bool
     all
 }
 
-/// Runs `cases` of a strategy's values through a whole gateway, one upstream reply each.
+/// Sends generated upstream replies through a gateway.
 fn through_the_gateway(
     strategy: impl Strategy<Value = (u16, Vec<u8>)>,
     cases: u32,
-    check: impl Fn(u16, &[u8], Result<backup_share_gateway::proto::BackupShare, Failure>),
+    check: impl Fn(u16, &[u8], Result<backup_share_gateway::proto::BackupShare, ErrorStatus>),
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let next = std::sync::Arc::new(std::sync::Mutex::new((200, Vec::new())));
@@ -114,7 +114,7 @@ fn through_the_gateway(
             reply(status, &[], body)
         })
         .await;
-        let gateway = Running::before_with(&upstream, &["--max-attempts=1"]).await;
+        let gateway = Gateway::with_flags(&upstream, &["--max-attempts=1"]).await;
         let client = gateway.client().await;
         (upstream, gateway, client)
     });
@@ -126,37 +126,38 @@ fn through_the_gateway(
         .run(&strategy, |(status, body)| {
             *next.lock().unwrap() = (status, body.clone());
             let mut client = client.clone();
-            let result = runtime
-                .block_on(async { soon("a call", client.get_backup_share(request(PROJECT, SHARE))).await });
+            let result = runtime.block_on(async {
+                with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await
+            });
             check(
                 status,
                 &body,
-                result.map(|reply| reply.into_inner().backup_share.unwrap()).map_err(Failure::of),
+                result.map(|reply| reply.into_inner().backup_share.unwrap()).map_err(ErrorStatus::decode),
             );
             Ok(())
         })
         .unwrap();
-    assert!(runtime.block_on(gateway.metric("panics_total")).abs() < f64::EPSILON);
+    assert_eq!(runtime.block_on(gateway.metric("panics_total")), 0.0);
 }
 
 fn is_ok_only_by_what_the_json_holds(
     status: u16,
     body: &[u8],
-    result: Result<backup_share_gateway::proto::BackupShare, Failure>,
+    result: Result<backup_share_gateway::proto::BackupShare, ErrorStatus>,
 ) {
     match result {
         Ok(share) => {
             let body: Value = serde_json::from_slice(body).expect("an OK out of what is no JSON");
             assert!(status == 200 && holds(&body, &share), "{share:?} out of {body}");
         }
-        Err(failure) => {
-            assert!(failure.reason.starts_with("UPSTREAM_") || failure.reason == "BACKUP_SHARE_NOT_FOUND")
+        Err(error) => {
+            assert!(error.reason.starts_with("UPSTREAM_") || error.reason == "BACKUP_SHARE_NOT_FOUND")
         }
     }
 }
 
 #[test]
-fn any_json_at_all() {
+fn arbitrary_json_is_never_misread() {
     let statuses = prop::sample::select(vec![200, 400, 404, 500]);
     let bodies = prop_oneof![any_json(), any_json().prop_map(|value| json!({ "shared": value }))];
     let replies = (statuses, bodies.prop_map(|body| body.to_string().into_bytes()));
@@ -164,13 +165,13 @@ fn any_json_at_all() {
 }
 
 #[test]
-fn any_change_of_the_documented_share() {
+fn changed_documented_share_is_never_misread() {
     let replies = any_share().prop_map(|body| (200, body.to_string().into_bytes()));
     through_the_gateway(replies, 600, is_ok_only_by_what_the_json_holds);
 }
 
 #[test]
-fn any_bytes_and_any_cut_of_the_documented_share() {
+fn arbitrary_bytes_and_truncated_share_are_malformed() {
     let bytes = prop::collection::vec(any::<u8>(), 0..64);
     let cut = (0..DOCUMENTED.len() - 3).prop_map(|length| DOCUMENTED.as_bytes()[..length].to_vec());
     let replies = prop_oneof![bytes, cut].prop_map(|body| (200, body));

@@ -1,11 +1,19 @@
-//! The JSON of a share: what is read, what is left unset, what is malformed, each with its path.
+//! The JSON of a share: which fields are set, which stay unset, and which values are malformed, reported with their path.
 
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::*;
+use crate::support::*;
 use backup_share_gateway::proto::BackupShare;
+
+#[tokio::test]
+async fn reply_with_300_headers_is_read() {
+    let names: Vec<String> = (0..300).map(|number| format!("x-header-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "value")).collect();
+    let upstream = Upstream::replying(200, &headers, DOCUMENTED).await;
+    Gateway::with_upstream(&upstream).await.get().await.unwrap();
+}
 
 /// The documented share with one change.
 fn changed(change: impl FnOnce(&mut Value)) -> String {
@@ -16,20 +24,21 @@ fn changed(change: impl FnOnce(&mut Value)) -> String {
 
 async fn read(body: impl AsRef<[u8]>) -> BackupShare {
     let upstream = Upstream::replying(200, &[], body).await;
-    Running::before(&upstream).await.get().await.unwrap().into_inner().backup_share.unwrap()
+    Gateway::with_upstream(&upstream).await.get().await.unwrap().into_inner().backup_share.unwrap()
 }
 
-/// The message that follows the sentence for a malformed reply.
+/// The detail in the message of a malformed reply.
 async fn malformed(body: impl AsRef<[u8]>) -> String {
     let upstream = Upstream::replying(200, &[("x-request-id", "req-1")], body).await;
-    let failure = Running::before(&upstream).await.failure().await;
-    assert_eq!((failure.code, failure.reason.as_str()), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"));
-    assert_eq!(failure.metadata("upstreamRequestId"), Some("req-1"));
-    failure.message.split_once(": ").unwrap().1.to_owned()
+    let error = Gateway::with_upstream(&upstream).await.get_error().await;
+    assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"));
+    assert_eq!(error.metadata("upstreamRequestId"), Some("req-1"));
+    error.message.split_once(": ").unwrap().1.to_owned()
 }
 
 const OPTIONAL_SHARE: [&str; 3] = ["created_at", "updated_at", "backup"];
 const REQUIRED_SHARE: [&str; 4] = ["id", "backup_id", "from_project_id", "to_project_id"];
+
 const STRINGS: [&str; 10] = [
     "id",
     "name",
@@ -42,6 +51,7 @@ const STRINGS: [&str; 10] = [
     "snapshot_id",
     "service_metadata",
 ];
+
 const NUMBERS: [&str; 2] = ["size", "object_count"];
 const FLAGS: [&str; 3] = ["is_incremental", "has_dependent_backups", "has_dependent_backup"];
 const TIMES: [&str; 3] = ["data_timestamp", "created_at", "updated_at"];
@@ -51,7 +61,7 @@ fn backup_keys() -> impl Iterator<Item = &'static str> {
 }
 
 #[tokio::test]
-async fn null_and_absent_are_unset_everywhere_but_in_the_four_ids() {
+async fn null_and_missing_fields_are_unset_except_four_ids() {
     for key in OPTIONAL_SHARE {
         read(changed(|share| share[key] = Value::Null)).await;
         read(changed(|share| drop(share.as_object_mut().unwrap().remove(key)))).await;
@@ -71,7 +81,7 @@ async fn null_and_absent_are_unset_everywhere_but_in_the_four_ids() {
 }
 
 #[tokio::test]
-async fn a_string_of_any_length_arrives_letter_for_letter() {
+async fn strings_of_any_length_are_unchanged() {
     for length in [0, 1, 500, 1_000, 2_000, 8_000, 16_000, 17_000, 500_000] {
         let text: String = ('!'..='~').cycle().take(length).collect();
         let share = read(changed(|share| share["backup"]["service_metadata"] = text.clone().into())).await;
@@ -80,7 +90,7 @@ async fn a_string_of_any_length_arrives_letter_for_letter() {
 }
 
 #[tokio::test]
-async fn empty_zero_and_false_are_set() {
+async fn empty_zero_and_false_values_are_set() {
     let share = read(changed(|share| {
         for key in STRINGS {
             share["backup"][key] = json!("");
@@ -114,7 +124,7 @@ async fn empty_zero_and_false_are_set() {
 }
 
 #[tokio::test]
-async fn a_value_of_another_type_is_malformed_and_told_by_its_path_alone() {
+async fn value_of_wrong_type_is_reported_by_path_only() {
     let wrong = |key: &str, value: Value| malformed(changed(|share| share["backup"][key] = value));
     for key in STRINGS {
         for value in [json!(1), json!(true), json!(["SECRET"]), json!({"SECRET": 1})] {
@@ -146,7 +156,7 @@ async fn a_value_of_another_type_is_malformed_and_told_by_its_path_alone() {
 }
 
 #[tokio::test]
-async fn only_objects_are_objects() {
+async fn non_object_is_malformed() {
     let documented: Value = serde_json::from_str(DOCUMENTED).unwrap();
     let backup = &documented["shared"]["backup"];
     for value in [json!([backup]), json!([]), json!("x"), json!(1), json!(true)] {
@@ -179,7 +189,7 @@ async fn integers_keep_every_digit_up_to_their_bounds() {
 }
 
 #[tokio::test]
-async fn times_without_a_zone_are_utc_and_cut_to_the_microsecond() {
+async fn times_without_zone_are_utc_truncated_to_microseconds() {
     for (text, expected) in [
         ("2017-08-08T04:03:27.000000", Some((1_502_165_007, 0))),
         ("2017-08-08T04:03:27", Some((1_502_165_007, 0))),
@@ -233,7 +243,7 @@ async fn has_dependent_backups_is_read_in_both_spellings() {
 }
 
 #[tokio::test]
-async fn a_known_key_that_stands_twice_is_malformed() {
+async fn duplicate_known_key_is_malformed() {
     for (once, path, key) in [
         (r#""size": 1"#, "shared.backup", "size"),
         (r#""snapshot_id": null"#, "shared.backup", "snapshot_id"),
@@ -255,13 +265,13 @@ async fn a_known_key_that_stands_twice_is_malformed() {
 }
 
 #[tokio::test]
-async fn the_share_must_be_the_one_asked_for() {
+async fn share_with_other_id_is_malformed() {
     let other = "00000000-0000-4000-8000-000000000000";
     assert_eq!(malformed(DOCUMENTED.replace(SHARE, other)).await, "shared.id: is not the ID asked for");
 }
 
 #[tokio::test]
-async fn the_body_is_utf_8_throughout_and_nothing_follows_it() {
+async fn body_must_be_one_utf8_json_document() {
     let mut bad = changed(|share| share["backup"]["new"] = json!("MARK")).into_bytes();
     let at = bad.windows(4).position(|window| window == b"MARK").unwrap();
     bad[at] = 0xff;
@@ -275,52 +285,50 @@ async fn the_body_is_utf_8_throughout_and_nothing_follows_it() {
 }
 
 #[tokio::test]
-async fn strings_are_passed_on_letter_for_letter() {
+async fn strings_with_special_characters_are_unchanged() {
     let metadata = " {\"bootable\": false, \"VK\": \"x\\\"y\", \"progress\": \"0\"} ";
     let description = r#"{"DESC":"tëxt \u0000 🦀","INC":1}"#;
     let backup = read(changed(|share| {
         share["backup"]["service_metadata"] = json!(metadata);
         share["backup"]["description"] = json!(description);
-        share["backup"]["status"] = json!("a word that nobody knows");
+        share["backup"]["status"] = json!("an unknown status");
     }))
     .await
     .backup
     .unwrap();
     assert_eq!(backup.service_metadata.as_deref(), Some(metadata));
     assert_eq!(backup.description.as_deref(), Some(description));
-    assert_eq!(backup.status.as_deref(), Some("a word that nobody knows"));
+    assert_eq!(backup.status.as_deref(), Some("an unknown status"));
 }
 
 #[tokio::test]
-async fn unknown_keys_are_passed_over_and_counted() {
+async fn unknown_keys_are_ignored_and_counted() {
     let body = changed(|share| {
         share["deleted"] = json!(null);
         share["deleted_at"] = json!({"deep": [[[1]]]});
         share["backup"]["new"] = json!("x");
     });
     let upstream = Upstream::replying(200, &[], body).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     for calls in [1.0, 2.0] {
         gateway.get().await.unwrap();
-        assert!((gateway.metric("upstream_unknown_fields_total").await - 3.0 * calls).abs() < f64::EPSILON);
+        assert_eq!(gateway.metric("upstream_unknown_fields_total").await, 3.0 * calls);
     }
 }
 
 #[tokio::test]
-async fn a_reply_full_of_unknown_keys_is_read_in_time_whatever_the_token() {
+async fn reply_with_100_000_unknown_keys_is_read_in_time() {
     let keys = r#""a":1,"#.repeat(100_000);
     let body = DOCUMENTED.replacen("\"backup\": {", &format!("\"backup\": {{{keys}"), 1);
     let upstream = Upstream::replying(200, &[], body).await;
-    let gateway = Running::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let token: String = (0..32_768_u32).map(|at| char::from_digit(at % 36, 36).unwrap()).collect();
-    let mut asked = without_token(PROJECT, SHARE);
-    asked.metadata_mut().insert("x-auth-token", token.parse().unwrap());
-    gateway.call(asked).await.unwrap();
-    assert!((gateway.metric("upstream_unknown_fields_total").await - 100_000.0).abs() < f64::EPSILON);
+    gateway.call(request_with(&[("x-auth-token", &token)])).await.unwrap();
+    assert_eq!(gateway.metric("upstream_unknown_fields_total").await, 100_000.0);
 }
 
 #[tokio::test]
-async fn the_content_type_never_refuses_a_body_that_parses() {
+async fn content_type_is_ignored_for_valid_body() {
     for headers in [
         &[][..],
         &[("content-type", "text/html")],
@@ -328,6 +336,77 @@ async fn the_content_type_never_refuses_a_body_that_parses() {
         &[("content-encoding", "identity")],
     ] {
         let upstream = Upstream::replying(200, headers, DOCUMENTED).await;
-        Running::before(&upstream).await.get().await.unwrap();
+        Gateway::with_upstream(&upstream).await.get().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn body_without_share_is_malformed_and_not_retried() {
+    let html = "<html><head><title>Login</title></head></html>";
+    for body in
+        ["", " ", html, "{", "null", "[]", "42", "{}", r#"{"shared":null}"#, r#"{"error":{"message":"x"}}"#]
+    {
+        let upstream = Upstream::replying(200, &[], body).await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_MALFORMED_RESPONSE"), "{body}");
+        assert_eq!(error.attempts(), Some("1"));
+        assert!(!error.message.contains("Login"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn share_over_size_limit_is_too_large_in_every_framing() {
+    let filler = format!(r#"{{"filler":"{}","shared":"#, "x".repeat(4096));
+    let body = DOCUMENTED.replacen(
+        r#"{
+    "shared":"#,
+        &filler,
+        1,
+    );
+    assert!(body.len() > 4096);
+    let with_length = reply(200, &[], &body);
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let until_close = vec![Step::Send(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()), Step::Close];
+    for script in [with_length, vec![Step::Send(chunked.into_bytes())], until_close] {
+        let upstream = Upstream::scripted(move |_, _| script.clone()).await;
+        let gateway = Gateway::with_flags(&upstream, &["--max-response-bytes=4KiB"]).await;
+        let error = gateway.get_error().await;
+        assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_RESPONSE_TOO_LARGE"));
+        assert_eq!((error.attempts(), error.metadata("httpStatus")), (Some("1"), Some("200")));
+        let roomy = Gateway::with_flags(&upstream, &["--max-response-bytes=64KiB"]).await;
+        roomy.get().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn error_body_over_size_limit_is_ignored() {
+    let filler = "x".repeat(4096);
+    let body = format!(r#"{{"itemNotFound":{{"message":"{filler}","code":404}}}}"#);
+    for (status, reason) in
+        [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
+    {
+        let upstream = Upstream::replying(status, &[], &body).await;
+        let error = Gateway::with_flags(&upstream, &["--max-response-bytes=4KiB"]).await.get_error().await;
+        assert_eq!(error.reason, reason);
+        assert!(!error.message.contains("xxx"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn content_encoding_is_malformed() {
+    // An empty gzip stream; the request had no Accept-Encoding.
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    for (headers, body) in [
+        (&[("content-encoding", "gzip")][..], &gzip[..]),
+        (&[][..], &gzip[..]),
+        (&[("content-encoding", "br")][..], DOCUMENTED.as_bytes()),
+    ] {
+        let upstream = Upstream::replying(200, headers, body).await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.reason, "UPSTREAM_MALFORMED_RESPONSE");
+        assert_eq!(upstream.requests()[0].header("accept-encoding"), None);
     }
 }
