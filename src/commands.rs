@@ -1,7 +1,7 @@
-//! The commands: `serve`, `check`, `sandbox`, `get` and `health`. Each has its entry point here, with what belongs to the process
-//! and not to the gateway: runtimes, signals, standard output, exit codes.
+//! The commands `serve`, `check`, `sandbox`, `get` and `health`, and what belongs to the process rather than to the gateway:
+//! runtimes, signals, standard output, exit codes. `tests/gateway/process.rs` runs them.
 //!
-//! This module must not know flags or variables: `config` has parsed them.
+//! This module must not parse flags or read variables: `config` does.
 
 mod check;
 mod client;
@@ -21,12 +21,12 @@ use crate::config::{Command, ParseExit};
 use crate::server::workers;
 use output::{write_line, write_stderr};
 
-/// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
+/// `EX_USAGE` of sysexits.h: the command line or the configuration is invalid.
 const USAGE: u8 = 64;
 /// `EX_UNAVAILABLE`: something cannot be reached.
 const UNAVAILABLE: u8 = 69;
 
-/// Runs what the command line asks for.
+/// Runs the parsed command, or prints why there is none.
 pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
     match parsed {
         Err(ParseExit::Help(text)) => {

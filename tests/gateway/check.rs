@@ -41,7 +41,7 @@ async fn the_configuration_is_told_and_what_is_wrong_with_it_at_once() {
     let (status, told) = check(&flags, &[]).await;
     assert_eq!(status, 0, "{told}");
     for part in [
-        "certificate: for localhost; expires Thu, 01 Jan 2099 00:00:00 GMT; the key fits",
+        "certificate: for localhost; expires Thu, 01 Jan 2099 00:00:00 GMT; the key matches",
         &format!("{SPIFFE} may read 2 projects"),
         "x may read every project",
     ] {
@@ -96,7 +96,7 @@ async fn a_name_that_is_not_there_a_port_that_is_closed_and_one_that_is_silent_a
     let url = format!("--upstream-url=https://{}", silent.local_addr().unwrap());
     let (status, told) = check(&["--connect", &url, "--connect-timeout=200ms"], &[]).await;
     assert_eq!(status, 69);
-    assert_fails(&told, &["upstream, TLS", "no answer within 0.2 s", "speak TLS"]);
+    assert_fails(&told, &["upstream, TLS", "no answer within 0.2 s", "uses TLS"]);
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
     let good = tls_upstream(&files.servers.issue(&[dns("localhost")])).await;
     let old = tls_upstream(&files.servers.issue_until(&[dns("localhost")], 2020)).await;
     for (host, port, ca, parts) in [
-        ("localhost", good, &theirs, ["who signed it is not believed", "--upstream-ca"]),
+        ("localhost", good, &theirs, ["its CA is not trusted", "--upstream-ca"]),
         ("127.0.0.1", good, &ours, ["not valid for name", "check the URL"]),
         ("localhost", old, &ours, ["expired", "renew"]),
     ] {
@@ -128,7 +128,7 @@ async fn a_certificate_of_another_name_another_ca_or_another_year_is_told() {
 async fn a_route_that_is_not_the_upstreams_is_told() {
     for (status, body, parts) in [
         (200, "<html>welcome</html>", ["UPSTREAM_MALFORMED_RESPONSE", "JSON"]),
-        (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not VBS's voice"]),
+        (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not from VBS"]),
         (
             404,
             r#"{"error_msg":"API not found","error_code":"APIGW.0101"}"#,

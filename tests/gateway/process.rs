@@ -263,7 +263,7 @@ async fn all_that_is_wrong_with_a_configuration_is_said_at_once() {
         ("--upstream-ca", "GATEWAY_UPSTREAM_CA"),
         ("--log", "GATEWAY_LOG"),
     ] {
-        let named = format!("{flag} ({variable}) ");
+        let named = format!("{flag} ({variable}): ");
         assert!(told.lines().any(|line| line.starts_with(&named)), "{named} in {told}");
     }
     assert!(!told.contains("hunter2"));
@@ -276,6 +276,33 @@ async fn missing_keys_are_reported_together_with_a_scheme_that_is_not_known() {
     let errors = text(&wrong.stderr);
     for name in ["--aksk-scheme (GATEWAY_AKSK_SCHEME)", "OS_ACCESS_KEY", "--tls-client-ca"] {
         assert!(errors.contains(name), "{name} in {errors}");
+    }
+}
+
+#[tokio::test]
+async fn empty_rule_is_an_error_in_every_mode() {
+    for mode in ["passthrough", "aksk"] {
+        for rule in ["", "  "] {
+            let flags = ["serve", "--sandbox", &format!("--auth={mode}"), &format!("--allow={rule}")];
+            let refused = output(gateway(&flags)).await;
+            assert_eq!(refused.status.code(), Some(64), "{mode}, '{rule}'");
+            let errors = text(&refused.stderr);
+            assert!(errors.contains("--allow (GATEWAY_ALLOW): an empty rule"), "{errors}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn missing_secrets_dir_is_an_error_in_every_mode() {
+    for mode in ["passthrough", "keystone", "aksk"] {
+        let flags = ["serve", "--sandbox", &format!("--auth={mode}"), "--secrets-dir=/no/such/directory"];
+        let refused = output(gateway(&flags)).await;
+        assert_eq!(refused.status.code(), Some(64), "{mode}");
+        let errors = text(&refused.stderr);
+        assert!(
+            errors.contains("--secrets-dir (GATEWAY_SECRETS_DIR): cannot read /no/such/directory"),
+            "{errors}"
+        );
     }
 }
 
@@ -332,7 +359,10 @@ async fn an_empty_variable_counts_as_none_and_one_that_is_no_text_is_named() {
     let mut command = gateway(&["serve", "--sandbox"]);
     command.env("GATEWAY_LOG", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
     let refused = output(command).await;
-    assert_eq!((refused.status.code(), text(&refused.stderr).trim()), (Some(64), "GATEWAY_LOG is not UTF-8"));
+    assert_eq!(
+        (refused.status.code(), text(&refused.stderr).trim()),
+        (Some(64), "--log (GATEWAY_LOG): the value is not UTF-8")
+    );
 }
 
 #[tokio::test]

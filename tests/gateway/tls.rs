@@ -392,7 +392,10 @@ async fn what_does_not_fit_together_is_refused_at_the_start() {
         (vec![cert.clone()], "go together"),
         (vec![ca.clone()], "go together"),
         (vec![cert.clone(), files.flag("tls-key", "other.key")], "do not fit together"),
-        (vec![cert.clone(), files.flag("tls-key", "no-such.key")], "cannot be read"),
+        (
+            vec![cert.clone(), files.flag("tls-key", "no-such.key")],
+            "--tls-key (GATEWAY_TLS_KEY): cannot read",
+        ),
         (vec![files.flag("tls-cert", "empty.pem"), key.clone()], "holds no certificate"),
         (vec![cert.clone(), key.clone(), files.flag("tls-client-ca", "empty.pem")], "holds no certificate"),
         (vec!["--allow=a=b".into()], "need --tls-client-ca"),
