@@ -104,20 +104,19 @@ pub(super) struct DurationOrZero(pub(super) Duration);
 
 impl FlagValue for DurationOrZero {
     fn parse(text: &str) -> Result<Self, String> {
-        let (count, unit) = number_and_unit(text);
-        let count: Option<u32> = count.parse().ok();
-        let read = count.and_then(|count| match unit {
-            "ms" => Some(Duration::from_millis(count.into())),
-            "s" => Some(Duration::from_secs(count.into())),
-            "m" => Some(Duration::from_secs(u64::from(count) * 60)),
-            "h" => Some(Duration::from_secs(u64::from(count) * 3600)),
-            _ => None,
-        });
-        let duration = read.ok_or_else(|| {
-            format!("'{text}' must be a whole number with a unit (ms, s, m or h), such as 250ms")
-        })?;
-        Ok(Self(duration))
+        let number = number_before_unit(text, &["ms", "s", "m", "h"]);
+        let is_in_range = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        match humantime::parse_duration(text) {
+            Ok(duration) if is_in_range => Ok(Self(duration)),
+            _ => Err(format!("'{text}' must be a whole number with a unit (ms, s, m or h), such as 250ms")),
+        }
     }
+}
+
+/// The digits of a whole number with one of these units. The crates that parse it accept more, such as a missing unit, `1.5s`,
+/// `1month` and `1mb`.
+fn number_before_unit<'a>(text: &'a str, units: &[&str]) -> Option<&'a str> {
+    units.iter().filter_map(|unit| text.strip_suffix(unit)).find(|number| is_digits(number))
 }
 
 /// A number of bytes: `512B`, `64KiB`, `1MiB`, `1GiB`; not 0.
