@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::builder::{TypedValueParser, ValueParserFactory};
 use clap::{Arg, Command};
 
@@ -125,26 +126,16 @@ pub(super) struct Size(pub(super) usize);
 
 impl FlagValue for Size {
     fn parse(text: &str) -> Result<Self, String> {
-        let (count, unit) = number_and_unit(text);
-        let count: Option<usize> = count.parse().ok();
-        let scale = match unit {
-            "B" => Some(1),
-            "KiB" => Some(1 << 10),
-            "MiB" => Some(1 << 20),
-            "GiB" => Some(1 << 30),
-            _ => None,
-        };
-        let read = count.zip(scale).and_then(|(count, scale): (usize, usize)| count.checked_mul(scale));
-        let size = read.filter(|read| *read > 0).ok_or_else(|| {
-            format!("'{text}' must be a whole number above 0 with a unit (B, KiB, MiB or GiB), such as 1MiB")
-        })?;
-        Ok(Self(size))
+        let has_unit = number_before_unit(text, &["B", "KiB", "MiB", "GiB"]).is_some();
+        let size = text.parse().ok().and_then(|ByteSize(size)| usize::try_from(size).ok());
+        match size {
+            // On overflow, the crate returns the maximum.
+            Some(size) if has_unit && (1..usize::MAX).contains(&size) => Ok(Self(size)),
+            _ => Err(format!(
+                "'{text}' must be a whole number above 0 with a unit (B, KiB, MiB or GiB), such as 1MiB"
+            )),
+        }
     }
-}
-
-fn number_and_unit(text: &str) -> (&str, &str) {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    text.split_at_checked(digits).unwrap_or_default()
 }
 
 /// A whole number from 1 to `MAX`, which catches typing errors.
