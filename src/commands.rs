@@ -50,9 +50,9 @@ fn run_command(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Serve(config) => serve::run(*config),
         Command::Check { config, connect } => check::run(*config, connect),
-        Command::Sandbox { listen } => sandbox::run(listen),
-        Command::Get { target, project_id, id, token } => get::run(&target, token, project_id, id),
-        Command::Health { target, service } => health::run(&target, service),
+        Command::Sandbox(arguments) => sandbox::run(arguments.listen),
+        Command::Get(arguments) => get::run(arguments),
+        Command::Health(arguments) => health::run(arguments),
     }
 }
 

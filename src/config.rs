@@ -15,16 +15,13 @@ mod validator;
 mod value;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use client::{Pem, Target};
+pub use client::{GetArgs, HealthArgs, Pem, SandboxArgs, Target};
 pub use serve::Config;
 pub use upstream::UpstreamLocation;
 
-use crate::domain::Token;
 use flags::ServeFlags;
 use validator::Validator;
 
@@ -56,34 +53,13 @@ enum CommandFlags {
     /// It answers like VBS and requires an X-Auth-Token with any value. Share 8332443e-9866-41d8-8a58-a898cf5db030 is the one
     /// in the vendor's documentation (projects c13f5220dc1949b0b741ea81a7cd5554 and 722513ed0a324dadaabe5b2d0fe848c9);
     /// 00000000-0000-4000-8000-000000000NNN returns HTTP status NNN; any other UUID returns 404.
-    Sandbox {
-        /// Address to listen on.
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-        listen: SocketAddr,
-    },
+    Sandbox(SandboxArgs),
     /// Call a gateway and print the share as JSON, or the status with its details.
     ///
     /// The token is read from --token-file or the variable OS_TOKEN. Exit status: 0 for a share, 1 for an error.
-    Get {
-        /// ID of the share, a UUID.
-        id: String,
-        /// ID of the project that reads the share.
-        #[arg(long, value_name = "ID")]
-        project_id: String,
-        /// File that contains the token.
-        #[arg(long, value_name = "FILE")]
-        token_file: Option<PathBuf>,
-        #[command(flatten)]
-        target: Target,
-    },
+    Get(GetArgs),
     /// Print the health of a gateway. Exit status: 0 if it is SERVING, otherwise 1.
-    Health {
-        /// Service to check; empty for the whole gateway.
-        #[arg(long, value_name = "NAME", default_value = "")]
-        service: String,
-        #[command(flatten)]
-        target: Target,
-    },
+    Health(HealthArgs),
 }
 
 #[derive(clap::Args)]
@@ -108,28 +84,11 @@ pub enum Command {
         connect: bool,
     },
     /// Run only the embedded upstream.
-    Sandbox {
-        /// The address to listen on.
-        listen: SocketAddr,
-    },
+    Sandbox(SandboxArgs),
     /// Call a gateway.
-    Get {
-        /// The gateway.
-        target: Target,
-        /// The project.
-        project_id: String,
-        /// The share.
-        id: String,
-        /// The token, if there is one.
-        token: Option<Token>,
-    },
+    Get(GetArgs),
     /// Print the health of a gateway.
-    Health {
-        /// The gateway.
-        target: Target,
-        /// The service to check; empty for the whole gateway.
-        service: String,
-    },
+    Health(HealthArgs),
 }
 
 /// Why there is no command to run.
@@ -149,24 +108,23 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, P
     let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
     match flags {
-        CommandFlags::Serve(flags) => Ok(Command::Serve(Box::new(read(&flags)?))),
+        CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags)?)),
         CommandFlags::Check(flags) => {
-            Ok(Command::Check { config: Box::new(read(&flags.serve)?), connect: flags.connect })
+            Ok(Command::Check { config: read(&flags.serve)?, connect: flags.connect })
         }
-        CommandFlags::Sandbox { listen } => Ok(Command::Sandbox { listen }),
-        CommandFlags::Get { id, project_id, token_file, target } => {
-            let token =
-                client::token(token_file.as_deref()).map_err(|problem| ParseExit::Usage(vec![problem]))?;
-            Ok(Command::Get { target, project_id, id, token })
-        }
-        CommandFlags::Health { service, target } => Ok(Command::Health { target, service }),
+        CommandFlags::Sandbox(sandbox) => Ok(Command::Sandbox(sandbox)),
+        CommandFlags::Get(get) => match get.or_token_of_environment() {
+            Ok(get) => Ok(Command::Get(get)),
+            Err(problem) => Err(ParseExit::Usage(vec![problem])),
+        },
+        CommandFlags::Health(health) => Ok(Command::Health(health)),
     }
 }
 
-fn read(flags: &ServeFlags) -> Result<Config, ParseExit> {
+fn read(flags: &ServeFlags) -> Result<Box<Config>, ParseExit> {
     let mut validator = Validator::default();
     let config = flags.read(&mut validator);
-    validator.finish(config).map_err(ParseExit::Usage)
+    validator.finish(config).map(Box::new).map_err(ParseExit::Usage)
 }
 
 fn parse_exit(error: clap::Error) -> ParseExit {

@@ -7,22 +7,18 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use super::client;
 use super::output::write_line;
-use crate::config::Target;
-use crate::domain::{TOKEN_HEADER_NAME, Token};
+use crate::config::GetArgs;
+use crate::domain::TOKEN_HEADER_NAME;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
 
-pub(super) fn run(
-    target: &Target,
-    token: Option<Token>,
-    project_id: String,
-    id: String,
-) -> Result<ExitCode, String> {
-    let mut request = client::request(target, GetBackupShareRequest { project_id, id });
+pub(super) fn run(arguments: GetArgs) -> Result<ExitCode, String> {
+    let GetArgs { id, project_id, token, target } = arguments;
+    let mut request = client::request(&target, GetBackupShareRequest { project_id, id });
     if let Some(token) = token {
         request.metadata_mut().as_mut().insert(TOKEN_HEADER_NAME, token.value());
     }
-    let response = client::call(target, |channel| async {
+    let response = client::call(&target, |channel| async {
         BackupShareServiceClient::new(channel).get_backup_share(request).await
     })?;
     write_line(io::stdout(), &to_json(&response)?);

@@ -1,13 +1,48 @@
-//! The flags of the commands that call a gateway: `get` and `health`.
+//! The arguments of `sandbox`, `get` and `health`. clap parses them and reports the first invalid one.
 
 use std::fmt;
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
 
 use super::value::FlagValue;
 use crate::domain::Token;
+
+/// The arguments of `sandbox`.
+#[derive(Debug, clap::Args)]
+pub struct SandboxArgs {
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+}
+
+/// The arguments of `get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// ID of the share, a UUID.
+    pub id: String,
+    /// ID of the project that reads the share.
+    #[arg(long, value_name = "ID")]
+    pub project_id: String,
+    /// File that contains the token.
+    #[arg(long = "token-file", value_name = "FILE", value_parser = read_token)]
+    pub token: Option<Token>,
+    /// The gateway to call.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// The arguments of `health`.
+#[derive(Debug, clap::Args)]
+pub struct HealthArgs {
+    /// Service to check; empty for the whole gateway.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub service: String,
+    /// The gateway to call.
+    #[command(flatten)]
+    pub target: Target,
+}
 
 /// A gateway to call.
 #[derive(Debug, clap::Args)]
@@ -52,22 +87,27 @@ fn deadline(text: &str) -> Result<Duration, String> {
     if deadline > DAY { Err("must be at most 24h".into()) } else { Ok(deadline) }
 }
 
-/// The token of `--token-file`, otherwise of `OS_TOKEN`. The gateway may not need one.
-pub(super) fn token(file: Option<&Path>) -> Result<Option<Token>, String> {
-    let bytes = match file {
-        Some(path) => std::fs::read(path)
-            .map_err(|error| format!("--token-file: cannot read {} ({error})", path.display()))?,
-        None => std::env::var_os("OS_TOKEN").unwrap_or_default().into_encoded_bytes(),
-    };
-    let bytes = bytes.trim_ascii_end();
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let token = HeaderValue::from_bytes(bytes).ok().and_then(|value| Token::issued(&value).ok());
-    match token {
-        Some(token) => Ok(Some(token)),
-        None => {
-            Err("the token (--token-file or OS_TOKEN) must be visible ASCII of at most 32,768 bytes".into())
+fn read_token(path: &str) -> Result<Token, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot read {path} ({error})"))?;
+    parse_token(&bytes)
+}
+
+fn parse_token(bytes: &[u8]) -> Result<Token, String> {
+    let value = HeaderValue::from_bytes(bytes.trim_ascii_end()).ok();
+    let token = value.and_then(|value| Token::issued(&value).ok());
+    token.ok_or_else(|| "the token must be 1 to 32,768 bytes of visible ASCII".into())
+}
+
+impl GetArgs {
+    /// Without `--token-file`, the token is the one in `OS_TOKEN`, if there is one.
+    pub(super) fn or_token_of_environment(mut self) -> Result<Self, String> {
+        if self.token.is_none()
+            && let Some(token) = std::env::var_os("OS_TOKEN")
+            && !token.is_empty()
+        {
+            let token = parse_token(token.as_encoded_bytes());
+            self.token = Some(token.map_err(|problem| format!("OS_TOKEN: {problem}"))?);
         }
+        Ok(self)
     }
 }

@@ -448,7 +448,7 @@ async fn all_that_is_wrong_with_an_account_is_said_at_once() {
             proving.clone(),
             vec!["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_USER_DOMAIN_NAME", "OS_PROJECT_ID"],
         ),
-        (account.clone(), vec![], vec!["must prove who they are"]),
+        (account.clone(), vec![], vec!["requires mutual TLS"]),
         (
             [&account[..], &[("OS_AUTH_URL", "http://iam.example/v3")]].concat(),
             proving.clone(),

@@ -14,16 +14,22 @@ use tokio_rustls::TlsConnector;
 use super::{Failure, Report, Stopped};
 use crate::http::{BaseUrl, tls_config};
 use crate::pem::Certificate;
-use crate::upstream::Roots;
+use crate::upstream::{HttpConfig, Roots};
 
-/// Connects to `service` directly, as the gateway does without a proxy. Each step takes at most `limit`.
+/// Connects to `service`. Each step takes at most the connect timeout.
 pub(super) async fn check(
     report: &Report,
     service: &str,
     url: &BaseUrl,
     roots: &Roots,
-    limit: Duration,
+    http: &HttpConfig,
 ) -> Result<(), Stopped> {
+    if http.proxy.is_some() {
+        let step = format!("{service}, name, TCP and TLS");
+        report.skip(&step, "the proxy of --upstream-proxy connects to it");
+        return Ok(());
+    }
+    let limit = http.connect_timeout;
     let (host, port) = url.host_and_port();
     let addresses = report.step(&format!("{service}, name"), resolve(&host, port, limit).await)?;
     let stream = report.step(&format!("{service}, TCP"), connect(&addresses, limit).await)?;

@@ -14,31 +14,19 @@ use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
 use crate::grpc::{AuthorizationConfig, RpcError};
-use crate::http::BaseUrl;
 use crate::metrics::Metrics;
-use crate::upstream::{Roots, Upstream};
+use crate::upstream::{HttpConfig, Upstream};
 
 /// A share and a project that do not exist.
 const NO_SHARE: &str = "00000000-0000-4000-8000-000000000000";
 const NO_PROJECT: &str = "00000000000000000000000000000000";
 
-/// How the services are connected to.
-struct Connector<'a> {
-    report: &'a Report,
-    has_proxy: bool,
-    timeout: Duration,
-}
-
 pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped> {
-    let connector = Connector {
-        report,
-        has_proxy: config.upstream.http.proxy.is_some(),
-        timeout: config.upstream.http.connect_timeout,
-    };
+    let http = &config.upstream.http;
     let credentials = CredentialProvider::new(config.credentials)
         .map_err(|problem| report.fail("credential", &Failure::internal(problem)))?;
     let issued = match &credentials {
-        CredentialProvider::Keystone(keystone) => Some(check_identity(&connector, keystone).await?),
+        CredentialProvider::Keystone(keystone) => Some(check_identity(report, keystone, http).await?),
         CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => None,
     };
     let url = match config.upstream_location {
@@ -55,7 +43,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
             }
         },
     };
-    connector.check("upstream", &url, &config.upstream.http.roots).await?;
+    connection::check(report, "upstream", &url, &http.roots, http).await?;
 
     let issued_for = issued.and_then(|issued| issued.project_id().map(str::to_owned));
     let allowed = config.authorization.as_ref().and_then(AuthorizationConfig::a_project);
@@ -71,23 +59,16 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
     report.step(ROUTE, request_share(&upstream, project, token, config.grpc.deadlines.max).await)
 }
 
-impl Connector<'_> {
-    async fn check(&self, service: &str, url: &BaseUrl, roots: &Roots) -> Result<(), Stopped> {
-        if self.has_proxy {
-            let step = format!("{service}, name, TCP and TLS");
-            self.report.skip(&step, "the proxy of --upstream-proxy connects to it");
-            return Ok(());
-        }
-        connection::check(self.report, service, url, roots, self.timeout).await
-    }
-}
-
-async fn check_identity(connector: &Connector<'_>, keystone: &Keystone) -> Result<Arc<Issued>, Stopped> {
+async fn check_identity(
+    report: &Report,
+    keystone: &Keystone,
+    http: &HttpConfig,
+) -> Result<Arc<Issued>, Stopped> {
     let (url, roots) = keystone.identity_service();
-    connector.check("identity service", &url, &roots).await?;
-    let issued = connector.report.step("identity service, token", request_token(keystone).await)?;
+    connection::check(report, "identity service", &url, &roots, http).await?;
+    let issued = report.step("identity service, token", request_token(keystone).await)?;
     if let Some(endpoint) = issued.endpoint() {
-        connector.report.ok("identity service, catalog", &format!("the upstream is {endpoint}"));
+        report.ok("identity service, catalog", &format!("the upstream is {endpoint}"));
     }
     Ok(issued)
 }
