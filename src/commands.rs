@@ -1,7 +1,7 @@
-//! The commands: `serve`, `check`, `sandbox`, `get` and `health`. Each has its entry point here, with what belongs to the process
-//! and not to the gateway: runtimes, signals, standard output, exit codes.
+//! The commands `serve`, `check`, `sandbox`, `get` and `health`, and what belongs to the process rather than to the gateway:
+//! runtimes, signals, standard output, exit codes. `tests/gateway/process.rs` runs them.
 //!
-//! This module must not know flags or variables: `config` has parsed them.
+//! This module must not parse flags or read variables: `config` does.
 
 mod check;
 mod client;
@@ -21,12 +21,12 @@ use crate::config::{Command, ParseExit};
 use crate::server::workers;
 use output::{write_line, write_stderr};
 
-/// `EX_USAGE` of sysexits.h: the command line or the configuration is wrong.
+/// `EX_USAGE` of sysexits.h: the command line or the configuration is invalid.
 const USAGE: u8 = 64;
 /// `EX_UNAVAILABLE`: something cannot be reached.
 const UNAVAILABLE: u8 = 69;
 
-/// Runs what the command line asks for.
+/// Runs the parsed command, or prints why there is none.
 pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
     match parsed {
         Err(ParseExit::Help(text)) => {
@@ -50,9 +50,9 @@ fn run_command(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Serve(config) => serve::run(*config),
         Command::Check { config, connect } => check::run(*config, connect),
-        Command::Sandbox { listen } => sandbox::run(listen),
-        Command::Get { target, project_id, id, token } => get::run(&target, token, project_id, id),
-        Command::Health { target, service } => health::run(&target, service),
+        Command::Sandbox(arguments) => sandbox::run(arguments.listen),
+        Command::Get(arguments) => get::run(arguments),
+        Command::Health(arguments) => health::run(arguments),
     }
 }
 

@@ -1,197 +1,130 @@
-//! Command line and environment become plain data. This is the only reader of the environment, `OTEL_` variables apart.
+//! The command line and the environment, parsed into plain data. This is the only module that reads the environment; the
+//! `OTEL_` variables of the libraries apart.
 //!
-//! Every value is taken as text by clap ([`flags`]) and parsed here ([`serve`]), so that all problems, of flags and of the files
-//! that they name, are reported together. The result, [`Config`], is composed of the `Config` of each module. It holds data
-//! only: nothing in it changes, runs or is connected. `app` makes the parts out of it.
-//!
-//! The names of flags stay in this module. It must not know the commands, nor how the parts are put together.
+//! The flags of `serve` ([`flags`]) keep the errors of their values ([`value`]), so that all problems, of values and of files,
+//! are reported together ([`validator`]). The result, [`Config`], is composed of the `Config` of each module. Nothing in it
+//! runs or is connected: `app` builds the gateway from it. This module must not know how commands run. What it reports is
+//! tested in `tests/gateway/process.rs`.
 
 mod client;
 mod flags;
 mod security;
 mod serve;
-mod units;
 mod upstream;
 mod validator;
+mod value;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use client::{Target, TargetTls, TokenText};
+pub use client::{GetArgs, HealthArgs, Pem, SandboxArgs, Target};
 pub use serve::Config;
 pub use upstream::UpstreamLocation;
 
-use client::TargetFlags;
+use flags::ServeFlags;
 use validator::Validator;
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 ///
-/// Try it: `backup-share-gateway serve --sandbox` starts the gateway with an embedded upstream and says what to type.
-#[derive(Debug, Parser)]
+/// To try it, run `backup-share-gateway serve --sandbox`: it starts the gateway with an embedded upstream and prints example
+/// commands.
+#[derive(Parser)]
 #[command(name = "backup-share-gateway", version, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: CommandFlags,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum CommandFlags {
     /// Run the gateway.
     ///
-    /// Every flag can be given as the environment variable that its description names. Durations and sizes need a unit:
-    /// 250ms, 15s, 30m, 1h; 64KiB, 1MiB.
-    Serve(Box<flags::ServeFlags>),
-    /// Look at the configuration of `serve`, and start nothing.
+    /// Every flag has an environment variable; the flag wins. Durations and sizes require a unit: 250ms, 15s, 30m, 1h; 512B,
+    /// 64KiB, 1MiB, 1GiB.
+    Serve(Box<ServeFlags>),
+    /// Check the configuration of `serve` without starting anything.
     ///
-    /// Takes the flags of `serve`, and their variables. A line a step says what was found and what to do. Exit status: 0;
-    /// 64 where the configuration is wrong; 69 where --connect finds something that cannot be reached.
+    /// Takes the flags and variables of `serve`. Prints one line for each step with the finding and what to do. Exit status: 0,
+    /// 64 for configuration errors, 69 for what --connect cannot reach.
     Check(Box<CheckFlags>),
-    /// Run the embedded upstream alone.
+    /// Run only the embedded upstream.
     ///
-    /// It answers as VBS does and wants an X-Auth-Token, any. Share 8332443e-9866-41d8-8a58-a898cf5db030 is the one of
-    /// the vendor's document (projects c13f5220dc1949b0b741ea81a7cd5554 and 722513ed0a324dadaabe5b2d0fe848c9);
-    /// 00000000-0000-4000-8000-000000000NNN answers with HTTP status NNN; any other UUID is a 404.
-    Sandbox(SandboxFlags),
+    /// It answers like VBS and requires an X-Auth-Token with any value. Share 8332443e-9866-41d8-8a58-a898cf5db030 is the one
+    /// in the vendor's documentation (projects c13f5220dc1949b0b741ea81a7cd5554 and 722513ed0a324dadaabe5b2d0fe848c9);
+    /// 00000000-0000-4000-8000-000000000NNN returns HTTP status NNN; any other UUID returns 404.
+    Sandbox(SandboxArgs),
     /// Call a gateway and print the share as JSON, or the status with its details.
     ///
-    /// The token comes from --token-file or the variable OS_TOKEN. Exit status: 0 for a share, 1 for an error status.
-    Get(GetFlags),
-    /// Ask a gateway's health: exit status 0 when it is SERVING, else 1.
-    Health(HealthFlags),
+    /// The token is read from --token-file or the variable OS_TOKEN. Exit status: 0 for a share, 1 for an error.
+    Get(GetArgs),
+    /// Print the health of a gateway. Exit status: 0 if it is SERVING, otherwise 1.
+    Health(HealthArgs),
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(clap::Args)]
 struct CheckFlags {
-    /// Go step by step to the upstream and, where the gateway has an account, to the identity service and its catalog.
+    /// Test the connection to the upstream step by step and, in keystone mode, to the identity service and its catalog.
     #[arg(long)]
     connect: bool,
     #[command(flatten)]
-    serve: flags::ServeFlags,
+    serve: ServeFlags,
 }
 
-#[derive(Debug, clap::Args)]
-struct SandboxFlags {
-    /// Where to listen.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: String,
-}
-
-#[derive(Debug, clap::Args)]
-struct GetFlags {
-    /// The share: a UUID.
-    id: String,
-    /// The project in whose name the share is read.
-    #[arg(long, value_name = "ID")]
-    project_id: String,
-    /// A file that holds the token.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    #[command(flatten)]
-    target: TargetFlags,
-}
-
-#[derive(Debug, clap::Args)]
-struct HealthFlags {
-    /// The service asked about; empty for the gateway as a whole.
-    #[arg(long, value_name = "NAME", default_value = "")]
-    service: String,
-    #[command(flatten)]
-    target: TargetFlags,
-}
-
-/// What the command line asks for.
+/// A command to run.
 #[derive(Debug)]
 pub enum Command {
     /// Run the gateway.
     Serve(Box<Config>),
-    /// Check what the gateway would run on.
+    /// Check the configuration of the gateway.
     Check {
-        /// All of it.
+        /// The configuration.
         config: Box<Config>,
-        /// Whether to go to the upstream and the identity service, too.
+        /// Whether to test the connections to the upstream and the identity service.
         connect: bool,
     },
-    /// Run the embedded upstream alone.
-    Sandbox {
-        /// Where it listens.
-        listen: SocketAddr,
-    },
+    /// Run only the embedded upstream.
+    Sandbox(SandboxArgs),
     /// Call a gateway.
-    Get {
-        /// Which one, and how long to wait.
-        target: Target,
-        /// The project.
-        project_id: String,
-        /// The share.
-        id: String,
-        /// The token, if there is one.
-        token: Option<TokenText>,
-    },
-    /// Ask a gateway's health.
-    Health {
-        /// Which one, and how long to wait.
-        target: Target,
-        /// The service asked about.
-        service: String,
-    },
+    Get(GetArgs),
+    /// Print the health of a gateway.
+    Health(HealthArgs),
 }
 
-/// Why there is nothing to run.
+/// Why there is no command to run.
 #[derive(Debug)]
 pub enum ParseExit {
-    /// Help or the version was asked for.
+    /// Help or the version was requested.
     Help(String),
-    /// The command line or the configuration is wrong: one line for each problem.
+    /// The command line or the configuration is invalid: one line for each problem.
     Usage(Vec<String>),
 }
 
-/// Reads the command line and the environment.
+/// Parses the command line and the environment.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ParseExit> {
     let command = Cli::command()
         .mut_subcommand("serve", flags::with_variables)
         .mut_subcommand("check", flags::with_variables);
-    let invalid = command.find_subcommand("serve").map(flags::invalid_variables).unwrap_or_default();
-    if !invalid.is_empty() {
-        return Err(ParseExit::Usage(invalid));
-    }
     let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
-    read(flags).map_err(ParseExit::Usage)
+    match flags {
+        CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags)?)),
+        CommandFlags::Check(flags) => {
+            Ok(Command::Check { config: read(&flags.serve)?, connect: flags.connect })
+        }
+        CommandFlags::Sandbox(sandbox) => Ok(Command::Sandbox(sandbox)),
+        CommandFlags::Get(get) => match get.or_token_of_environment() {
+            Ok(get) => Ok(Command::Get(get)),
+            Err(problem) => Err(ParseExit::Usage(vec![problem])),
+        },
+        CommandFlags::Health(health) => Ok(Command::Health(health)),
+    }
 }
 
-/// Parses the values of the flags. The error has a line for each problem.
-fn read(flags: CommandFlags) -> Result<Command, Vec<String>> {
+fn read(flags: &ServeFlags) -> Result<Box<Config>, ParseExit> {
     let mut validator = Validator::default();
-    let command = match flags {
-        CommandFlags::Serve(flags) => {
-            flags.read(&mut validator).map(|config| Command::Serve(Box::new(config)))
-        }
-        CommandFlags::Check(flags) => {
-            let connect = flags.connect;
-            let config = flags.serve.read(&mut validator);
-            config.map(|config| Command::Check { config: Box::new(config), connect })
-        }
-        CommandFlags::Sandbox(flags) => {
-            let listen = validator.flag("listen", &flags.listen, units::address);
-            listen.map(|listen| Command::Sandbox { listen })
-        }
-        CommandFlags::Get(flags) => {
-            let GetFlags { id, project_id, token_file, target } = flags;
-            let target = target.read(&mut validator);
-            match client::token(&mut validator, token_file) {
-                Ok(token) => target.map(|target| Command::Get { target, project_id, id, token }),
-                Err(reported) => Err(reported),
-            }
-        }
-        CommandFlags::Health(flags) => {
-            let target = flags.target.read(&mut validator);
-            target.map(|target| Command::Health { target, service: flags.service })
-        }
-    };
-    validator.finish(command)
+    let config = flags.read(&mut validator);
+    validator.finish(config).map(Box::new).map_err(ParseExit::Usage)
 }
 
 fn parse_exit(error: clap::Error) -> ParseExit {

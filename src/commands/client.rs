@@ -1,93 +1,93 @@
-//! What `get` and `health` share: the connection to a gateway, and a status in words. A small gRPC client, for containers
-//! without a shell and without grpcurl.
+//! A gRPC client for `get` and `health`, for containers without a shell and without grpcurl. `tests/gateway/process.rs` and
+//! `tests/gateway/tls.rs` show what it prints.
 
-use std::fmt::Write as _;
+use std::error::Error as _;
+use std::iter::successors;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
+use super::runtime;
 use crate::config::Target;
 use crate::grpc::code_name;
 
-/// The gateway enforces the deadline itself; this much later the client stops waiting for its status.
+/// The gateway enforces the deadline; the client waits this much longer for the status.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Connects to the gateway.
-pub(super) async fn connect(target: &Target) -> Result<Channel, String> {
+/// Connects to a gateway and makes one call. The error is text to print.
+pub(super) fn call<T, F>(target: &Target, send: impl FnOnce(Channel) -> F) -> Result<T, String>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let connect_and_send = async {
+        let channel = connect(target).await?;
+        let response = send(channel).await.map_err(|status| format_status(&status))?;
+        Ok(response.into_inner())
+    };
+    let limited = async { tokio::time::timeout(target.deadline + GRACE, connect_and_send).await };
+    match runtime()?.block_on(limited) {
+        Ok(result) => result,
+        Err(_) => Err(format!("{} did not answer within {:?}", target.address, target.deadline)),
+    }
+}
+
+/// A request with the deadline of the command.
+pub(super) fn request<T>(target: &Target, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(target.deadline);
+    request
+}
+
+async fn connect(target: &Target) -> Result<Channel, String> {
     let address = &target.address;
-    let scheme = if target.tls.is_some() { "https" } else { "http" };
+    let scheme = if target.tls_ca.is_some() { "https" } else { "http" };
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-        .map_err(|_| format!("{address} is not a host and a port, such as 127.0.0.1:50051"))?;
-    if let Some(tls) = &target.tls {
-        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
-        if let Some((certificate, key)) = &tls.identity {
-            config = config.identity(Identity::from_pem(certificate, key));
+        .map_err(|_| format!("--address: '{address}' must be a host and a port, such as 127.0.0.1:50051"))?;
+    if let Some(ca) = &target.tls_ca {
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&ca.0));
+        if let (Some(certificate), Some(key)) = (&target.tls_cert, &target.tls_key) {
+            tls = tls.identity(Identity::from_pem(&certificate.0, &key.0));
         }
-        if let Some(name) = &tls.server_name {
-            config = config.domain_name(name);
+        if let Some(name) = &target.tls_server_name {
+            tls = tls.domain_name(name);
         }
-        endpoint =
-            endpoint.tls_config(config).map_err(|_| "the PEM files of TLS cannot be used".to_owned())?;
+        endpoint = endpoint
+            .tls_config(tls)
+            .map_err(|error| format!("--tls-ca, --tls-cert, --tls-key: invalid PEM ({error})"))?;
     }
     endpoint.connect_timeout(target.deadline).connect().await.map_err(|error| {
-        let mut causes = format!("cannot connect to {address}");
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            // Writing to a string does not fail.
-            let _ = write!(causes, ": {cause}");
-            next = cause.source();
-        }
-        causes
+        let causes: Vec<String> =
+            successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
+        format!("cannot connect to {address}: {}", causes.join(": "))
     })
 }
 
-/// Waits for the reply of a call that was sent with the target's deadline.
-pub(super) async fn reply<T>(
-    target: &Target,
-    call: impl Future<Output = Result<T, Status>>,
-) -> Result<T, String> {
-    match tokio::time::timeout(target.deadline + GRACE, call).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(status)) => Err(describe(&status)),
-        Err(_) => Err(timeout_message(target)),
-    }
-}
-
-fn timeout_message(target: &Target) -> String {
-    format!("{} did not answer in time", target.address)
-}
-
-/// The status and its details, a line each.
-fn describe(status: &Status) -> String {
-    // tonic's own timer, started by the deadline that it sends, calls it CANCELLED.
+/// The status and its details, one line for each.
+fn format_status(status: &Status) -> String {
+    // What tonic's client makes of an expired deadline.
     if status.code() == Code::Cancelled && status.message() == tonic::TimeoutExpired(()).to_string() {
         return "DEADLINE_EXCEEDED\n  message: the gateway did not answer before the deadline".into();
     }
     let details = status.get_error_details();
-    let mut text = code_name(status.code()).to_owned();
-    let mut line = |name: &str, value: &str| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "\n  {name}: {value}");
-    };
-    line("message", status.message());
+    let mut lines = vec![code_name(status.code()).to_owned(), format!("message: {}", status.message())];
     if let Some(info) = details.error_info() {
-        line("reason", &format!("{} ({})", info.reason, info.domain));
-        let mut metadata: Vec<_> = info.metadata.iter().collect();
+        lines.push(format!("reason: {} ({})", info.reason, info.domain));
+        let mut metadata: Vec<String> =
+            info.metadata.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         metadata.sort();
-        metadata.into_iter().for_each(|(key, value)| line(key, value));
+        lines.extend(metadata);
     }
-    for violation in
-        details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default()
-    {
-        line(&violation.field, &violation.description);
+    if let Some(request) = details.bad_request() {
+        let violations = request.field_violations.iter();
+        lines.extend(violations.map(|violation| format!("{}: {}", violation.field, violation.description)));
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
-        line("retry after", &format!("{} s", delay.as_secs_f64()));
+        lines.push(format!("retry after: {} s", delay.as_secs_f64()));
     }
     if let Some(request) = details.request_info() {
-        line("request ID", &request.request_id);
+        lines.push(format!("request ID: {}", request.request_id));
     }
-    text
+    lines.join("\n  ")
 }

@@ -1,11 +1,11 @@
-//! Lines on standard output and standard error. A stream that is closed or that nobody reads is no reason to fail.
+//! Lines on standard output and standard error. A stream that is closed or not read is not an error.
 
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// How long a line may wait for a reader of standard error.
+/// The time limit of a write to standard error.
 const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Writes a line to standard error, on a separate thread: a pipe that is not read must not block the process.

@@ -19,7 +19,7 @@ async fn serve(listen: SocketAddr) -> Result<ExitCode, String> {
     write_stderr(&format!("the embedded upstream listens on http://{address}"));
     let mut signals = Signals::handle()?;
     tokio::select! {
-        () = sandbox.serve() => Err("the embedded upstream died".into()),
+        () = sandbox.serve() => Err("the embedded upstream terminated".into()),
         () = signals.next() => Ok(ExitCode::SUCCESS),
     }
 }

@@ -1,4 +1,4 @@
-//! The `serve` command: runs the gateway until a signal ends it.
+//! The `serve` command: runs the gateway until a signal stops it.
 
 use std::io;
 use std::process::ExitCode;
@@ -14,21 +14,21 @@ use crate::config::{Config, UpstreamLocation};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE};
 use crate::telemetry::traces::Exporter;
 
-/// How long what a forced shutdown cancels may take to end.
+/// The time limit for tasks that a forced shutdown has cancelled.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long the collector may take for the last spans of a process that ended in order.
+/// The time limit for the export of the last spans after an orderly shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(config: Config) -> Result<ExitCode, String> {
     let limit = raise_descriptor_limit();
     let runtime = runtime()?;
-    // The log is dropped last: the calls that a forced shutdown cancels are still logged.
+    // The log is dropped last, because calls that a forced shutdown cancels are still logged.
     let (_log, exporter) = config.log.install(|| config.traces.as_ref().map(Exporter::start).transpose())?;
     if let Err(error) = limit {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
     let ended = runtime.block_on(serve(config));
-    // Dropping the runtime would wait for every name that is still being resolved.
+    // Dropping the runtime would wait for name lookups, which block a thread.
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     if let Some(exporter) = exporter {
         exporter.finish(if ended.is_ok() { FLUSH_TIMEOUT } else { EXIT_TIMEOUT });
@@ -51,11 +51,12 @@ async fn serve(config: Config) -> Result<(), String> {
     }
 }
 
+/// Example commands that work against the embedded upstream.
 fn quickstart_hint(port: u16) -> String {
     let [project, _] = DOCUMENTED_PROJECTS;
     let program = std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
     format!(
-        "\nThe gateway answers from its embedded upstream, which takes any token. Try:
+        "\nThe gateway uses its embedded upstream, which accepts any token. Try:
 
   OS_TOKEN=any {program} get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
 
@@ -66,7 +67,7 @@ fn quickstart_hint(port: u16) -> String {
     )
 }
 
-/// A connection takes a descriptor, and a worker some; the soft limit of many systems is 1024.
+/// Each connection takes a file descriptor, and the soft limit of many systems is 1024.
 fn raise_descriptor_limit() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)

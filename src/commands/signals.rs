@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first one drains, the second one ends the process at once.
+//! SIGTERM and SIGINT: the first signal drains the gateway, the second one ends the process immediately.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::Shutdown;
 
-/// The signals that end a process. From when it is made, the process handles them itself.
+/// Receives the signals. Once it exists, they no longer end the process by themselves.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
@@ -22,7 +22,7 @@ impl Signals {
         Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
@@ -30,7 +30,7 @@ impl Signals {
         }
     }
 
-    /// Passes the signals on to `shutdown`. Never ends.
+    /// Passes the signals on to `shutdown`. Never returns.
     pub(super) async fn forward(mut self, shutdown: Shutdown) -> Infallible {
         self.next().await;
         shutdown.drain.cancel();

@@ -1,110 +1,113 @@
-//! The flags of the commands that call a gateway: `get` and `health`.
+//! The arguments of `sandbox`, `get` and `health`. clap parses them and reports the first invalid one.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::units;
-use super::validator::{Reported, Validator};
+use http::HeaderValue;
 
+use super::value::FlagValue;
+use crate::domain::Token;
+
+/// The arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
-pub(super) struct TargetFlags {
-    /// The gateway.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
-    address: String,
-    /// How long to wait for the answer.
-    #[arg(long, value_name = "DURATION", default_value = "15s")]
-    deadline: String,
-    /// Speak TLS, and believe a certificate that one of this PEM file has signed.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-    /// PEM file of the certificate that proves who calls (mutual TLS).
-    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// PEM file of its key.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// The name that the gateway's certificate must have, where it is not the one in the address.
-    #[arg(long, value_name = "NAME", requires = "tls_ca")]
-    tls_server_name: Option<String>,
+pub struct SandboxArgs {
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+}
+
+/// The arguments of `get`.
+#[derive(Debug, clap::Args)]
+pub struct GetArgs {
+    /// ID of the share, a UUID.
+    pub id: String,
+    /// ID of the project that reads the share.
+    #[arg(long, value_name = "ID")]
+    pub project_id: String,
+    /// File that contains the token.
+    #[arg(long = "token-file", value_name = "FILE", value_parser = read_token)]
+    pub token: Option<Token>,
+    /// The gateway to call.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// The arguments of `health`.
+#[derive(Debug, clap::Args)]
+pub struct HealthArgs {
+    /// Service to check; empty for the whole gateway.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub service: String,
+    /// The gateway to call.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// A gateway to call.
-#[derive(Debug)]
+#[derive(Debug, clap::Args)]
 pub struct Target {
-    /// Host and port.
+    /// Host and port of the gateway.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
     pub address: String,
-    /// How long to wait.
+    /// Time limit of the whole command.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = deadline)]
     pub deadline: Duration,
-    /// TLS, if it is to be spoken.
-    pub tls: Option<TargetTls>,
+    /// CA bundle that verifies the gateway's certificate (PEM); enables TLS.
+    #[arg(long, value_name = "FILE", value_parser = read_pem)]
+    pub tls_ca: Option<Pem>,
+    /// Client certificate for mutual TLS (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key", value_parser = read_pem)]
+    pub tls_cert: Option<Pem>,
+    /// Private key of --tls-cert (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = read_pem)]
+    pub tls_key: Option<Pem>,
+    /// Name to verify in the gateway's certificate, if it differs from the host of --address.
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub tls_server_name: Option<String>,
 }
 
-/// How to speak TLS; all in PEM.
-pub struct TargetTls {
-    /// Who may sign the gateway's certificate.
-    pub ca: Vec<u8>,
-    /// The client's own certificate and key.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The name that the gateway's certificate must have, where it is not the one in the address.
-    pub server_name: Option<String>,
-}
+/// The content of a PEM file. It may hold a private key and is never shown.
+#[derive(Clone)]
+pub struct Pem(pub Vec<u8>);
 
-impl fmt::Debug for TargetTls {
+impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TargetTls([redacted])")
+        f.write_str("Pem([redacted])")
     }
 }
 
-/// A token read from a file or the environment; it is not shown.
-pub struct TokenText(pub String);
-
-impl fmt::Debug for TokenText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenText([redacted])")
-    }
+fn read_pem(path: &str) -> Result<Pem, String> {
+    std::fs::read(path).map(Pem).map_err(|error| format!("cannot read {path} ({error})"))
 }
 
-impl TargetFlags {
-    pub(super) fn read(self, validator: &mut Validator) -> Result<Target, Reported> {
-        let deadline = validator.flag("deadline", &self.deadline, units::deadline);
-        let identity = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => {
-                let cert = validator.file("tls-cert", cert);
-                let key = validator.file("tls-key", key);
-                Some((cert, key))
-            }
-            // clap has seen to it that they come together.
-            _ => None,
-        };
-        let ca = self.tls_ca.map(|file| validator.file("tls-ca", &file));
-        let identity = match identity {
-            Some((cert, key)) => Some((cert?, key?)),
-            None => None,
-        };
-        let tls = match ca {
-            Some(ca) => Some(TargetTls { ca: ca?, identity, server_name: self.tls_server_name }),
-            None => None,
-        };
-        Ok(Target { address: self.address, deadline: deadline?, tls })
-    }
+fn deadline(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let deadline = Duration::parse(text)?;
+    if deadline > DAY { Err("must be at most 24h".into()) } else { Ok(deadline) }
 }
 
-/// The token of `--token-file`, else of `OS_TOKEN`. The gateway may need none.
-pub(super) fn token(validator: &mut Validator, file: Option<PathBuf>) -> Result<Option<TokenText>, Reported> {
-    // What is not UTF-8 becomes a character that is refused below.
-    let text = match file {
-        Some(file) => {
-            let bytes = validator.file("token-file", &file)?;
-            String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()
+fn read_token(path: &str) -> Result<Token, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot read {path} ({error})"))?;
+    parse_token(&bytes)
+}
+
+fn parse_token(bytes: &[u8]) -> Result<Token, String> {
+    let value = HeaderValue::from_bytes(bytes.trim_ascii_end()).ok();
+    let token = value.and_then(|value| Token::issued(&value).ok());
+    token.ok_or_else(|| "the token must be 1 to 32,768 bytes of visible ASCII".into())
+}
+
+impl GetArgs {
+    /// Without `--token-file`, the token is the one in `OS_TOKEN`, if there is one.
+    pub(super) fn or_token_of_environment(mut self) -> Result<Self, String> {
+        if self.token.is_none()
+            && let Some(token) = std::env::var_os("OS_TOKEN")
+            && !token.is_empty()
+        {
+            let token = parse_token(token.as_encoded_bytes());
+            self.token = Some(token.map_err(|problem| format!("OS_TOKEN: {problem}"))?);
         }
-        None => match std::env::var_os("OS_TOKEN") {
-            Some(value) => value.to_string_lossy().into_owned(),
-            None => return Ok(None),
-        },
-    };
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(validator.report("the token (--token-file or OS_TOKEN) must be visible ASCII"));
+        Ok(self)
     }
-    Ok(if text.is_empty() { None } else { Some(TokenText(text)) })
 }

@@ -1,141 +1,149 @@
-//! The flags of `serve` as text, and the variable of each: `GATEWAY_` and the flag's name ([`with_variables`]).
+//! The flags of `serve`. Each has an environment variable: `GATEWAY_` and the flag's name ([`with_variables`]).
 //!
-//! Nothing is parsed here: clap stops at the first value that does not parse, and all problems are to be reported together.
+//! To add a flag, add a field here, read it where its module's `Config` is made, and add a row to the README's table.
 
 #![allow(rustdoc::bare_urls, reason = "the documentation of a flag is its help text")]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Command};
 
-#[derive(Debug, Args)]
+use super::security::{AuthMode, RuleList};
+use super::serve::LogFilter;
+use super::value::{Count, DurationOrZero, Flag, Size, variable};
+use crate::credentials::Scheme;
+use crate::telemetry::LogFormat;
+
+#[derive(Args)]
 pub(super) struct ServeFlags {
-    /// Where gRPC is served. Port 0 takes any.
+    /// Address of the gRPC port. Port 0 takes any free port; the log line `listening` names it.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:50051", help_heading = "Server")]
-    pub(super) listen: String,
-    /// Where probes and metrics are served, unencrypted.
+    pub(super) listen: Flag<SocketAddr>,
+    /// Address of the admin port: probes and metrics, without TLS.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090", help_heading = "Server")]
-    pub(super) admin_listen: String,
-    /// PEM file of the gRPC port's certificate, and of those between it and the root. Read again when it changes.
+    pub(super) admin_listen: Flag<SocketAddr>,
+    /// Certificate of the gRPC port, followed by its intermediate certificates (PEM). Reloaded when it changes.
     #[arg(long, value_name = "FILE", help_heading = "Server")]
-    pub(super) tls_cert: Option<PathBuf>,
-    /// PEM file of its key.
+    pub(super) tls_cert: Option<Flag<PathBuf>>,
+    /// Private key of --tls-cert (PEM). Reloaded when it changes.
     #[arg(long, value_name = "FILE", help_heading = "Server")]
-    pub(super) tls_key: Option<PathBuf>,
-    /// PEM file of the certificates that may sign the callers'. With it every caller must have one (mutual TLS).
+    pub(super) tls_key: Option<Flag<PathBuf>>,
+    /// Client CA bundle (PEM); enables mutual TLS: callers must present a certificate. Reloaded when it changes.
     #[arg(long, value_name = "FILE", help_heading = "Server")]
-    pub(super) tls_client_ca: Option<PathBuf>,
-    /// What a caller may read, by the SPIFFE ID or else the DNS name in its certificate; `*` is every project. May stand
-    /// more than once; in the variable, rules stand between blanks.
-    #[arg(long, value_name = "CALLER=PROJECT[,PROJECT…]", value_delimiter = ' ', help_heading = "Server")]
-    pub(super) allow: Vec<String>,
-    /// File of such rules, one a line, with comments after #. Read again when it changes.
+    pub(super) tls_client_ca: Option<Flag<PathBuf>>,
+    /// Allow a caller to read shares of these projects. CALLER is the SPIFFE ID, otherwise a DNS name, in the client's
+    /// certificate; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
+    #[arg(long, value_name = "CALLER=PROJECT[,PROJECT…]", help_heading = "Server")]
+    pub(super) allow: Vec<Flag<RuleList>>,
+    /// File of --allow rules, one per line; # starts a comment. Reloaded when it changes.
     #[arg(long, value_name = "FILE", help_heading = "Server")]
-    pub(super) allow_file: Option<PathBuf>,
-    /// Do not tell clients which services and types there are.
+    pub(super) allow_file: Option<Flag<PathBuf>>,
+    /// Disable gRPC server reflection.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Server")]
-    pub(super) no_reflection: String,
-    /// Threads that serve calls, each for the connections dealt out to it [default: the CPUs that the cgroup grants].
+    pub(super) no_reflection: Flag<bool>,
+    /// Threads that serve calls. A connection stays on one of them [default: the CPUs that the cgroup grants].
     #[arg(long, value_name = "COUNT", help_heading = "Server")]
-    pub(super) workers: Option<String>,
+    pub(super) workers: Option<Flag<Count<1024>>>,
 
-    /// Calls in flight in the whole process; one more is refused with OVERLOADED.
+    /// Limit of calls in flight in the process. Calls beyond it are rejected with OVERLOADED.
     #[arg(long, value_name = "COUNT", default_value = "1000", help_heading = "Load")]
-    pub(super) max_in_flight: String,
-    /// Open connections; one more is closed at once.
+    pub(super) max_in_flight: Flag<Count<1_000_000>>,
+    /// Limit of open gRPC connections. Connections beyond it are closed immediately.
     #[arg(long, value_name = "COUNT", default_value = "10000", help_heading = "Load")]
-    pub(super) max_connections: String,
-    /// Calls at once on one connection.
+    pub(super) max_connections: Flag<Count<1_000_000>>,
+    /// Limit of concurrent calls on one connection.
     #[arg(long, value_name = "COUNT", default_value = "200", help_heading = "Load")]
-    pub(super) max_streams_per_connection: String,
-    /// Age at which a connection is asked to go, give or take a tenth, so that clients find new replicas.
+    pub(super) max_streams_per_connection: Flag<Count<1_000_000>>,
+    /// Age (±10 %) at which a connection gets GOAWAY, so that clients find new replicas. Its calls finish.
     #[arg(long, value_name = "DURATION", default_value = "30m", help_heading = "Load")]
-    pub(super) max_connection_age: String,
-    /// How long a connection may be without a call.
+    pub(super) max_connection_age: Flag<Duration>,
+    /// Time after which a connection without calls is closed.
     #[arg(long, value_name = "DURATION", default_value = "15m", help_heading = "Load")]
-    pub(super) max_connection_idle: String,
-    /// How long a peer may take until it has shown that it speaks HTTP/2.
+    pub(super) max_connection_idle: Flag<Duration>,
+    /// Timeout of the TLS and HTTP/2 handshake of a new connection.
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Load")]
-    pub(super) handshake_timeout: String,
-    /// How often a silent peer is sent a PING.
+    pub(super) handshake_timeout: Flag<Duration>,
+    /// Interval of HTTP/2 PINGs to a silent peer.
     #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Load")]
-    pub(super) keepalive_interval: String,
-    /// How long a peer may take to answer it.
+    pub(super) keepalive_interval: Flag<Duration>,
+    /// Time that a peer has to answer a PING before its connection is closed.
     #[arg(long, value_name = "DURATION", default_value = "20s", help_heading = "Load")]
-    pub(super) keepalive_timeout: String,
+    pub(super) keepalive_timeout: Flag<Duration>,
 
-    /// Deadline of a call that brings none.
+    /// Deadline of a call without one.
     #[arg(long, value_name = "DURATION", default_value = "15s", help_heading = "Time")]
-    pub(super) default_deadline: String,
-    /// Longest deadline, whatever the caller says.
+    pub(super) default_deadline: Flag<Duration>,
+    /// Maximum deadline of a call, whatever the caller requests.
     #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Time")]
-    pub(super) max_deadline: String,
-    /// How long calls are still taken after SIGTERM, so that callers have time to hear of it.
+    pub(super) max_deadline: Flag<Duration>,
+    /// Time after SIGTERM in which calls are still accepted, so that clients notice NOT_SERVING.
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = "Time")]
-    pub(super) drain_delay: String,
-    /// How long the calls that run may take after that.
+    pub(super) drain_delay: Flag<DurationOrZero>,
+    /// Time that calls in flight then have to finish.
     #[arg(long, value_name = "DURATION", default_value = "20s", help_heading = "Time")]
-    pub(super) drain_timeout: String,
+    pub(super) drain_timeout: Flag<DurationOrZero>,
 
-    /// The upstream: https, host, optional port and path, such as https://vbs.eu-de.otc.t-systems.com.
+    /// Base URL of VBS: https, host, optional port and path, such as https://vbs.eu-de.otc.t-systems.com.
     #[arg(long, value_name = "URL", help_heading = "Upstream")]
-    pub(super) upstream_url: Option<String>,
-    /// Start the embedded upstream beside the gateway, on a loopback port, and point the gateway at it.
+    pub(super) upstream_url: Option<Flag<String>>,
+    /// Start the embedded upstream on a loopback port and use it in place of --upstream-url.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Upstream")]
-    pub(super) sandbox: String,
-    /// Let the upstream's URL be http: tokens then travel unencrypted.
+    pub(super) sandbox: Flag<bool>,
+    /// Accept http URLs of VBS and the identity service. Tokens and passwords then travel unencrypted.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Upstream")]
-    pub(super) allow_plaintext_upstream: String,
-    /// PEM file of the certificates that may sign the upstream's, in place of the system's.
+    pub(super) allow_plaintext_upstream: Flag<bool>,
+    /// CA bundle that replaces the system's root certificates for the upstream (PEM).
     #[arg(long, value_name = "FILE", help_heading = "Upstream")]
-    pub(super) upstream_ca: Option<String>,
-    /// Forward proxy to the upstream. HTTP_PROXY and its kin are not read.
+    pub(super) upstream_ca: Option<Flag<PathBuf>>,
+    /// Forward proxy to the upstream and the identity service. HTTP_PROXY and similar variables are not read.
     #[arg(long, value_name = "URL", help_heading = "Upstream")]
-    pub(super) upstream_proxy: Option<String>,
-    /// Longest time to connect: name, TCP and TLS together.
+    pub(super) upstream_proxy: Option<Flag<String>>,
+    /// Timeout of opening a connection: name resolution, TCP and TLS together.
     #[arg(long, value_name = "DURATION", default_value = "2s", help_heading = "Upstream")]
-    pub(super) connect_timeout: String,
-    /// Longest time of one attempt.
+    pub(super) connect_timeout: Flag<Duration>,
+    /// Timeout of one attempt, including the connection.
     #[arg(long, value_name = "DURATION", default_value = "4s", help_heading = "Upstream")]
-    pub(super) attempt_timeout: String,
-    /// Attempts at one call; 1 means no retry.
+    pub(super) attempt_timeout: Flag<Duration>,
+    /// Maximum number of attempts for one call; 1 disables retries.
     #[arg(long, value_name = "COUNT", default_value = "3", help_heading = "Upstream")]
-    pub(super) max_attempts: String,
-    /// Longest reply that is read.
+    pub(super) max_attempts: Flag<Count<10>>,
+    /// Maximum size of a response body.
     #[arg(long, value_name = "SIZE", default_value = "1MiB", help_heading = "Upstream")]
-    pub(super) max_response_bytes: String,
-    /// How long an unused connection is kept: less than the upstream keeps it.
+    pub(super) max_response_bytes: Flag<Size>,
+    /// Time that an idle connection is kept. It should be shorter than the upstream's own idle timeout.
     #[arg(long, value_name = "DURATION", default_value = "15s", help_heading = "Upstream")]
-    pub(super) upstream_idle_timeout: String,
-    /// How long a connection may be reused, so that changes in DNS are seen.
+    pub(super) upstream_idle_timeout: Flag<Duration>,
+    /// Time that a connection may be reused, so that DNS changes take effect.
     #[arg(long, value_name = "DURATION", default_value = "5m", help_heading = "Upstream")]
-    pub(super) upstream_connection_lifetime: String,
+    pub(super) upstream_connection_lifetime: Flag<Duration>,
 
-    /// Whose credential goes upstream: passthrough, the caller's token; keystone, a token of the gateway's own account at the
-    /// identity service (OS_AUTH_URL and the others of OpenStack's variables); aksk, the gateway's own keys.
+    /// Credential for the upstream: passthrough (the caller's token), keystone (a token of the gateway's own account, from the
+    /// OS_* variables of OpenStack) or aksk (requests are signed with the gateway's own access key).
     #[arg(long, value_name = "MODE", default_value = "passthrough", help_heading = "Credentials")]
-    pub(super) auth: String,
-    /// How the keys sign: sdk, or legacy as Open Telekom Cloud's own clients do.
+    pub(super) auth: Flag<AuthMode>,
+    /// Signature scheme of --auth aksk: sdk, or legacy (the scheme of Open Telekom Cloud's own clients).
     #[arg(long, value_name = "SCHEME", default_value = "sdk", help_heading = "Credentials")]
-    pub(super) aksk_scheme: String,
-    /// Folder whose files are named as the variables that they replace: OS_PASSWORD and its kin; OS_ACCESS_KEY, OS_SECRET_KEY,
-    /// OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK, HUAWEICLOUD_SDK_SK, HUAWEICLOUD_SDK_SECURITY_TOKEN. Read again when they change.
-    #[arg(long, value_name = "FOLDER", help_heading = "Credentials")]
-    pub(super) secrets_dir: Option<PathBuf>,
+    pub(super) aksk_scheme: Flag<Scheme>,
+    /// Directory of files that replace variables of the same name, such as a mounted Kubernetes Secret: OS_PASSWORD and the
+    /// other variables of keystone mode; OS_ACCESS_KEY, OS_SECRET_KEY and OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK,
+    /// HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SECURITY_TOKEN. Reloaded when they change.
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Credentials")]
+    pub(super) secrets_dir: Option<Flag<PathBuf>>,
 
-    /// What is logged: a filter such as info, or warn,backup_share_gateway=debug.
+    /// Log filter: a level, or a comma-separated list such as warn,backup_share_gateway=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Log")]
-    pub(super) log: String,
-    /// json or text [default: text on a terminal, else json].
+    pub(super) log: Flag<LogFilter>,
+    /// Log format: json or text [default: text on a terminal, else json].
     #[arg(long, value_name = "FORMAT", help_heading = "Log")]
-    pub(super) log_format: Option<String>,
+    pub(super) log_format: Option<Flag<LogFormat>>,
 }
 
-/// Gives every flag its variable: `--upstream-url` is `GATEWAY_UPSTREAM_URL`. An empty one counts as none, as a template
-/// writes it where there is nothing to say.
+/// Gives every flag its variable. An empty variable counts as not set: templates write one for a value that is not given.
 pub(super) fn with_variables(command: Command) -> Command {
     command.mut_args(|arg| {
-        // The one flag that is `check`'s alone.
+        // The only flag of `check` that is not a flag of `serve`.
         if arg.get_id() == "connect" {
             return arg;
         }
@@ -145,16 +153,4 @@ pub(super) fn with_variables(command: Command) -> Command {
             _ => arg.env(variable).hide_env_values(true),
         }
     })
-}
-
-/// A line for each variable that is not UTF-8, which clap cannot read.
-pub(super) fn invalid_variables(command: &Command) -> Vec<String> {
-    let variables = command.get_arguments().map(|arg| variable(arg.get_id().as_str()));
-    let is_invalid = |name: &String| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
-    variables.filter(is_invalid).map(|name| format!("{name} is not UTF-8")).collect()
-}
-
-/// The variable of a flag.
-pub(super) fn variable(flag: &str) -> String {
-    format!("GATEWAY_{}", flag.replace('-', "_").to_ascii_uppercase())
 }

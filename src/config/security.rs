@@ -1,5 +1,5 @@
-//! The flags that keep strangers out: TLS, rules, and whose credential goes upstream. Nothing here has a default to fall
-//! back on after an error.
+//! TLS, authorization rules, and the credential for the upstream. An error never leads to a default here: a setting that
+//! cannot be read must not open access.
 
 use std::collections::HashMap;
 use std::env::VarError;
@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
+use super::value::FlagValue;
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
     Secret, Variables,
@@ -16,87 +17,124 @@ use crate::grpc::AuthorizationConfig;
 use crate::server::{Tls, TlsFiles};
 use crate::upstream::HttpConfig;
 
-/// Whose credential goes upstream, with what was read of it.
+/// The value of `--auth`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AuthMode {
+    PassThrough,
+    Keystone,
+    AkSk,
+}
+
+impl FlagValue for AuthMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "passthrough" => Ok(Self::PassThrough),
+            "keystone" => Ok(Self::Keystone),
+            "aksk" => Ok(Self::AkSk),
+            _ => Err(format!("'{text}' must be passthrough, keystone or aksk")),
+        }
+    }
+}
+
+impl FlagValue for Scheme {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "sdk" => Ok(Self::Sdk),
+            "legacy" => Ok(Self::Legacy),
+            _ => Err(format!("'{text}' must be sdk or legacy")),
+        }
+    }
+}
+
+/// One or more authorization rules, separated by white space.
+#[derive(Clone)]
+pub(super) struct RuleList(Vec<String>);
+
+impl FlagValue for RuleList {
+    fn parse(text: &str) -> Result<Self, String> {
+        let rules: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        if rules.is_empty() {
+            return Err("an empty rule must be CALLER=PROJECT[,PROJECT…]".into());
+        }
+        Ok(Self(rules))
+    }
+}
+
+/// The credential for the upstream, as it was read. The connections to the identity service are added later.
 pub(super) enum Auth {
     PassThrough,
     Keystone(Box<AccountConfig>),
     AkSk(AkSkConfig),
 }
 
-#[derive(Clone, Copy)]
-enum AuthMode {
-    PassThrough,
-    Keystone,
-    AkSk,
-}
-
 impl ServeFlags {
     pub(super) fn tls(&self, validator: &mut Validator) -> Result<Option<Tls>, Reported> {
-        let files = match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => TlsFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                client_ca: self.tls_client_ca.clone(),
-            },
-            (None, None) if self.tls_client_ca.is_none() => return Ok(None),
-            _ => return Err(validator.report("--tls-cert (GATEWAY_TLS_CERT) and --tls-key (GATEWAY_TLS_KEY) go together, and --tls-client-ca (GATEWAY_TLS_CLIENT_CA) needs both")),
-        };
-        let loaded = Tls::load(files);
-        let loaded = loaded.map_err(|why| {
-            validator.report(format!("--tls-cert, --tls-key, --tls-client-ca (GATEWAY_TLS_…): {why}"))
-        })?;
-        Ok(Some(loaded))
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let certificate = validator.value(certificate);
+                let key = validator.value(key);
+                let client_ca = validator.optional(self.tls_client_ca.as_ref());
+                let files = TlsFiles { certificate: certificate?, key: key?, client_ca: client_ca? };
+                let config = Tls::load(files).map_err(|problem| {
+                    validator.report(format!("--tls-cert (GATEWAY_TLS_CERT), --tls-key (GATEWAY_TLS_KEY), --tls-client-ca (GATEWAY_TLS_CLIENT_CA): {problem}"))
+                })?;
+                Ok(Some(config))
+            }
+            (None, None) if self.tls_client_ca.is_none() => Ok(None),
+            _ => Err(validator.report("--tls-cert (GATEWAY_TLS_CERT) and --tls-key (GATEWAY_TLS_KEY) go together, and --tls-client-ca (GATEWAY_TLS_CLIENT_CA) needs both")),
+        }
     }
 
     pub(super) fn authorization(
         &self,
         validator: &mut Validator,
     ) -> Result<Option<AuthorizationConfig>, Reported> {
-        let rules: Vec<String> = self.allow.iter().filter(|rule| !rule.is_empty()).cloned().collect();
-        if rules.is_empty() && self.allow_file.is_none() {
+        if !self.has_rules() {
             return Ok(None);
         }
         if self.tls_client_ca.is_none() {
-            validator.report("--allow (GATEWAY_ALLOW) and --allow-file (GATEWAY_ALLOW_FILE) need --tls-client-ca (GATEWAY_TLS_CLIENT_CA): without it callers cannot prove who they are");
+            validator.report("--allow (GATEWAY_ALLOW) and --allow-file (GATEWAY_ALLOW_FILE) need --tls-client-ca (GATEWAY_TLS_CLIENT_CA): the rules name callers by their certificates");
         }
-        let loaded = AuthorizationConfig::load(rules, self.allow_file.clone());
-        let loaded =
-            validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE) ", loaded)?;
-        Ok(Some(loaded))
+        let lists: Vec<_> = self.allow.iter().map(|list| validator.value(list)).collect();
+        let file = validator.optional(self.allow_file.as_ref());
+        let mut rules = Vec::new();
+        for list in lists {
+            rules.extend(list?.0);
+        }
+        let config = AuthorizationConfig::load(rules, file?);
+        Ok(Some(validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE): ", config)?))
     }
 
-    /// Reads the gateway's own account or keys, where the mode has one.
+    /// Whether access is restricted by rules. It does not depend on what the rules say: a source without a rule allows nothing.
+    fn has_rules(&self) -> bool {
+        !self.allow.is_empty() || self.allow_file.is_some()
+    }
+
+    /// Reads the gateway's own account or keys, if the mode has one.
     pub(super) fn auth(
         &self,
         validator: &mut Validator,
-        plaintext: Result<bool, Reported>,
+        mode: Result<AuthMode, Reported>,
+        allow_plaintext: bool,
     ) -> Result<Auth, Reported> {
-        let scheme = validator.value("aksk-scheme", &self.aksk_scheme, |text| match text {
-            "sdk" => Ok(Scheme::Sdk),
-            "legacy" => Ok(Scheme::Legacy),
-            _ => Err("must be sdk or legacy".into()),
-        });
-        let mode = validator.value("auth", &self.auth, |text| match text {
-            "passthrough" => Ok(AuthMode::PassThrough),
-            "keystone" => Ok(AuthMode::Keystone),
-            "aksk" => Ok(AuthMode::AkSk),
-            _ => Err("must be passthrough, keystone or aksk".into()),
-        })?;
-        let about = format!("--auth {} (GATEWAY_AUTH): ", self.auth);
-        match mode {
+        let scheme = validator.value(&self.aksk_scheme);
+        let secrets_dir = validator.optional(self.secrets_dir.as_ref());
+        match mode? {
             AuthMode::PassThrough => Ok(Auth::PassThrough),
             AuthMode::Keystone => {
-                self.require_rules(validator);
-                let variables = self.variables(validator, &KEYSTONE_VARIABLES);
-                // Where the flag cannot be read, it allows nothing.
-                let account = AccountConfig::load(variables, plaintext.unwrap_or(false));
-                Ok(Auth::Keystone(Box::new(validator.check_all(&about, account)?)))
+                self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)");
+                let variables =
+                    Variables { folder: secrets_dir?, set: variables(validator, &KEYSTONE_VARIABLES) };
+                let account = AccountConfig::load(variables, allow_plaintext);
+                let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
+                Ok(Auth::Keystone(Box::new(account)))
             }
             AuthMode::AkSk => {
-                self.require_rules(validator);
-                let variables = self.variables(validator, &AKSK_VARIABLES);
-                let keys = LoadedKeys::load(variables);
-                let keys = keys.map_err(|why| validator.report(format!("{about}{why}")))?;
+                self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
+                let variables =
+                    Variables { folder: secrets_dir?, set: variables(validator, &AKSK_VARIABLES) };
+                let keys = LoadedKeys::load(variables)
+                    .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
                 Ok(Auth::AkSk(AkSkConfig::new(keys, scheme?)))
             }
         }
@@ -115,31 +153,27 @@ impl ServeFlags {
         }
     }
 
-    pub(super) fn is_keystone(&self) -> bool {
-        self.auth == "keystone"
-    }
-
-    /// Whoever is let in uses the gateway's own credential.
-    fn require_rules(&self, validator: &mut Validator) {
-        if self.tls_client_ca.is_none() || (self.allow.is_empty() && self.allow_file.is_none()) {
-            validator.report(format!("--auth {} (GATEWAY_AUTH) lends the gateway's own rights to its callers, so they must prove who they are (--tls-cert, --tls-key, --tls-client-ca) and rules must say what each may read (--allow or --allow-file)", self.auth));
+    /// Every caller that is let in uses the gateway's own credential, so callers must be authenticated and authorized.
+    fn require_rules(&self, validator: &mut Validator, mode: &str) {
+        if self.tls_client_ca.is_none() || !self.has_rules() {
+            validator.report(format!("{mode} lets callers use the gateway's own credential: it requires mutual TLS (--tls-cert, --tls-key, --tls-client-ca) and rules (--allow or --allow-file)"));
         }
     }
+}
 
-    /// The variables that are set, and the directory whose files take their place.
-    fn variables(&self, validator: &mut Validator, names: &[&'static str]) -> Variables {
-        let mut set = HashMap::new();
-        for name in names {
-            match std::env::var(name).map(Zeroizing::new) {
-                Ok(value) => {
-                    set.insert(*name, Secret::new(value.as_str()));
-                }
-                Err(VarError::NotPresent) => {}
-                Err(VarError::NotUnicode(_)) => {
-                    validator.report(format!("{name} is not UTF-8"));
-                }
+/// The variables that are set.
+fn variables(validator: &mut Validator, names: &[&'static str]) -> HashMap<&'static str, Secret> {
+    let mut set = HashMap::new();
+    for name in names {
+        match std::env::var(name).map(Zeroizing::new) {
+            Ok(value) => {
+                set.insert(*name, Secret::new(value.as_str()));
+            }
+            Err(VarError::NotPresent) => {}
+            Err(VarError::NotUnicode(_)) => {
+                validator.report(format!("{name} is not UTF-8"));
             }
         }
-        Variables { folder: self.secrets_dir.clone(), set }
     }
+    set
 }

@@ -1,84 +1,83 @@
-//! What `serve` runs on: the flags parsed, with the server, the calls and the log. The upstream and what keeps strangers out
-//! have files of their own.
+//! The configuration of the gateway, with the server, the calls and the log. The upstream and the security settings have files
+//! of their own.
 
 use std::net::SocketAddr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::flags::ServeFlags;
-use super::security::Auth;
-use super::units;
+use super::security::AuthMode;
 use super::upstream::UpstreamLocation;
 use super::validator::{Reported, Validator};
+use super::value::{DurationOrZero, FlagValue};
 use crate::telemetry::{self, LogFormat, traces};
 use crate::upstream;
 use crate::{credentials, grpc, server};
 
-/// Everything that `serve` runs on, composed of the configuration of each module. Plain data: what was read from files is in
-/// it, together with how the files were then.
+/// The configuration of the gateway, composed of those of its modules. Plain data: the content of files is included, with a
+/// snapshot that later shows whether they have changed.
 #[derive(Debug)]
 pub struct Config {
-    /// The gRPC port.
+    /// The address of the gRPC port.
     pub listen: SocketAddr,
-    /// The admin port.
+    /// The address of the admin port.
     pub admin_listen: SocketAddr,
-    /// Threads that serve calls.
+    /// The number of threads that serve calls.
     pub workers: usize,
-    /// The gRPC port's connections.
+    /// The connections of the gRPC port.
     pub server: server::Config,
-    /// TLS on the gRPC port; without it, connections are not encrypted.
+    /// TLS on the gRPC port; `None` is plaintext.
     pub tls: Option<server::Tls>,
     /// The calls.
     pub grpc: grpc::Config,
-    /// Who may read what; without rules, any caller may name any project, and its token decides.
+    /// Which caller may read which project. Without rules, the caller's token alone decides.
     pub authorization: Option<grpc::AuthorizationConfig>,
-    /// Where the credentials for the upstream come from.
+    /// The credential for the upstream.
     pub credentials: credentials::Config,
     /// Where the upstream is.
     pub upstream_location: UpstreamLocation,
-    /// How it is called.
+    /// How the upstream is called.
     pub upstream: upstream::Config,
-    /// How long calls are taken after the first signal to stop, so that callers have time to hear of it.
+    /// How long calls are accepted after the first signal, so that clients notice NOT_SERVING.
     pub drain_delay: Duration,
-    /// How long calls in flight may take after that.
+    /// How long calls in flight then have to finish.
     pub drain_timeout: Duration,
     /// How often certificates, rules and credentials are read again.
     pub reload_interval: Duration,
     /// The log.
     pub log: telemetry::Config,
-    /// Where spans go, if anywhere.
+    /// The export of spans, if one is configured.
     pub traces: Option<traces::Config>,
 }
-
-/// Bounds that catch a slip of the finger.
-const MAX_COUNT: u32 = 1_000_000;
-const MAX_WORKERS: u32 = 1024;
 
 /// Files are small, and in the cache of the system.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ServeFlags {
-    /// Parses every flag and reads every file before it gives up, so that all problems are reported together: values are
-    /// parsed first, and `?` comes where they are put together.
+    /// Checks every flag and reads every file before the first `?`, so that all problems are reported together.
     pub(super) fn read(&self, validator: &mut Validator) -> Result<Config, Reported> {
-        let plaintext = validator.bool("allow-plaintext-upstream", &self.allow_plaintext_upstream);
-        let upstream_location = self.upstream_location(validator, plaintext);
-        let auth = self.auth(validator, plaintext);
+        // An invalid value allows nothing.
+        let allow_plaintext = validator.value(&self.allow_plaintext_upstream).unwrap_or(false);
+        let upstream_location = self.upstream_location(validator, allow_plaintext);
+        let mode = validator.value(&self.auth);
+        let auth = self.auth(validator, mode, allow_plaintext);
         let upstream = self.upstream(validator, &upstream_location, &auth);
-        let max_deadline = validator.duration("max-deadline", &self.max_deadline);
-        let listen = validator.value("listen", &self.listen, units::address);
-        let admin_listen = validator.value("admin-listen", &self.admin_listen, units::address);
+        let max_deadline = validator.value(&self.max_deadline);
+        let listen = validator.value(&self.listen);
+        let admin_listen = validator.value(&self.admin_listen);
         let server = self.server(validator, max_deadline);
-        let grpc = self.grpc(validator, max_deadline, &auth);
+        let grpc = self.grpc(validator, max_deadline, mode);
         let authorization = self.authorization(validator);
         let tls = self.tls(validator);
-        let drain_delay = validator.value("drain-delay", &self.drain_delay, units::duration);
-        let drain_timeout = validator.value("drain-timeout", &self.drain_timeout, units::duration);
+        let drain_delay = validator.value(&self.drain_delay);
+        let drain_timeout = validator.value(&self.drain_timeout);
         let workers = self.workers(validator);
         let log = self.log(validator);
         let traces = validator.check_all("", traces::Config::read(otel_variable));
 
         let upstream = upstream?;
+        let DurationOrZero(drain_delay) = drain_delay?;
+        let DurationOrZero(drain_timeout) = drain_timeout?;
         Ok(Config {
             listen: listen?,
             admin_listen: admin_listen?,
@@ -90,8 +89,8 @@ impl ServeFlags {
             credentials: self.credentials(auth?, &upstream.http),
             upstream_location: upstream_location?,
             upstream,
-            drain_delay: drain_delay?,
-            drain_timeout: drain_timeout?,
+            drain_delay,
+            drain_timeout,
             reload_interval: RELOAD_INTERVAL,
             log: log?,
             traces: traces?,
@@ -103,18 +102,17 @@ impl ServeFlags {
         validator: &mut Validator,
         max_deadline: Result<Duration, Reported>,
     ) -> Result<server::Config, Reported> {
-        let max_connections = validator.count("max-connections", &self.max_connections, MAX_COUNT);
-        let max_streams =
-            validator.count("max-streams-per-connection", &self.max_streams_per_connection, MAX_COUNT);
-        let max_age = validator.duration("max-connection-age", &self.max_connection_age);
-        let max_idle = validator.duration("max-connection-idle", &self.max_connection_idle);
-        let handshake_timeout = validator.duration("handshake-timeout", &self.handshake_timeout);
-        let keepalive_interval = validator.duration("keepalive-interval", &self.keepalive_interval);
-        let keepalive_timeout = validator.duration("keepalive-timeout", &self.keepalive_timeout);
+        let max_connections = validator.value(&self.max_connections);
+        let max_streams = validator.value(&self.max_streams_per_connection);
+        let max_age = validator.value(&self.max_connection_age);
+        let max_idle = validator.value(&self.max_connection_idle);
+        let handshake_timeout = validator.value(&self.handshake_timeout);
+        let keepalive_interval = validator.value(&self.keepalive_interval);
+        let keepalive_timeout = validator.value(&self.keepalive_timeout);
         Ok(server::Config {
             protocol: server::Protocol::Http2,
-            max_connections: max_connections? as usize,
-            max_streams: max_streams?,
+            max_connections: max_connections?.0 as usize,
+            max_streams: max_streams?.0,
             max_connection_age: max_age?,
             max_connection_idle: max_idle?,
             handshake_timeout: handshake_timeout?,
@@ -128,45 +126,59 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         max_deadline: Result<Duration, Reported>,
-        auth: &Result<Auth, Reported>,
+        mode: Result<AuthMode, Reported>,
     ) -> Result<grpc::Config, Reported> {
-        let max_in_flight = validator.count("max-in-flight", &self.max_in_flight, MAX_COUNT);
-        let default_deadline = validator.duration("default-deadline", &self.default_deadline);
-        let no_reflection = validator.bool("no-reflection", &self.no_reflection);
+        let max_in_flight = validator.value(&self.max_in_flight);
+        let default_deadline = validator.value(&self.default_deadline);
+        let no_reflection = validator.value(&self.no_reflection);
         Ok(grpc::Config {
-            max_in_flight: max_in_flight? as usize,
+            max_in_flight: max_in_flight?.0 as usize,
             deadlines: grpc::DeadlineLimits { default: default_deadline?, max: max_deadline? },
             reflection: !no_reflection?,
-            uses_callers_token: matches!(auth.as_ref()?, Auth::PassThrough),
+            uses_callers_token: mode? == AuthMode::PassThrough,
         })
     }
 
     fn workers(&self, validator: &mut Validator) -> Result<usize, Reported> {
-        match &self.workers {
-            Some(text) => Ok(validator.count("workers", text, MAX_WORKERS)? as usize),
-            // It knows the quota of a cgroup.
+        match validator.optional(self.workers.as_ref())? {
+            Some(workers) => Ok(workers.0 as usize),
+            // The standard library reads the quota of the cgroup.
             None => Ok(available_parallelism().map_or(1, usize::from)),
         }
     }
 
     fn log(&self, validator: &mut Validator) -> Result<telemetry::Config, Reported> {
-        let format = match &self.log_format {
-            Some(text) => validator.value("log-format", text, |text| match text {
-                "json" => Ok(LogFormat::Json),
-                "text" => Ok(LogFormat::Text),
-                _ => Err("must be json or text".into()),
-            }),
-            None => Ok(LogFormat::for_stdout()),
-        };
-        let filter = validator.value("log", &self.log, |text| {
-            telemetry::Config::check_filter(text).map_err(|why| format!("is not a filter ({why})"))
-        });
-        filter?;
-        Ok(telemetry::Config { filter: self.log.clone(), format: format? })
+        let filter = validator.value(&self.log);
+        let format = validator.optional(self.log_format.as_ref());
+        let format = format?.unwrap_or_else(LogFormat::for_stdout);
+        Ok(telemetry::Config { filter: filter?.0, format })
     }
 }
 
-/// A variable that the OpenTelemetry specification defines. One that is not UTF-8 holds a character that is refused.
+/// A filter in the syntax of `tracing`.
+#[derive(Clone)]
+pub(super) struct LogFilter(String);
+
+impl FlagValue for LogFilter {
+    fn parse(text: &str) -> Result<Self, String> {
+        match telemetry::Config::check_filter(text) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("'{text}' must be a level such as info, or target=level ({error})")),
+        }
+    }
+}
+
+impl FlagValue for LogFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(format!("'{text}' must be json or text")),
+        }
+    }
+}
+
+/// A variable of the OpenTelemetry specification. Bytes that are not UTF-8 become a character that is rejected later.
 fn otel_variable(name: &str) -> Option<String> {
     Some(std::env::var_os(name)?.to_string_lossy().into_owned())
 }

@@ -1,10 +1,7 @@
-//! The flags about the upstream: where it is, and the HTTP connections to it.
-
-use std::path::Path;
+//! Where the upstream is, and the HTTP connections to it.
 
 use super::flags::ServeFlags;
-use super::security::Auth;
-use super::units;
+use super::security::{Auth, AuthMode};
 use super::validator::{Reported, Validator};
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 
@@ -13,36 +10,44 @@ use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 pub enum UpstreamLocation {
     /// At a URL.
     Url(BaseUrl),
-    /// In this process: the embedded one, on a loopback port, over real HTTP.
+    /// In this process: the embedded upstream, on a loopback port, over real HTTP.
     Sandbox,
-    /// Where the identity service's catalog says.
+    /// At the endpoint that the identity service's catalog names.
     Catalog,
 }
-
-/// A bound that catches a slip of the finger.
-const MAX_ATTEMPTS: u32 = 10;
 
 impl ServeFlags {
     pub(super) fn upstream_location(
         &self,
         validator: &mut Validator,
-        plaintext: Result<bool, Reported>,
+        allow_plaintext: bool,
     ) -> Result<UpstreamLocation, Reported> {
-        let sandbox = validator.bool("sandbox", &self.sandbox);
-        match &self.upstream_url {
-            Some(_) if matches!(sandbox, Ok(true)) => Err(validator.report(
-                "--sandbox (GATEWAY_SANDBOX) and --upstream-url (GATEWAY_UPSTREAM_URL) exclude each other",
-            )),
-            Some(text) => {
-                // Where the flag cannot be read, it allows nothing.
-                let plaintext = plaintext.unwrap_or(false);
-                let url = validator.value("upstream-url", text, |text| parse_url(text, plaintext))?;
-                Ok(UpstreamLocation::Url(url))
+        let sandbox = validator.value(&self.sandbox);
+        let Some(flag) = &self.upstream_url else {
+            if sandbox? {
+                return Ok(UpstreamLocation::Sandbox);
             }
-            None if sandbox? => Ok(UpstreamLocation::Sandbox),
-            None if self.is_keystone() => Ok(UpstreamLocation::Catalog),
-            None => Err(validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) is needed, such as https://vbs.eu-de.otc.t-systems.com; --sandbox tries the gateway without one, and --auth keystone finds it in the catalog")),
+            if self.auth.value == Ok(AuthMode::Keystone) {
+                return Ok(UpstreamLocation::Catalog);
+            }
+            return Err(validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) is required, such as https://vbs.eu-de.otc.t-systems.com; or use --sandbox to try the gateway without an upstream, or --auth keystone to take the URL from the catalog"));
+        };
+        if sandbox == Ok(true) {
+            return Err(validator.report(
+                "--sandbox (GATEWAY_SANDBOX) and --upstream-url (GATEWAY_UPSTREAM_URL) exclude each other",
+            ));
         }
+        let text = validator.value(flag)?;
+        let url = BaseUrl::parse(&text, allow_plaintext).map_err(|problem| {
+            let is_plaintext = !allow_plaintext && BaseUrl::parse(&text, true).is_ok();
+            let advice = if is_plaintext {
+                "; --allow-plaintext-upstream (GATEWAY_ALLOW_PLAINTEXT_UPSTREAM) accepts it"
+            } else {
+                ""
+            };
+            validator.report(format!("{}: {problem}{advice}", flag.name))
+        })?;
+        Ok(UpstreamLocation::Url(url))
     }
 
     pub(super) fn upstream(
@@ -52,19 +57,13 @@ impl ServeFlags {
         auth: &Result<Auth, Reported>,
     ) -> Result<upstream::Config, Reported> {
         let roots = self.roots(validator, location, auth);
-        self.check_tunnel(validator, location);
-        let proxy = match &self.upstream_proxy {
-            Some(text) => validator.value("upstream-proxy", text, Proxy::parse).map(Some),
-            None => Ok(None),
-        };
-        let connect_timeout = validator.duration("connect-timeout", &self.connect_timeout);
-        let idle_timeout = validator.duration("upstream-idle-timeout", &self.upstream_idle_timeout);
-        let connection_lifetime =
-            validator.duration("upstream-connection-lifetime", &self.upstream_connection_lifetime);
-        let max_response_bytes =
-            validator.value("max-response-bytes", &self.max_response_bytes, units::bytes);
-        let attempt_timeout = validator.duration("attempt-timeout", &self.attempt_timeout);
-        let max_attempts = validator.count("max-attempts", &self.max_attempts, MAX_ATTEMPTS);
+        let proxy = self.proxy(validator, location);
+        let connect_timeout = validator.value(&self.connect_timeout);
+        let idle_timeout = validator.value(&self.upstream_idle_timeout);
+        let connection_lifetime = validator.value(&self.upstream_connection_lifetime);
+        let max_response_bytes = validator.value(&self.max_response_bytes);
+        let attempt_timeout = validator.value(&self.attempt_timeout);
+        let max_attempts = validator.value(&self.max_attempts);
         Ok(upstream::Config {
             http: HttpConfig {
                 roots: roots?,
@@ -72,64 +71,65 @@ impl ServeFlags {
                 connect_timeout: connect_timeout?,
                 idle_timeout: idle_timeout?,
                 connection_lifetime: connection_lifetime?,
-                max_response_bytes: max_response_bytes?,
+                max_response_bytes: max_response_bytes?.0,
             },
             attempt_timeout: attempt_timeout?,
-            max_attempts: max_attempts?,
+            max_attempts: max_attempts?.0,
             first_backoff: upstream::FIRST_BACKOFF,
         })
     }
 
-    /// The HTTP client compares the certificate behind a tunnel with the host as it is written in the URL, and the brackets of
-    /// an IPv6 address belong to no name.
-    fn check_tunnel(&self, validator: &mut Validator, location: &Result<UpstreamLocation, Reported>) {
+    fn proxy(
+        &self,
+        validator: &mut Validator,
+        location: &Result<UpstreamLocation, Reported>,
+    ) -> Result<Option<Proxy>, Reported> {
+        let Some(flag) = &self.upstream_proxy else { return Ok(None) };
+        // The HTTP client compares the certificate behind a tunnel with the host as it is written in the URL, and no certificate
+        // name has the brackets of an IPv6 address.
         if let Ok(UpstreamLocation::Url(url)) = location
-            && self.upstream_proxy.is_some()
             && url.is_https_to_ipv6()
         {
-            validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) must have a name in place of an IPv6 address where --upstream-proxy (GATEWAY_UPSTREAM_PROXY) is set: TLS through the proxy's tunnel is not possible to such an address");
+            validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) must have a name in place of an IPv6 address if --upstream-proxy (GATEWAY_UPSTREAM_PROXY) is set: TLS to an IPv6 address through a proxy is not supported");
         }
+        let text = validator.value(flag)?;
+        let proxy =
+            Proxy::parse(&text).map_err(|problem| validator.report(format!("{}: {problem}", flag.name)))?;
+        Ok(Some(proxy))
     }
 
-    /// Who may sign the upstream's certificate.
+    /// The CA certificates that verify the upstream.
     fn roots(
         &self,
         validator: &mut Validator,
         location: &Result<UpstreamLocation, Reported>,
         auth: &Result<Auth, Reported>,
     ) -> Result<Roots, Reported> {
-        if let Some(file) = &self.upstream_ca {
-            return validator.value("upstream-ca", file, |file| Roots::from_pem_file(Path::new(file)));
+        if let Some(flag) = &self.upstream_ca {
+            let file = validator.value(flag)?;
+            return Roots::from_pem_file(&file)
+                .map_err(|problem| validator.report(format!("{}: {} {problem}", flag.name, file.display())));
         }
-        // OpenStack's CA file is for every service, not for the identity service alone.
+        // OpenStack uses the file of OS_CACERT for every service, not only for the identity service.
         if let Auth::Keystone(account) = auth.as_ref()?
             && let Some(roots) = account.custom_roots()
         {
             return Ok(roots.clone());
         }
-        let is_plaintext = match location.as_ref()? {
-            UpstreamLocation::Url(url) => url.is_plaintext(),
-            UpstreamLocation::Sandbox => true,
-            UpstreamLocation::Catalog => false,
-        };
-        if is_plaintext {
-            return Ok(Roots::none());
+        match location.as_ref()? {
+            UpstreamLocation::Sandbox => Ok(Roots::none()),
+            UpstreamLocation::Url(url) if url.is_plaintext() => Ok(Roots::none()),
+            UpstreamLocation::Url(_) => {
+                let roots = Roots::system();
+                if roots.is_empty() {
+                    return Err(validator.report(
+                        "--upstream-ca (GATEWAY_UPSTREAM_CA) is required: the system has no root certificates",
+                    ));
+                }
+                Ok(roots)
+            }
+            // The catalog may name an http URL, which needs no certificate.
+            UpstreamLocation::Catalog => Ok(Roots::system()),
         }
-        let roots = Roots::system();
-        // A catalog may still say http.
-        if roots.is_empty() && self.upstream_url.is_some() {
-            return Err(validator.report(
-                "--upstream-ca (GATEWAY_UPSTREAM_CA) is needed: the system has no root certificates",
-            ));
-        }
-        Ok(roots)
     }
-}
-
-fn parse_url(text: &str, plaintext: bool) -> Result<BaseUrl, String> {
-    const HINT: &str = "; --allow-plaintext-upstream (GATEWAY_ALLOW_PLAINTEXT_UPSTREAM) allows it";
-    BaseUrl::parse(text, plaintext).map_err(|why| {
-        let is_plaintext = BaseUrl::parse(text, true).is_ok();
-        if is_plaintext { format!("{why}{HINT}") } else { why }
-    })
 }

@@ -1,10 +1,6 @@
-//! Parses values and collects what is wrong with them, so that all problems are reported together.
+//! Collects what is wrong with a configuration, so that all problems are reported together.
 
-use std::path::Path;
-use std::time::Duration;
-
-use super::flags::variable;
-use super::units;
+use super::value::{Flag, FlagValue};
 
 /// The problems found so far, one line for each.
 #[derive(Debug, Default)]
@@ -12,12 +8,12 @@ pub(super) struct Validator {
     problems: Vec<String>,
 }
 
-/// A value could not be read, and the [`Validator`] has recorded why. Only a validator makes one, so that no value is
-/// missing without a line that says so. There are no values that stand in for those that could not be read.
-#[derive(Clone, Copy, Debug)]
+/// A value is missing because of a problem that the [`Validator`] has recorded. Only a validator makes one, so that no value
+/// is missing without a line that says why. No other value takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reported(());
 
-/// So that `?` passes on what another value has reported.
+/// So that `?` works on a value that is behind a reference.
 impl From<&Self> for Reported {
     fn from(reported: &Self) -> Self {
         *reported
@@ -31,60 +27,32 @@ impl Validator {
         Reported(())
     }
 
-    /// Records every problem of `result`, each after the name of what it is about.
+    /// Records every problem of `result`, each after `prefix`, which names what it is about.
     pub(super) fn check_all<T>(
         &mut self,
-        about: &str,
+        prefix: &str,
         result: Result<T, Vec<String>>,
     ) -> Result<T, Reported> {
         result.map_err(|problems| {
-            self.problems.extend(problems.into_iter().map(|why| format!("{about}{why}")));
+            self.problems.extend(problems.iter().map(|problem| format!("{prefix}{problem}")));
             Reported(())
         })
     }
 
-    /// The value of a flag that has no variable.
-    pub(super) fn flag<T>(
-        &mut self,
-        name: &str,
-        text: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, Reported> {
-        parse(text).map_err(|why| self.report(format!("--{name} {why}")))
+    /// The value of a flag.
+    pub(super) fn value<T: FlagValue>(&mut self, flag: &Flag<T>) -> Result<T, Reported> {
+        flag.value.clone().map_err(|problem| self.report(format!("{}: {problem}", flag.name)))
     }
 
-    /// The content of the file that a flag names.
-    pub(super) fn file(&mut self, name: &str, path: &Path) -> Result<Vec<u8>, Reported> {
-        std::fs::read(path)
-            .map_err(|error| self.report(format!("--{name} {} cannot be read: {error}", path.display())))
+    /// The value of a flag that may be missing.
+    pub(super) fn optional<T: FlagValue>(&mut self, flag: Option<&Flag<T>>) -> Result<Option<T>, Reported> {
+        match flag {
+            Some(flag) => Ok(Some(self.value(flag)?)),
+            None => Ok(None),
+        }
     }
 
-    /// The value of a flag that has a variable, as those of `serve` do.
-    pub(super) fn value<T>(
-        &mut self,
-        name: &str,
-        text: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, Reported> {
-        self.flag(&format!("{name} ({})", variable(name)), text, parse)
-    }
-
-    /// A duration that is not zero.
-    pub(super) fn duration(&mut self, name: &str, text: &str) -> Result<Duration, Reported> {
-        self.value(name, text, units::positive_duration)
-    }
-
-    /// A whole number from 1 to `max`.
-    pub(super) fn count(&mut self, name: &str, text: &str, max: u32) -> Result<u32, Reported> {
-        self.value(name, text, units::count(max))
-    }
-
-    /// `true` or `false`.
-    pub(super) fn bool(&mut self, name: &str, text: &str) -> Result<bool, Reported> {
-        self.value(name, text, units::parse_bool)
-    }
-
-    /// The value, if there is no problem, with it or with anything else.
+    /// The value, if no problem was found in it or elsewhere.
     pub(super) fn finish<T>(self, value: Result<T, Reported>) -> Result<T, Vec<String>> {
         match value {
             Ok(value) if self.problems.is_empty() => Ok(value),

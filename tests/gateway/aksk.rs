@@ -97,9 +97,9 @@ async fn keys_require_mutual_tls_and_rules() {
     let secrets = files.flag("secrets-dir", "secrets");
     let rule = "--allow=a=b".to_owned();
     for (flags, part) in [
-        (vec![&secrets], "must prove who they are"),
-        (vec![&secrets, &mutual[0], &mutual[1]], "must prove who they are"),
-        (vec![&secrets, &mutual[0], &mutual[1], &mutual[2]], "rules must say what each may read"),
+        (vec![&secrets], "requires mutual TLS"),
+        (vec![&secrets, &mutual[0], &mutual[1]], "requires mutual TLS"),
+        (vec![&secrets, &mutual[0], &mutual[1], &mutual[2]], "rules (--allow or --allow-file)"),
         (vec![&mutual[0], &mutual[1], &mutual[2], &rule], "OS_ACCESS_KEY (or HUAWEICLOUD_SDK_AK) is needed"),
     ] {
         let all: Vec<&str> = base.into_iter().chain(flags.iter().map(|flag| flag.as_str())).collect();

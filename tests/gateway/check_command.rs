@@ -35,7 +35,7 @@ async fn configuration_is_described_or_its_errors_are_reported_together() {
     let (exit_code, output) = check(&flags, &[]).await;
     assert_eq!(exit_code, 0, "{output}");
     for part in [
-        "certificate: for localhost; expires Thu, 01 Jan 2099 00:00:00 GMT; the key fits",
+        "certificate: for localhost; expires Thu, 01 Jan 2099 00:00:00 GMT; the key matches",
         &format!("{SPIFFE} may read 2 projects"),
         "x may read every project",
     ] {
@@ -93,7 +93,7 @@ async fn unreachable_upstream_is_reported_by_step() {
     let url = format!("--upstream-url=https://{}", silent.local_addr().unwrap());
     let (exit_code, output) = check(&["--connect", &url, "--connect-timeout=200ms"], &[]).await;
     assert_eq!(exit_code, 69);
-    assert_fails(&output, &["upstream, TLS", "no answer within 0.2 s", "speak TLS"]);
+    assert_fails(&output, &["upstream, TLS", "no answer within 0.2 s", "uses TLS"]);
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn untrusted_upstream_certificate_is_reported() {
     let good = tls_upstream(&files.servers.issue(&[dns("localhost")])).await;
     let old = tls_upstream(&files.servers.issue_until(&[dns("localhost")], 2020)).await;
     for (host, port, ca, parts) in [
-        ("localhost", good, &theirs, ["who signed it is not believed", "--upstream-ca"]),
+        ("localhost", good, &theirs, ["its CA is not trusted", "--upstream-ca"]),
         ("127.0.0.1", good, &ours, ["not valid for name", "check the URL"]),
         ("localhost", old, &ours, ["expired", "renew"]),
     ] {
@@ -125,7 +125,7 @@ async fn untrusted_upstream_certificate_is_reported() {
 async fn wrong_upstream_route_is_reported() {
     for (status, body, parts) in [
         (200, "<html>welcome</html>", ["UPSTREAM_MALFORMED_RESPONSE", "JSON"]),
-        (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not VBS's voice"]),
+        (403, "<html>proxy: access denied</html>", ["UPSTREAM_FORBIDDEN", "not from VBS"]),
         (
             404,
             r#"{"error_msg":"API not found","error_code":"APIGW.0101"}"#,

@@ -79,7 +79,7 @@ async fn configuration_errors_are_reported_together() {
         ("--upstream-ca", "GATEWAY_UPSTREAM_CA"),
         ("--log", "GATEWAY_LOG"),
     ] {
-        let named = format!("{flag} ({variable}) ");
+        let named = format!("{flag} ({variable}): ");
         assert!(stderr.lines().any(|line| line.starts_with(&named)), "{named} in {stderr}");
     }
     assert!(!stderr.contains("hunter2"));
@@ -90,6 +90,27 @@ async fn missing_keys_and_unknown_scheme_are_reported_together() {
     let command = gateway_command(&["serve", "--sandbox", "--auth=aksk", "--aksk-scheme=q"]);
     let names = ["--aksk-scheme (GATEWAY_AKSK_SCHEME)", "OS_ACCESS_KEY", "--tls-client-ca"];
     run_error(command, 64, &names).await;
+}
+
+#[tokio::test]
+async fn empty_rule_is_an_error_in_every_mode() {
+    for mode in ["passthrough", "aksk"] {
+        for rule in ["", "  "] {
+            let (auth, allow) = (format!("--auth={mode}"), format!("--allow={rule}"));
+            let command = gateway_command(&["serve", "--sandbox", &auth, &allow]);
+            run_error(command, 64, &["--allow (GATEWAY_ALLOW): an empty rule"]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn missing_secrets_dir_is_an_error_in_every_mode() {
+    for mode in ["passthrough", "keystone", "aksk"] {
+        let auth = format!("--auth={mode}");
+        let command = gateway_command(&["serve", "--sandbox", &auth, "--secrets-dir=/no/such/directory"]);
+        let names = ["--secrets-dir (GATEWAY_SECRETS_DIR): cannot read /no/such/directory"];
+        run_error(command, 64, &names).await;
+    }
 }
 
 #[tokio::test]
@@ -140,7 +161,7 @@ async fn empty_variable_counts_as_unset_and_invalid_utf8_is_named() {
     GatewayProcess::spawn(command).await;
     let mut command = gateway_command(&["serve", "--sandbox"]);
     command.env("GATEWAY_LOG", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
-    assert_eq!(run_error(command, 64, &[]).await.trim(), "GATEWAY_LOG is not UTF-8");
+    assert_eq!(run_error(command, 64, &[]).await.trim(), "--log (GATEWAY_LOG): the value is not UTF-8");
 }
 
 #[tokio::test]

@@ -339,7 +339,7 @@ async fn account_errors_are_reported_together() {
             authorized.clone(),
             vec!["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_USER_DOMAIN_NAME", "OS_PROJECT_ID"],
         ),
-        (account.clone(), vec![], vec!["must prove who they are"]),
+        (account.clone(), vec![], vec!["requires mutual TLS"]),
         (
             [&account[..], &[("OS_AUTH_URL", "http://iam.example/v3")]].concat(),
             authorized.clone(),

@@ -190,7 +190,10 @@ async fn inconsistent_tls_flags_exit_64() {
         (vec![cert.clone()], "go together"),
         (vec![ca.clone()], "go together"),
         (vec![cert.clone(), files.flag("tls-key", "other.key")], "do not match"),
-        (vec![cert.clone(), files.flag("tls-key", "no-such.key")], "cannot read"),
+        (
+            vec![cert.clone(), files.flag("tls-key", "no-such.key")],
+            "--tls-key (GATEWAY_TLS_KEY): cannot read",
+        ),
         (vec![files.flag("tls-cert", "empty.pem"), key.clone()], "contains no certificate"),
         (
             vec![cert.clone(), key.clone(), files.flag("tls-client-ca", "empty.pem")],
