@@ -67,7 +67,7 @@ async fn refused_signature_is_internal_and_not_retried() {
     ] {
         let upstream = Upstream::replying(401, &[], body).await;
         let (_gateway, mut client) = start(&files, &upstream, &[]).await;
-        let error = ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
+        let error = ErrorStatus::decode(get_share(&mut client).await.unwrap_err());
         assert_eq!(error.outcome(), (Code::Internal, "UPSTREAM_UNAUTHENTICATED"));
         assert_eq!((error.attempts(), error.metadata("service")), (Some("1"), Some("vbs")));
         assert!(!format!("{error:?}").contains(ACCESS), "{error:?}");
@@ -79,10 +79,10 @@ async fn changed_keys_are_used_without_a_failed_call() {
     let files = with_keys();
     let upstream = Upstream::documented().await;
     let (_gateway, mut client) = start(&files, &upstream, &[]).await;
-    client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
+    get_share(&mut client).await.unwrap();
     files.write_secrets(&[("OS_ACCESS_KEY", "ANOTHERACCESSKEY0000")]);
     poll_until("a call with the new keys", async || {
-        client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
+        get_share(&mut client).await.unwrap();
         let seen = upstream.requests().pop().unwrap();
         seen.header("authorization").unwrap().contains("Access=ANOTHERACCESSKEY0000").then_some(())
     })

@@ -31,7 +31,7 @@ async fn rules_allow_projects_by_caller_identity() {
         let channel =
             connect_tls(&gateway, files.client_tls(Some(&files.callers.issue(&names)))).await.unwrap();
         let mut client = BackupShareServiceClient::new(channel.clone());
-        let reply = with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await;
+        let reply = get_share(&mut client).await;
         assert_eq!(reply.is_ok(), allowed, "{case}");
         if let Err(status) = reply {
             let error = ErrorStatus::decode(status);
@@ -60,18 +60,15 @@ async fn rules_and_client_ca_are_reloaded() {
     let reader = files.callers.issue(&[uri(SPIFFE)]);
     let channel = connect_tls(&gateway, files.client_tls(Some(&reader))).await.unwrap();
     let mut client = BackupShareServiceClient::new(channel);
-    let status = client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err();
+    let status = get_share(&mut client).await.unwrap_err();
     assert_eq!(ErrorStatus::decode(status).reason, "CALLER_NOT_ALLOWED");
     std::fs::write(files.path("rules"), format!("{SPIFFE}={PROJECT} # the reader\n")).unwrap();
-    poll_until("the new rules", async || {
-        client.get_backup_share(request(PROJECT, SHARE)).await.is_ok().then_some(())
-    })
-    .await;
+    poll_until("the new rules", async || get_share(&mut client).await.is_ok().then_some(())).await;
     // Without the CA of the reader, its open connection stays and a new one is refused.
     std::fs::write(files.path("clients.pem"), CertificateAuthority::new().pem).unwrap();
     poll_until("the new client CA", async || {
         get_over_tls(&gateway, files.client_tls(Some(&reader))).await.is_err().then_some(())
     })
     .await;
-    client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
+    get_share(&mut client).await.unwrap();
 }

@@ -77,8 +77,7 @@ async fn max_connection_age_fails_no_call() {
     let gateway = Gateway::start(&["--sandbox", "--max-connection-age=50ms"]).await;
     let mut client = gateway.client().await;
     for _ in 0..300 {
-        while let Err(status) = with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await
-        {
+        while let Err(status) = get_share(&mut client).await {
             assert!(was_not_sent(&status), "{status:?}");
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -114,7 +113,7 @@ async fn max_streams_queues_excess_calls() {
     let gateway = Gateway::with_flags(&upstream, &["--max-streams-per-connection=2"]).await;
     let mut client = gateway.client().await;
     // Only after one call does the client know the limit; earlier streams may be refused.
-    client.get_backup_share(request(PROJECT, SHARE)).await.unwrap();
+    get_share(&mut client).await.unwrap();
     let calls = (0..20).map(|_| {
         let mut client = client.clone();
         async move { client.get_backup_share(request(PROJECT, SHARE)).await.unwrap() }

@@ -61,7 +61,7 @@ const FORBIDDEN: [(&str, &str); 14] = [
 ];
 
 #[test]
-fn first_names_cover_every_path_in_a_group() {
+fn first_names_are_those_of_every_path_in_a_group() {
     assert_eq!(first_names("grpc::Router;"), ["grpc"]);
     assert_eq!(
         first_names("{credentials, grpc::{self, Config}, server};"),

@@ -98,7 +98,7 @@ async fn worker_reuses_only_the_connections_that_it_opened() {
         clients.push(gateway.client().await);
     }
     for client in &mut clients {
-        with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+        get_share(client).await.unwrap();
     }
     assert_eq!(upstream.connections(), 3);
 }
@@ -208,7 +208,7 @@ async fn connection_lifetime_loses_no_call() {
             async move {
                 let mut client = grpc.await;
                 for _ in 0..200 {
-                    with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap();
+                    get_share(&mut client).await.unwrap();
                     tokio::task::yield_now().await;
                 }
             }

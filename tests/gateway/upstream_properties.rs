@@ -126,9 +126,7 @@ fn through_the_gateway(
         .run(&strategy, |(status, body)| {
             *next.lock().unwrap() = (status, body.clone());
             let mut client = client.clone();
-            let result = runtime.block_on(async {
-                with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await
-            });
+            let result = runtime.block_on(async { get_share(&mut client).await });
             check(
                 status,
                 &body,

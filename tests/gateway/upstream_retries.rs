@@ -123,7 +123,7 @@ async fn failing_upstream_gets_five_retries_then_none() {
     let gateway = Gateway::with_upstream(&upstream).await;
     let mut client = gateway.client().await;
     for _ in 0..100 {
-        with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.unwrap_err();
+        get_share(&mut client).await.unwrap_err();
     }
     assert_eq!(upstream.requests().len(), 105);
     assert_eq!(gateway.metric("upstream_retry_tokens").await, 5.0);
@@ -141,10 +141,10 @@ async fn ten_successes_return_one_retry_token() {
     let mut client = gateway.client().await;
     let mut outcomes = Vec::new();
     while upstream.requests().len() < 30 {
-        outcomes.push(with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.is_ok());
+        outcomes.push(get_share(&mut client).await.is_ok());
     }
     assert_eq!(outcomes.iter().filter(|ok| **ok).count(), 10);
     assert!((gateway.metric("upstream_retry_tokens").await - 6.0).abs() < 1e-9);
-    let error = ErrorStatus::decode(client.get_backup_share(request(PROJECT, SHARE)).await.unwrap_err());
+    let error = ErrorStatus::decode(get_share(&mut client).await.unwrap_err());
     assert_eq!(error.attempts(), Some("2"), "one token over five is one retry");
 }

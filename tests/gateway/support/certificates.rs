@@ -161,5 +161,5 @@ pub async fn start_sandbox(flags: Vec<String>, more: &[&str]) -> Gateway {
 pub async fn get_over_tls(gateway: &Gateway, tls: ClientTlsConfig) -> Result<(), tonic::Status> {
     let channel = connect_tls(gateway, tls).await.map_err(|error| tonic::Status::from_error(error.into()))?;
     let mut client = BackupShareServiceClient::new(channel);
-    with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await.map(drop)
+    get_share(&mut client).await.map(drop)
 }

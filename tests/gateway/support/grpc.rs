@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tonic::{Code, Request, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::support::*;
-use backup_share_gateway::proto::GetBackupShareRequest;
+use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
+use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 
 /// A request with [`TOKEN`].
 pub fn request(project_id: &str, id: &str) -> Request<GetBackupShareRequest> {
@@ -33,6 +35,13 @@ pub fn client_retry() -> Request<GetBackupShareRequest> {
 
 pub fn request_without_token(project_id: &str, id: &str) -> Request<GetBackupShareRequest> {
     Request::new(GetBackupShareRequest { project_id: project_id.into(), id: id.into() })
+}
+
+/// Calls for the documented share.
+pub async fn get_share(
+    client: &mut BackupShareServiceClient<Channel>,
+) -> Result<Response<GetBackupShareResponse>, Status> {
+    with_timeout("a call", client.get_backup_share(request(PROJECT, SHARE))).await
 }
 
 /// An error status with its details, decoded as a client does it.
