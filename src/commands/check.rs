@@ -23,7 +23,7 @@ use crate::credentials::{self, CredentialProvider, Issued, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
-use crate::grpc::{AuthorizationConfig, RpcError};
+use crate::grpc::{AuthorizationPolicy, RpcError};
 use crate::http::{BaseUrl, tls_config};
 use crate::metrics::Metrics;
 use crate::pem::Certificate;
@@ -100,7 +100,7 @@ impl Report {
             }
         }
         if let Some(access) = &config.authorization {
-            for line in access.describe() {
+            for line in access.summary() {
                 self.ok("rule", &line);
             }
         }
@@ -118,7 +118,7 @@ impl Report {
     }
 
     async fn reach_all(&mut self, config: Config) -> Result<(), Failed> {
-        let mut project = config.authorization.as_ref().and_then(AuthorizationConfig::a_project);
+        let mut project = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
         let mut catalog_url = None;
         let direct = config.upstream.http.proxy.is_none();
         let connect_timeout = config.upstream.http.connect_timeout;

@@ -12,7 +12,7 @@ use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
     Secret, Variables,
 };
-use crate::grpc::AuthorizationConfig;
+use crate::grpc::AuthorizationPolicy;
 use crate::server::{TlsConfig, TlsFiles};
 use crate::upstream::HttpConfig;
 
@@ -51,7 +51,7 @@ impl ServeFlags {
     pub(super) fn authorization(
         &self,
         validator: &mut Validator,
-    ) -> Result<Option<AuthorizationConfig>, Reported> {
+    ) -> Result<Option<AuthorizationPolicy>, Reported> {
         let rules: Vec<String> = self.allow.iter().filter(|rule| !rule.is_empty()).cloned().collect();
         if rules.is_empty() && self.allow_file.is_none() {
             return Ok(None);
@@ -59,7 +59,7 @@ impl ServeFlags {
         if self.tls_client_ca.is_none() {
             validator.report("--allow (GATEWAY_ALLOW) and --allow-file (GATEWAY_ALLOW_FILE) need --tls-client-ca (GATEWAY_TLS_CLIENT_CA): without it callers cannot prove who they are");
         }
-        let loaded = AuthorizationConfig::load(rules, self.allow_file.clone());
+        let loaded = AuthorizationPolicy::load(rules, self.allow_file.clone());
         let loaded =
             validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE) ", loaded)?;
         Ok(Some(loaded))

@@ -31,7 +31,7 @@ pub struct Config {
     /// The calls.
     pub grpc: grpc::Config,
     /// Who may read what; without rules, any caller may name any project, and its token decides.
-    pub authorization: Option<grpc::AuthorizationConfig>,
+    pub authorization: Option<grpc::AuthorizationPolicy>,
     /// Where the credentials for the upstream come from.
     pub credentials: credentials::Config,
     /// Where the upstream is.
