@@ -50,7 +50,7 @@ pub struct App {
     process: Process,
 }
 
-/// Builds the process. The current runtime is that of the first worker; the others are started here. The embedded upstream is
+/// Builds the parts. The current runtime is that of the first worker; the others are started here. The embedded upstream is
 /// bound here, too: its address is the URL that the upstream client calls.
 pub async fn build(config: Config) -> Result<App, Error> {
     let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;

@@ -1,6 +1,8 @@
 //! The embedded upstream: a small HTTP/1.1 server that responds as the Volume Backup Service does, to try the gateway and for
 //! tests. It shares no code with the client that calls it. `tests/gateway/statuses.rs` calls it through the gateway.
 //!
+//! Sources: the vendor's API reference, OpenStack's faults, and the error formats of the vendor's API gateway.
+//!
 //! | share | response |
 //! |---|---|
 //! | `8332443e-9866-41d8-8a58-a898cf5db030` | the share of the vendor's document, for either of its two projects |

@@ -1,7 +1,7 @@
 //! Authorization: rules that state for each caller, by a name in its certificate, which projects it may name in a request.
 //! Names are compared exactly.
 //!
-//! This module must not know how a certificate is verified (`server` does) or what the upstream allows a token.
+//! A name is a SPIFFE ID or a DNS name. This module must not know how a certificate is verified (`server` does) or what the upstream allows a token.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::headers::{REQUEST_ID, never_index};
-use super::status::{RpcError, Violation};
+use super::status::RpcError;
 use crate::domain::{self, ErrorKind};
 
 /// The domain of every `ErrorInfo`.
@@ -75,7 +75,9 @@ impl RpcError {
 
     fn message_detail(&self) -> Option<String> {
         if let Self::InvalidRequest(violations) = self {
-            return Some(join(violations));
+            let violations =
+                violations.iter().map(|violation| format!("{} {}", violation.field, violation.rule));
+            return Some(violations.collect::<Vec<_>>().join("; "));
         }
         let error = self.upstream()?;
         // The detail of a malformed response is the JSON path.
@@ -137,13 +139,6 @@ impl RpcError {
         }
         response
     }
-}
-
-/// The violations in words.
-fn join(violations: &[Violation]) -> String {
-    let violations: Vec<String> =
-        violations.iter().map(|violation| format!("{} {}", violation.field, violation.rule)).collect();
-    violations.join("; ")
 }
 
 /// The service that reported an error.
