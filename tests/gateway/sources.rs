@@ -132,6 +132,7 @@ fn code(text: &str) -> String {
     let lines =
         text.lines().map(str::trim_start).filter(|line| !line.starts_with("//") && !line.starts_with('#'));
     let text = lines.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let text = text.replace("'\"'", " ").replace("\\\"", " ");
     text.split('"').step_by(2).collect::<Vec<_>>().join(" ")
 }
 
