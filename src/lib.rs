@@ -1,44 +1,55 @@
 //! A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 //!
 //! One call, `vbs.v2.BackupShareService/GetBackupShare`, becomes one REST request,
-//! `GET /v2/{project_id}/os-vendor-backup-sharing/{id}`; the JSON and the HTTP errors that come back become protobuf
-//! messages and gRPC statuses. `README.md` tells how to use it; this page tells how to read it.
+//! `GET /v2/{project_id}/os-vendor-backup-sharing/{id}`; the JSON and the HTTP errors of the response become protobuf messages
+//! and gRPC statuses. `README.md` describes how to use it, `CONTRIBUTING.md` how to change it, this page how to read it.
 //!
 //! # The life of a request
 //!
-//! 1. [`server`] accepts the connection and serves HTTP/2 on it, within limits. It knows no gRPC service.
-//! 2. [`grpc`] takes the request. `grpc/call.rs` reads its headers into a [`domain::CallContext`], admits it or refuses it as
-//!    overload, and refuses an unknown caller and an invalid token. `grpc/message_guard.rs` lets one message through to
-//!    tonic, whose generated trait `grpc/service.rs` implements: it checks the project against the rules and the request
-//!    against its own, and calls [`domain::BackupShares::get`]. What fails here never reaches the upstream.
-//! 3. [`upstream`] implements that trait. `upstream/attempt.rs` builds a URL of checked IDs only, sends a GET with the
-//!    credential of [`credentials`] by the HTTP client in `http.rs`, and reads the whole response; `upstream/retry.rs` decides
-//!    whether there is another attempt. The result is a [`domain::BackupShare`] or a [`domain::Error`], whose kind names the
-//!    step that failed.
-//! 4. [`grpc`] turns the one into a protobuf message (`grpc/convert.rs`) and the other into a status (`grpc/status.rs`), and
-//!    writes the access log line (`grpc/access_log.rs`).
+//! Twelve files carry a successful call, in this order:
+//!
+//! 1. `server/connection.rs` serves HTTP/2 on the connection, within limits. `app/services.rs` connects it to the router.
+//! 2. `grpc/router.rs` finds the method.
+//! 3. `grpc/call.rs` reads the headers into a [`domain::CallContext`] (`grpc/context.rs`), and refuses the call if the gateway is
+//!    overloaded, the caller unknown, or the token missing or invalid.
+//! 4. `grpc/message_guard.rs` lets exactly one request message through to tonic.
+//! 5. `grpc/service.rs` implements tonic's generated trait: it checks the project against the rules and the request against
+//!    its own, and calls [`domain::BackupShares::get`]. What fails up to here is not sent upstream.
+//! 6. `upstream.rs` implements that trait: the loop of attempts, as the policy in `upstream/retry.rs` decides.
+//! 7. `credentials.rs` resolves what authenticates the request: the caller's token, the gateway's own token, or its keys.
+//! 8. `upstream/attempt.rs` builds a URL from checked IDs, and sends one GET within its timeout.
+//! 9. `http.rs` is the HTTP client; it reads the response completely.
+//! 10. `upstream/json.rs` reads a 200 as a [`domain::BackupShare`].
+//! 11. `grpc/convert.rs` makes the protobuf message.
+//! 12. `grpc/access_log.rs` writes the access log line and observes the metrics, when the call ends.
+//!
+//! They use types of `domain`, the spans of `telemetry` and the families of `metrics`, which can be read on their own. If the
+//! call fails, `upstream/error.rs` finds the [`domain::ErrorKind`] of a response, `grpc/status.rs` has the table of codes, reasons
+//! and messages, and `grpc/error_details.rs` builds the status.
 //!
 //! # The modules
 //!
-//! A module may use those below it; each has its own `Config`, which is plain data.
+//! A module may import those of its own row and of the rows below. Exceptions: `grpc` and `upstream` meet in `domain` only,
+//! and nothing else may import `app` or `commands`. `tests/gateway/sources.rs` enforces it, and that no two files import
+//! each other. Each module owns its `Config`, which is plain data.
 //!
-//! | module | what it is |
-//! |---|---|
-//! | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
-//! | [`app`] | the only composition: makes the parts, binds the ports, owns every task, ends them in order |
-//! | [`config`] | command line and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
-//! | [`grpc`] | inbound edge: the service, the layer around it, statuses, authorization, access log, health |
-//! | [`upstream`] | outbound edge: attempts, retry policy, JSON, error bodies |
-//! | [`server`] | connections, their limits, TLS and drain; the threads that serve them |
-//! | [`admin`] | probes and metrics |
-//! | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
-//! | [`telemetry`] | logs and spans |
-//! | [`credentials`] | what authenticates a request to the upstream: the caller's token, the gateway's own token, or its keys |
-//! | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
-//! | `pem`, `files` | the reader of PEM files and certificates; what was read from files, and whether they have changed since |
-//! | [`metrics`] | the metric families |
-//! | [`proto`] | generated code |
-//! | [`domain`] | IDs, share, call, errors, and the trait that `grpc` and `upstream` meet in |
+//! | row | module | what it is |
+//! |---|---|---|
+//! | 1 | [`commands`] | entry points of `serve`, `check`, `get`, `health` and `sandbox`: runtime, signals, output, exit codes |
+//! | 2 | [`app`] | the only composition: builds the parts, binds the ports, owns every task, ends them in order |
+//! | | [`config`] | flags and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
+//! | 3 | [`grpc`] | inbound edge: the service, the layer around a call, statuses, authorization, access log, health |
+//! | | [`upstream`] | outbound edge: attempts, retry policy, JSON, error bodies |
+//! | | [`server`] | connections, their limits, TLS and drain; the threads that serve them |
+//! | | [`admin`] | probes and metrics |
+//! | | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
+//! | | [`telemetry`] | logs and spans |
+//! | 4 | [`credentials`] | what authenticates a request to the upstream |
+//! | | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
+//! | 5 | [`metrics`] | the metric families |
+//! | | `pem`, `files` | certificates from PEM files; what was read from files, and whether they have changed since |
+//! | | [`proto`] | generated code |
+//! | 6 | [`domain`] | IDs, share, call, errors, and the trait between `grpc` and `upstream` |
 
 pub mod admin;
 pub mod app;

@@ -1,7 +1,9 @@
-//! The embedded upstream: a small HTTP/1.1 server that answers as the Volume Backup Service does, for trying the
-//! gateway and for tests. It shares no code with the client that asks it.
+//! The embedded upstream: a small HTTP/1.1 server that responds as the Volume Backup Service does, to try the gateway and for
+//! tests. It shares no code with the client that calls it. `tests/gateway/statuses.rs` calls it through the gateway.
 //!
-//! | share | answer |
+//! Sources: the vendor's API reference, OpenStack's faults, and the error formats of the vendor's API gateway.
+//!
+//! | share | response |
 //! |---|---|
 //! | `8332443e-9866-41d8-8a58-a898cf5db030` | the share of the vendor's document, for either of its two projects |
 //! | `ac0fb374-a288-4399-ac63-cc080a13a2ee` | a share with few keys, and no content type, for either of its two projects |
@@ -11,6 +13,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -34,7 +37,7 @@ const STATUS_SHARE: &str = "00000000-0000-4000-8000-000000000";
 const DOCUMENTED_JSON: &str = include_str!("sandbox/documented_share.json");
 const SPARSE_JSON: &str = include_str!("sandbox/sparse_share.json");
 
-type Reply = Response<Full<Bytes>>;
+type HttpResponse = Response<Full<Bytes>>;
 
 /// A bound sandbox.
 #[derive(Debug)]
@@ -43,12 +46,12 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Binds the address; port 0 takes any.
+    /// Binds the address; port 0 takes any free port.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { listener: TcpListener::bind(address).await? })
     }
 
-    /// The address with the port that was taken.
+    /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -62,11 +65,11 @@ impl Sandbox {
                     Ok((stream, _)) => {
                         let connection = http1::Builder::new()
                             .timer(TokioTimer::new())
-                            .serve_connection(TokioIo::new(stream), service_fn(respond));
+                            .serve_connection(TokioIo::new(stream), service_fn(handle));
                         connections.spawn(connection);
                     }
-                    // Out of descriptors, most likely: let some connections end first.
-                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                    // Probably out of file descriptors: some connections may end meanwhile.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 },
                 Some(_) = connections.join_next() => {}
             }
@@ -74,96 +77,59 @@ impl Sandbox {
     }
 }
 
-async fn respond(request: Request<Incoming>) -> Result<Reply, Infallible> {
-    let mut reply = answer(&request);
-    if let Ok(id) = HeaderValue::from_str(&format!("req-{:032x}", fastrand::u128(..))) {
-        reply.headers_mut().insert("x-openstack-request-id", id);
+async fn handle(request: Request<Incoming>) -> Result<HttpResponse, Infallible> {
+    let mut response = respond(&request);
+    if let Ok(id) = HeaderValue::try_from(format!("req-{}", random_id())) {
+        response.headers_mut().insert("x-openstack-request-id", id);
     }
-    Ok(reply)
+    Ok(response)
 }
 
-fn answer(request: &Request<Incoming>) -> Reply {
+fn respond(request: &Request<Incoming>) -> HttpResponse {
     let path: Vec<&str> = request.uri().path().split('/').collect();
-    let ["", "v2", project, "os-vendor-backup-sharing", id] = path.as_slice() else { return no_such_route() };
+    let ["", "v2", project, "os-vendor-backup-sharing", id] = path.as_slice() else { return unknown_route() };
     if project.is_empty() {
-        return no_such_route();
+        return unknown_route();
     }
     if request.method() != Method::GET {
-        return of_status(StatusCode::METHOD_NOT_ALLOWED);
+        return status_response(StatusCode::METHOD_NOT_ALLOWED);
     }
     if request.headers().get("x-auth-token").is_none_or(HeaderValue::is_empty) {
-        return of_status(StatusCode::UNAUTHORIZED);
+        return status_response(StatusCode::UNAUTHORIZED);
     }
     match *id {
         DOCUMENTED_SHARE if DOCUMENTED_PROJECTS.contains(project) => {
             json(StatusCode::OK, DOCUMENTED_JSON.into())
         }
         SPARSE_SHARE if SPARSE_PROJECTS.contains(project) => {
-            let mut reply = json(StatusCode::OK, SPARSE_JSON.into());
-            reply.headers_mut().remove(header::CONTENT_TYPE);
-            reply
+            let mut response = json(StatusCode::OK, SPARSE_JSON.into());
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            response
         }
-        id => match id.strip_prefix(STATUS_SHARE).and_then(status) {
+        id => match id.strip_prefix(STATUS_SHARE).and_then(final_status) {
             Some(StatusCode::OK) => json(StatusCode::OK, DOCUMENTED_JSON.replace(DOCUMENTED_SHARE, id)),
-            Some(status) => of_status(status),
-            None => of_status(StatusCode::NOT_FOUND),
+            Some(status) => status_response(status),
+            None => status_response(StatusCode::NOT_FOUND),
         },
     }
 }
 
-/// A status that can end an exchange: the interim ones cannot.
-fn status(digits: &str) -> Option<StatusCode> {
+/// The status in three digits, if it can end an exchange. Interim statuses cannot.
+fn final_status(digits: &str) -> Option<StatusCode> {
     let status = StatusCode::from_bytes(digits.as_bytes()).ok()?;
-    (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS).then_some(status)
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS { None } else { Some(status) }
 }
 
-/// The API gateway's words for a path that it does not know.
-fn no_such_route() -> Reply {
-    let body = format!(r#"{{"message":"API not found","request_id":"{:032x}"}}"#, fastrand::u128(..));
-    json(StatusCode::NOT_FOUND, body)
+/// The API gateway's response to a path that it does not know.
+fn unknown_route() -> HttpResponse {
+    json(StatusCode::NOT_FOUND, format!(r#"{{"message":"API not found","request_id":"{}"}}"#, random_id()))
 }
 
-/// The body that goes with a status: the Volume Backup Service's own shapes, the API gateway's, or a proxy's page.
-fn of_status(status: StatusCode) -> Reply {
+/// The response with a status: in the Volume Backup Service's own shapes, in the API gateway's, or as a proxy's page.
+fn status_response(status: StatusCode) -> HttpResponse {
     let code = status.as_u16();
-    let wrapped =
-        |key: &str, message: &str| format!(r#"{{"{key}":{{"message":"{message}","code":{code}}}}}"#);
-    let gateway = |number: &str, message: &str| {
-        let id = fastrand::u128(..);
-        format!(r#"{{"error_msg":"{message}","error_code":"APIGW.{number}","request_id":"{id:032x}"}}"#)
-    };
-    let body = match code {
-        100..=199 | 204 | 205 | 304 => String::new(),
-        200..=399 => "{}".into(),
-        400 => wrapped("badRequest", "The request is invalid."),
-        401 => r#"{"error":{"message":"The token is invalid.","code":401,"title":"Unauthorized"}}"#.into(),
-        403 => r#"{"error":{"message":"The user has no rights.","code":"VolumeBackup.0042"}}"#.into(),
-        404 => wrapped("itemNotFound", "The backup share could not be found."),
-        405 => wrapped("badMethod", "The method is not allowed."),
-        407 => page(code, "Proxy Authentication Required"),
-        409 => wrapped("conflictingRequest", "The backup is being changed."),
-        413 => r#"{"overLimitFault":{"code":413,"message":"The request is too large.","details":""}}"#.into(),
-        414 => gateway("0201", "The URI is too long."),
-        429 => gateway(
-            "0308",
-            "The throttling threshold has been reached: policy user over ratelimit,limit:100,time:1 minute",
-        ),
-        494 => gateway("0201", "The headers are too large."),
-        500 => wrapped(
-            "computeFault",
-            "The server has either erred or is incapable of performing the requested operation.",
-        ),
-        501 => wrapped("notImplemented", "The call is not implemented."),
-        502 => page(code, "Bad Gateway"),
-        503 => wrapped("serviceUnavailable", "The service is unavailable."),
-        504 => gateway("0201", "The backend timed out."),
-        _ if status.is_client_error() => {
-            format!(r#"{{"error":{{"message":"The request was refused.","code":"VolumeBackup.{code:04}"}}}}"#)
-        }
-        _ => wrapped("computeFault", "The server failed."),
-    };
-    let mut reply = json(status, body);
-    let headers = reply.headers_mut();
+    let mut response = json(status, body(status));
+    let headers = response.headers_mut();
     match code {
         407 | 502 => {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
@@ -176,16 +142,67 @@ fn of_status(status: StatusCode) -> Reply {
         }
         _ => {}
     }
-    reply
+    response
 }
 
-fn page(code: u16, title: &str) -> String {
+fn body(status: StatusCode) -> String {
+    const COMPUTE_FAULT: &str =
+        "The server has either erred or is incapable of performing the requested operation.";
+    const THROTTLED: &str =
+        "The throttling threshold has been reached: policy user over ratelimit,limit:100,time:1 minute";
+    let code = status.as_u16();
+    match code {
+        100..=199 | 204 | 205 | 304 => String::new(),
+        200..=399 => "{}".into(),
+        400 => fault("badRequest", "The request is invalid.", code),
+        401 => r#"{"error":{"message":"The token is invalid.","code":401,"title":"Unauthorized"}}"#.into(),
+        403 => service_error("The user has no rights.", 42),
+        404 => fault("itemNotFound", "The backup share could not be found.", code),
+        405 => fault("badMethod", "The method is not allowed.", code),
+        407 => html_page(code, "Proxy Authentication Required"),
+        409 => fault("conflictingRequest", "The backup is being changed.", code),
+        413 => r#"{"overLimitFault":{"code":413,"message":"The request is too large.","details":""}}"#.into(),
+        414 => gateway_error("0201", "The URI is too long."),
+        429 => gateway_error("0308", THROTTLED),
+        494 => gateway_error("0201", "The headers are too large."),
+        500 => fault("computeFault", COMPUTE_FAULT, code),
+        501 => fault("notImplemented", "The call is not implemented.", code),
+        502 => html_page(code, "Bad Gateway"),
+        503 => fault("serviceUnavailable", "The service is unavailable.", code),
+        504 => gateway_error("0201", "The backend timed out."),
+        _ if status.is_client_error() => service_error("The request was refused.", code),
+        _ => fault("computeFault", "The server failed.", code),
+    }
+}
+
+/// OpenStack's form: one wrapper object.
+fn fault(wrapper: &str, message: &str, code: u16) -> String {
+    format!(r#"{{"{wrapper}":{{"message":"{message}","code":{code}}}}}"#)
+}
+
+/// The service's own form, with a code of its own.
+fn service_error(message: &str, code: u16) -> String {
+    format!(r#"{{"error":{{"message":"{message}","code":"VolumeBackup.{code:04}"}}}}"#)
+}
+
+/// The API gateway's form.
+fn gateway_error(number: &str, message: &str) -> String {
+    let id = random_id();
+    format!(r#"{{"error_msg":"{message}","error_code":"APIGW.{number}","request_id":"{id}"}}"#)
+}
+
+/// A proxy's form.
+fn html_page(code: u16, title: &str) -> String {
     format!("<html><head><title>{code} {title}</title></head><body><h1>{code} {title}</h1></body></html>\n")
 }
 
-fn json(status: StatusCode, body: String) -> Reply {
-    let mut reply = Response::new(Full::from(body));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
+fn random_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+fn json(status: StatusCode, body: String) -> HttpResponse {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }

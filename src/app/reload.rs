@@ -1,7 +1,7 @@
 //! Watches files and applies what changed in them: certificates, rules, and the gateway's own credential.
 //!
-//! Files are polled: a watcher of the file system loses the swap of symbolic links by which Kubernetes updates mounted
-//! files.
+//! Files are polled: `inotify` loses the swap of symbolic links by which Kubernetes updates mounted files. The files are
+//! small, and in the page cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::grpc::AuthorizationPolicy;
 use crate::metrics::Metrics;
 use crate::server::Tls;
 
-/// Reloads certificates, rules and keys when their files change, which are read once per `interval`. Never ends.
+/// Reads the files of certificates, rules and keys once an interval, and applies what has changed. Never ends.
 pub(super) async fn reload_task(
     interval: Duration,
     tls: Option<Arc<Tls>>,
@@ -23,66 +23,62 @@ pub(super) async fn reload_task(
     tokio::join!(
         reload_certificate(interval, tls, &metrics),
         reload_rules(interval, authorization),
-        reload_credential(interval, credentials),
+        reload_credential(interval, credentials)
     );
-    // There was nothing to watch.
+    // There are no files to watch.
     std::future::pending().await
 }
 
 async fn reload_certificate(interval: Duration, tls: Option<Arc<Tls>>, metrics: &Metrics) {
     let Some(tls) = tls else { return };
     metrics.certificate_expiry.set(tls.expiry_timestamp());
-    on_change(interval, tls.snapshot(), || match tls.reload() {
-        Ok(()) => {
-            metrics.certificate_expiry.set(tls.expiry_timestamp());
-            tracing::info!("the new certificate is in use");
+    let reload = || {
+        let result = tls.reload();
+        match &result {
+            Ok(()) => metrics.certificate_expiry.set(tls.expiry_timestamp()),
+            Err(_) => metrics.reload_failures.inc(),
         }
-        Err(error) => {
-            metrics.reload_failures.inc();
-            tracing::error!(error, "the new certificate is refused, the old one stays in use");
-        }
-    })
-    .await;
+        result
+    };
+    watch(interval, "certificate", tls.snapshot(), reload).await;
 }
 
 async fn reload_rules(interval: Duration, authorization: Option<Arc<AuthorizationPolicy>>) {
     let Some(policy) = authorization else { return };
-    on_change(interval, policy.snapshot(), || match policy.reload() {
-        Ok(()) => tracing::info!("the new rules are in force"),
-        Err(error) => tracing::error!(error, "the new rules are refused, the old ones stay in force"),
-    })
-    .await;
+    watch(interval, "rule set", policy.snapshot(), || policy.reload()).await;
 }
 
 async fn reload_credential(interval: Duration, credentials: CredentialProvider) {
     match credentials {
         CredentialProvider::PassThrough => {}
         CredentialProvider::Keystone(keystone) => {
-            on_change(interval, keystone.snapshot(), || log_credential(keystone.reload())).await;
+            watch(interval, "credential", keystone.snapshot(), || keystone.reload()).await;
         }
         CredentialProvider::AkSk(aksk) => {
-            on_change(interval, aksk.snapshot(), || log_credential(aksk.reload())).await
+            watch(interval, "credential", aksk.snapshot(), || aksk.reload()).await
         }
     }
 }
 
-fn log_credential(reloaded: Result<(), String>) {
-    match reloaded {
-        Ok(()) => tracing::info!("the new credential is in use"),
-        Err(error) => tracing::error!(error, "the new credential is refused, the old one stays in use"),
-    }
-}
-
-/// Calls `changed` each time that the content of a file differs from the last snapshot. Never ends.
-async fn on_change(interval: Duration, mut last: Snapshot, mut changed: impl FnMut()) {
+/// Calls `reload` each time that the content of a file differs from the last snapshot. Never ends.
+async fn watch(
+    interval: Duration,
+    subject: &str,
+    mut last: Snapshot,
+    mut reload: impl FnMut() -> Result<(), String>,
+) {
     loop {
         tokio::time::sleep(interval).await;
         let paths = last.paths().to_vec();
-        // A file system may be slow; it must not block a thread that serves calls.
+        // A slow file system must not block a thread that serves calls.
         let Ok(current) = tokio::task::spawn_blocking(|| Snapshot::take(paths)).await else { continue };
-        if current != last {
-            last = current;
-            changed();
+        if current == last {
+            continue;
+        }
+        last = current;
+        match reload() {
+            Ok(()) => tracing::info!("the new {subject} is in use"),
+            Err(error) => tracing::error!(error, "the new {subject} was rejected; the old one stays in use"),
         }
     }
 }

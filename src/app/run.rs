@@ -1,31 +1,73 @@
-//! A gateway at work: starts the tasks, serves, drains and stops.
+//! Runs a gateway: starts the tasks, serves, drains and stops.
+//!
+//! Draining, in order: report NOT_SERVING; keep serving for the drain delay; accept no connection, send GOAWAY and finish
+//! the calls in flight; after the drain timeout cancel them; then close what is still open. `tests/gateway/` tests it in process and
+//! with signals.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
+use super::error::Error;
 use super::reload::reload_task;
 use super::services::Services;
-use super::tasks::{TaskName, Tasks};
-use super::{Error, Parts, Shutdown};
+use super::tasks::Tasks;
 use crate::credentials::CredentialProvider;
+use crate::grpc::health::Readiness;
+use crate::grpc::{self, AuthorizationPolicy};
 use crate::metrics::Metrics;
-use crate::server::Server;
+use crate::server::workers::WorkerPool;
+use crate::server::{self, Server, Tls};
 
-/// How long calls that are cancelled get to send their status to the caller.
+/// How long cancelled calls have to send their status to the caller.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
-/// How long the workers may take to drop what they still do.
+/// How long the workers have to drop their tasks.
 const WORKERS_TIMEOUT: Duration = Duration::from_millis(200);
+/// The task whose end is the end of a drain.
+const GRPC_SERVER: &str = "gRPC server";
 
-/// A gateway with its ports taken.
+/// The two ways to stop a gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Finish the calls in flight.
+    pub drain: CancellationToken,
+    /// Cancel them, now or during a drain.
+    pub now: CancellationToken,
+}
+
+/// A gateway with its ports bound.
 pub struct BoundApp {
     pub(super) grpc_address: SocketAddr,
     pub(super) admin_address: SocketAddr,
     pub(super) grpc: Server,
     pub(super) admin: Server,
     pub(super) services: Services,
-    pub(super) parts: Parts,
+    pub(super) process: Process,
+}
+
+/// What runs the servers and services, and stops them.
+pub(super) struct Process {
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) authorization: Option<Arc<AuthorizationPolicy>>,
+    pub(super) credentials: CredentialProvider,
+    pub(super) metrics: Metrics,
+    pub(super) readiness: Readiness,
+    pub(super) tokens: ShutdownTokens,
+    pub(super) workers: WorkerPool,
+    pub(super) drain_delay: Duration,
+    pub(super) drain_timeout: Duration,
+    pub(super) reload_interval: Duration,
+}
+
+/// The tokens that end each part.
+#[derive(Default)]
+pub(super) struct ShutdownTokens {
+    pub(super) grpc: grpc::CancelTokens,
+    pub(super) grpc_port: server::ServerShutdown,
+    pub(super) admin_port: server::ServerShutdown,
 }
 
 impl BoundApp {
@@ -39,26 +81,29 @@ impl BoundApp {
         self.admin_address
     }
 
-    /// Serves until `shutdown` says so. `Ok` means that it ended in order.
+    /// Serves until `shutdown`. `Ok` means that the gateway ended in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let parts = self.parts;
-        parts.readiness.set(parts.credentials.is_ready());
+        let process = self.process;
+        process.readiness.set(process.credentials.is_ready());
         tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
-        let tasks = parts.start(self.grpc, self.admin, self.services);
-        let ended = parts.serve(tasks, shutdown).await;
-        parts.workers.shutdown_timeout(WORKERS_TIMEOUT).await;
-        ended
+        let tasks = process.start(self.grpc, self.admin, self.services);
+        let result = tokio::select! {
+            result = process.serve_and_drain(tasks, shutdown.drain) => result,
+            () = shutdown.now.cancelled() => Err(Error::ForcedShutdown),
+        };
+        process.workers.shutdown_timeout(WORKERS_TIMEOUT).await;
+        result
     }
 }
 
-impl Parts {
+impl Process {
     /// Starts every task.
     fn start(&self, grpc: Server, admin: Server, services: Services) -> Tasks {
         let mut tasks = Tasks::default();
         let pool = self.workers.clone();
-        tasks.spawn(TaskName::Worker, async move { pool.terminated().await });
-        tasks.spawn(TaskName::GrpcServer, grpc.serve(services.grpc));
-        tasks.spawn(TaskName::AdminServer, admin.serve(services.admin));
+        tasks.spawn("worker", async move { pool.terminated().await });
+        tasks.spawn(GRPC_SERVER, grpc.serve(services.grpc));
+        tasks.spawn("admin server", admin.serve(services.admin));
         let reload = reload_task(
             self.reload_interval,
             self.tls.clone(),
@@ -66,34 +111,30 @@ impl Parts {
             self.credentials.clone(),
             self.metrics.clone(),
         );
-        tasks.spawn(TaskName::Reload, reload);
+        tasks.spawn("reload", reload);
         let token_refresh = token_refresh_task(self.credentials.clone(), self.metrics.clone());
-        tasks.spawn(TaskName::TokenRefresh, token_refresh);
+        tasks.spawn("token renewal", token_refresh);
         if let Some(sandbox) = services.sandbox {
-            tasks.spawn(TaskName::Sandbox, sandbox.serve());
+            tasks.spawn("sandbox", sandbox.serve());
         }
         tasks
     }
 
-    async fn serve(&self, mut tasks: Tasks, shutdown: Shutdown) -> Result<(), Error> {
+    /// Serves until `drain` is cancelled, then drains. The end of a task before that is an error.
+    async fn serve_and_drain(&self, mut tasks: Tasks, drain: CancellationToken) -> Result<(), Error> {
         tokio::select! {
-            () = shutdown.drain.cancelled() => {}
-            () = shutdown.now.cancelled() => return Err(Error::ForcedShutdown),
-            error = tasks.exited() => return Err(error),
+            () = drain.cancelled() => {}
             () = self.report_ready() => {}
+            Some(task) = tasks.next_exit() => return Err(Error::TaskExited(task)),
         }
         self.readiness.set(false);
         self.metrics.draining.set(1);
         tracing::info!(delay_s = self.drain_delay.as_secs_f64(), "draining: not serving any more");
         tokio::select! {
             () = sleep(self.drain_delay) => {}
-            () = shutdown.now.cancelled() => return Err(Error::ForcedShutdown),
-            error = tasks.exited() => return Err(error),
+            Some(task) = tasks.next_exit() => return Err(Error::TaskExited(task)),
         }
-        tokio::select! {
-            () = self.drain(&mut tasks) => {}
-            () = shutdown.now.cancelled() => return Err(Error::ForcedShutdown),
-        }
+        self.drain(&mut tasks).await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -105,24 +146,24 @@ impl Parts {
         std::future::pending().await
     }
 
-    /// Lets calls in flight finish, cancels those that take too long, and closes every connection.
+    /// Finishes the calls in flight, cancels them after the timeout, and closes every connection.
     async fn drain(&self, tasks: &mut Tasks) {
         self.tokens.grpc_port.graceful.cancel();
-        self.tokens.calls.streams.cancel();
-        if timeout(self.drain_timeout, tasks.join(TaskName::GrpcServer)).await.is_err() {
-            tracing::warn!("calls still ran at the end of the drain timeout and are cut off");
-            self.tokens.calls.calls.cancel();
-            if timeout(CANCEL_GRACE, tasks.join(TaskName::GrpcServer)).await.is_err() {
+        self.tokens.grpc.streams.cancel();
+        if timeout(self.drain_timeout, tasks.join(GRPC_SERVER)).await.is_err() {
+            tracing::warn!("calls were still in flight at the end of the drain timeout and are cancelled");
+            self.tokens.grpc.calls.cancel();
+            if timeout(CANCEL_GRACE, tasks.join(GRPC_SERVER)).await.is_err() {
                 self.tokens.grpc_port.forced.cancel();
-                // It does not depend on a peer any more: connections are only dropped.
-                tasks.join(TaskName::GrpcServer).await;
+                // No peer can delay this: connections are only dropped.
+                tasks.join(GRPC_SERVER).await;
             }
         }
         self.tokens.admin_port.forced.cancel();
     }
 }
 
-/// Gets and renews the gateway's own token, where it has an account. Never ends.
+/// Gets and renews the gateway's own token, in the mode with an account. Never ends.
 async fn token_refresh_task(credentials: CredentialProvider, metrics: Metrics) {
     match credentials {
         CredentialProvider::Keystone(keystone) => keystone.run(&metrics).await,

@@ -1,4 +1,4 @@
-//! What answers on the ports, in the form that `server` calls: `server` and the services do not know each other.
+//! Adapters: the services in the form that `server` calls. `server` and the services do not know each other.
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -9,19 +9,15 @@ use crate::sandbox::Sandbox;
 use crate::server::{Peer, Service};
 use crate::upstream::Upstream;
 
-/// Everything that answers requests.
+/// The services of the process.
 pub(super) struct Services {
-    pub(super) grpc: GrpcService,
-    pub(super) admin: AdminService,
+    pub(super) grpc: Router<Upstream>,
+    pub(super) admin: Admin,
     /// The embedded upstream, if there is one.
     pub(super) sandbox: Option<Sandbox>,
 }
 
-/// What answers on the gRPC port.
-#[derive(Clone)]
-pub(super) struct GrpcService(pub(super) Router<Upstream>);
-
-impl Service for GrpcService {
+impl Service for Router<Upstream> {
     type Body = tonic::body::Body;
 
     fn call(
@@ -34,15 +30,11 @@ impl Service for GrpcService {
             address_display: peer.addr_display,
             names: peer.names,
         };
-        self.0.handle(request, peer)
+        self.handle(request, peer)
     }
 }
 
-/// What answers on the admin port.
-#[derive(Clone)]
-pub(super) struct AdminService(pub(super) Admin);
-
-impl Service for AdminService {
+impl Service for Admin {
     type Body = axum::body::Body;
 
     fn call(
@@ -50,6 +42,6 @@ impl Service for AdminService {
         request: Request<Incoming>,
         _: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
-        self.0.handle(request)
+        self.handle(request)
     }
 }

@@ -82,7 +82,7 @@ fn check_configuration(config: &Config, report: &Report) -> Result<(), Stopped> 
         None => Ok(()),
     };
     if let Some(rules) = &config.authorization {
-        for rule in rules.describe() {
+        for rule in rules.summary() {
             report.ok("rule", &rule);
         }
     }

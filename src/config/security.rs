@@ -13,7 +13,7 @@ use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
     Secret, Variables,
 };
-use crate::grpc::AuthorizationConfig;
+use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
 use crate::upstream::HttpConfig;
 
@@ -88,7 +88,7 @@ impl ServeFlags {
     pub(super) fn authorization(
         &self,
         validator: &mut Validator,
-    ) -> Result<Option<AuthorizationConfig>, Reported> {
+    ) -> Result<Option<AuthorizationPolicy>, Reported> {
         if !self.has_rules() {
             return Ok(None);
         }
@@ -101,7 +101,7 @@ impl ServeFlags {
         for list in lists {
             rules.extend(list?.0);
         }
-        let config = AuthorizationConfig::load(rules, file?);
+        let config = AuthorizationPolicy::load(rules, file?);
         Ok(Some(validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE): ", config)?))
     }
 

@@ -31,7 +31,7 @@ pub struct Config {
     /// The calls.
     pub grpc: grpc::Config,
     /// Which caller may read which project. Without rules, the caller's token alone decides.
-    pub authorization: Option<grpc::AuthorizationConfig>,
+    pub authorization: Option<grpc::AuthorizationPolicy>,
     /// The credential for the upstream.
     pub credentials: credentials::Config,
     /// Where the upstream is.

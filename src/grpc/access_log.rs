@@ -1,5 +1,7 @@
-//! One access log line, one span and one observation for each GetBackupShare call, however it ends. A call that its caller
-//! cancels drops its [`CallRecord`] before an outcome is set.
+//! The record of a call: when it is dropped, it writes the access log line, ends the span and observes the duration. So each
+//! call has exactly one of each, however it ends; a call that its caller cancels is dropped before an outcome is set.
+//!
+//! Names of fields: OpenTelemetry's semantic conventions for RPC and HTTP. `tests/gateway/logging.rs` shows the lines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Span;
 
-use super::context::{Call, METHOD};
+use super::context::Call;
 use super::status::{RpcError, code_name};
 use crate::metrics::Metrics;
 use crate::telemetry::spans;
@@ -18,13 +20,12 @@ pub(super) struct CallRecord {
     metrics: Metrics,
     arrival: Instant,
     call: Arc<Call>,
-    /// The call's span, which ends with it.
     span: Span,
-    outcome: Outcome,
+    outcome: CallOutcome,
 }
 
 /// How a call ended.
-struct Outcome {
+struct CallOutcome {
     code: Code,
     reason: Option<&'static str>,
     http_status: Option<u16>,
@@ -35,7 +36,7 @@ struct Outcome {
 impl CallRecord {
     pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: Span) -> Self {
         metrics.active_requests.inc();
-        let cancelled = Outcome {
+        let cancelled = CallOutcome {
             code: Code::Cancelled,
             reason: None,
             http_status: None,
@@ -56,7 +57,7 @@ impl CallRecord {
     /// The call failed.
     pub(super) fn fail(&mut self, error: &RpcError) {
         let upstream = error.upstream();
-        self.outcome = Outcome {
+        self.outcome = CallOutcome {
             code: error.code(),
             reason: Some(error.reason()),
             http_status: upstream.and_then(|error| error.http_status),
@@ -69,18 +70,19 @@ impl CallRecord {
 impl Drop for CallRecord {
     fn drop(&mut self) {
         let duration = self.arrival.elapsed();
-        let (outcome, context, peer) = (&self.outcome, &self.call.context, &self.call.peer);
+        let Call { method, context, peer, .. } = &*self.call;
+        let outcome = &self.outcome;
         let code = code_name(outcome.code);
         self.metrics.active_requests.dec();
-        self.metrics.call(METHOD, code, duration);
+        self.metrics.call(method, code, duration);
         spans::end_call(&self.span, code, outcome.reason);
         let target = context.stats.target();
         let credential_wait = context.stats.credential_wait();
         let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
-        // Without the span as its parent: the line has all that the span would add.
+        // No parent: the line has the fields that the span would add.
         tracing::info!(
             parent: None,
-            rpc.method = METHOD,
+            rpc.method = method,
             rpc.code = code,
             reason = outcome.reason,
             request_id = context.request_id.to_str().ok(),

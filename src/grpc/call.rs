@@ -1,9 +1,11 @@
-//! The call layer: everything around GetBackupShare that tonic's generated server does not do.
+//! The call layer: everything around a call that tonic's generated server does not do.
 //!
-//! In this order: read the headers (request ID, deadline, trace context, token), admit the call or refuse it as overload,
-//! refuse an unknown caller, refuse a missing or invalid token; then the service, until the deadline or the end of the
-//! drain; then the details of its status, and the access log. A panic becomes a status. tonic has the reasons: it merges
-//! the trailers into the metadata after every layer has run, and reports its own deadline as CANCELLED.
+//! In this order: read the headers (request ID, deadline, trace context, token); refuse the call if the gateway is overloaded, the
+//! caller unknown, or the token missing or invalid; run the service until the deadline or the end of the drain; add the
+//! details to its status; write the access log. A panic becomes a status.
+//!
+//! tonic cannot do this: it merges the trailers into the metadata after every layer has run, and reports its own deadline as
+//! CANCELLED. `tests/gateway/` tests the layer through a real server.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use tracing::Instrument;
 
 use super::access_log::CallRecord;
 use super::authorization::AuthorizationPolicy;
-use super::context::{Call, Config, METHOD, PeerIdentity};
+use super::config::Config;
+use super::context::{Call, PeerIdentity};
 use super::headers;
 use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
 use super::service::BackupShareGateway;
@@ -31,14 +34,14 @@ use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
 use crate::telemetry::spans;
 
-/// Handles calls of GetBackupShare.
+/// Handles the calls of the service's methods.
 pub(super) struct CallHandler<S> {
     config: Config,
     authorization: Option<Arc<AuthorizationPolicy>>,
     in_flight: Semaphore,
     service: BackupShareServiceServer<BackupShareGateway<S>>,
     metrics: Metrics,
-    /// Ends the calls that are still in flight, with DRAINING.
+    /// Ends the calls that are still in flight, with `DRAINING`.
     cancel: CancellationToken,
 }
 
@@ -61,11 +64,12 @@ impl<S: BackupShares> CallHandler<S> {
         }
     }
 
-    /// Handles one call. Dropping the future cancels it, at the upstream too.
+    /// Handles one call of `method`. Dropping the future cancels it, at the upstream too.
     ///
     /// Not an `async fn`: its future would store the request twice.
     pub(super) fn call<B>(
         self: Arc<Self>,
+        method: &'static str,
         mut request: Request<B>,
         peer: PeerIdentity,
     ) -> impl Future<Output = Response<Body>> + Send
@@ -73,17 +77,17 @@ impl<S: BackupShares> CallHandler<S> {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let arrival = Instant::now();
-        let call = Arc::new(Call::read(request.headers(), peer, arrival, &self.config));
+        let call = Arc::new(Call::read(method, request.headers(), peer, arrival, &self.config));
         let context = &call.context;
-        let span = spans::call(METHOD, &context.request_id, &context.trace, call.peer.address);
+        let span = spans::call(method, &context.request_id, &context.trace, call.peer.address);
         let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), span.clone());
         request.extensions_mut().insert(Arc::clone(&call));
         let request = request.map(MessageGuard::new);
         let respond = async move {
             let result = AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await;
-            let result = result.unwrap_or_else(|_| {
+            let result = result.unwrap_or_else(|_panic| {
                 self.metrics.panics.inc();
-                Err(RpcError::Panic)
+                Err(RpcError::Internal)
             });
             respond(&mut record, &call, result)
         };
@@ -100,22 +104,21 @@ impl<S: BackupShares> CallHandler<S> {
     {
         let _permit = self.admit()?;
         match &self.authorization {
-            Some(policy) if !policy.is_known(&call.peer.names) => return Err(RpcError::CallerNotAllowed),
-            // The token is checked after the project, which only the message names.
-            Some(_) => {}
+            // The token is checked after the project, which only the message names: see `service.rs`.
+            Some(policy) => check_caller(policy, call)?,
             None => call.check_token()?,
         }
         let response = self.service.clone().call(request);
         tokio::select! {
             result = timeout_at(call.context.deadline, response) => match result {
                 Ok(Ok(response)) => Ok(response),
-                Err(_) => Err(RpcError::DeadlineExceeded),
+                Err(_elapsed) => Err(RpcError::DeadlineExceeded),
             },
             () = self.cancel.cancelled() => Err(RpcError::Draining),
         }
     }
 
-    /// A slot among the calls in flight, immediately or not at all.
+    /// A permit for a call in flight, immediately or not at all.
     fn admit(&self) -> Result<SemaphorePermit<'_>, RpcError> {
         self.in_flight.try_acquire().map_err(|_| {
             self.metrics.shed.inc();
@@ -124,22 +127,27 @@ impl<S: BackupShares> CallHandler<S> {
     }
 }
 
-/// The response, with the details of its status; `record` keeps how the call ended.
+/// Refuses a caller that no rule names.
+fn check_caller(policy: &AuthorizationPolicy, call: &Call) -> Result<(), RpcError> {
+    if policy.is_known(&call.peer.names) { Ok(()) } else { Err(RpcError::CallerNotAllowed) }
+}
+
+/// The response with the details of its status. `record` gets the outcome of the call.
 fn respond(record: &mut CallRecord, call: &Call, result: Result<Response<Body>, RpcError>) -> Response<Body> {
-    let request_id = &call.context.request_id;
-    let mut fail = |error: &RpcError| {
-        record.fail(error);
-        error.response(request_id)
-    };
     let mut response = match result {
         Ok(response) => response,
-        Err(error) => return fail(&error),
+        Err(error) => return respond_with_error(record, call, &error),
     };
-    // tonic keeps here the status of a response that is an error.
+    // tonic keeps the status of an error response in its extensions.
     if let Some(status) = response.extensions_mut().remove::<Status>() {
-        return RpcError::with_source_of(&status, fail);
+        return respond_with_error(record, call, RpcError::of_status(&status));
     }
     record.succeed();
-    response.headers_mut().insert(headers::REQUEST_ID, request_id.clone());
+    response.headers_mut().insert(headers::REQUEST_ID, call.context.request_id.clone());
     response
+}
+
+fn respond_with_error(record: &mut CallRecord, call: &Call, error: &RpcError) -> Response<Body> {
+    record.fail(error);
+    error.response(&call.context.request_id)
 }

@@ -1,4 +1,4 @@
-//! One call as the layers of this module pass it on: what its headers say, and who calls.
+//! One call as the layers of this module pass it on: what its headers say, and who the caller is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,31 +6,15 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
-use super::deadline;
+use super::config::Config;
 use super::headers;
 use super::status::RpcError;
 use crate::domain::{CallContext, CallStats, Token, TokenError};
 
-/// The method, as OpenTelemetry names it.
-pub(super) const METHOD: &str = "vbs.v2.BackupShareService/GetBackupShare";
-
-/// Limits of the calls.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Calls in flight at once, in the whole process.
-    pub max_in_flight: usize,
-    /// How long a call may take.
-    pub deadlines: deadline::Limits,
-    /// Whether clients may ask which services and types there are.
-    pub reflection: bool,
-    /// Whether a call needs the caller's own token, in `x-auth-token`; otherwise that header is ignored.
-    pub uses_callers_token: bool,
-}
-
-/// Set by a gRPC client that retries a call by itself.
+/// The number of attempts that a gRPC client made before this one (gRFC A6); absent on the first.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// Who calls.
+/// Who the caller is, as the connection proves it.
 #[derive(Clone, Debug, Default)]
 pub struct PeerIdentity {
     /// The address that the connection comes from.
@@ -43,6 +27,8 @@ pub struct PeerIdentity {
 
 /// One call, in the extensions of its request.
 pub(super) struct Call {
+    /// The method as OpenTelemetry names it, one of [`crate::proto::METHODS`].
+    pub(super) method: &'static str,
     pub(super) context: CallContext,
     pub(super) peer: PeerIdentity,
     pub(super) is_timeout_malformed: bool,
@@ -50,14 +36,21 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn read(headers: &HeaderMap, peer: PeerIdentity, arrival: Instant, config: &Config) -> Self {
-        let timeout = deadline::timeout(headers);
+    /// Reads the headers. Errors in them are kept: they are reported in the order of the checks.
+    pub(super) fn read(
+        method: &'static str,
+        headers: &HeaderMap,
+        peer: PeerIdentity,
+        arrival: Instant,
+        config: &Config,
+    ) -> Self {
+        let timeout = headers::grpc_timeout(headers);
         let mut context = CallContext {
             request_id: headers::request_id(headers),
             token: None,
             trace: headers::trace_context(headers),
             deadline: arrival + config.deadlines.clamp(timeout.ok().flatten()),
-            // With a client that retries, our attempts would multiply with its own.
+            // The attempts of a client that retries and those of the gateway would multiply.
             may_retry: !headers.contains_key(PREVIOUS_ATTEMPTS),
             stats: CallStats::default(),
         };
@@ -68,13 +61,15 @@ impl Call {
                 Err(error) => token_error = Some(error),
             }
         }
-        Self { context, peer, is_timeout_malformed: timeout.is_err(), token_error }
+        Self { method, context, peer, is_timeout_malformed: timeout.is_err(), token_error }
     }
 
-    /// The call that a request belongs to.
-    pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Arc<Self>, RpcError> {
-        // Every request comes through `CallHandler`.
-        request.extensions().get::<Arc<Self>>().cloned().ok_or(RpcError::Panic)
+    /// The call that a request belongs to. `CallHandler` adds it to every request.
+    pub(super) fn of_request<T>(request: &tonic::Request<T>) -> Result<Arc<Self>, RpcError> {
+        match request.extensions().get::<Arc<Self>>() {
+            Some(call) => Ok(Arc::clone(call)),
+            None => Err(RpcError::Internal),
+        }
     }
 
     /// Refuses a call whose token is missing or invalid.

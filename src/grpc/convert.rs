@@ -1,4 +1,4 @@
-//! The upstream's share as a protobuf message. Strings are moved; nothing is added, and what is unset stays unset.
+//! From [`domain::BackupShare`] to the protobuf message. Strings are moved; no value is added, and unset fields stay unset.
 
 use crate::domain;
 use crate::proto::{Backup, BackupShare, GetBackupShareResponse};

@@ -1,35 +1,54 @@
-//! What is read from the HTTP headers of a call. Never from the metadata of a tonic request: tonic merges the trailers into
-//! that.
+//! Reads the HTTP headers of a call: request ID, trace context, `grpc-timeout` and content type.
+//!
+//! Nothing here may read the metadata of a tonic request: tonic merges the trailers into them.
+//!
+//! Sources: gRPC over HTTP/2 (`Timeout`, `Content-Type`), W3C Trace Context, RFC 7541 (HPACK). `tests/gateway/` tests the
+//! headers through a real server; the fuzz target `grpc_timeout` tests the timeout.
+
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::domain::{TRACEPARENT, TRACESTATE, TraceContext};
 
-/// The header of the request ID, from the caller, to the upstream, and back.
+/// The request ID: from the caller, to the upstream, and back to the caller.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The caller's request ID if it can be kept, otherwise a generated one.
+/// The time that the caller waits.
+pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_TIMEOUT_NAME: HeaderName = HeaderName::from_static(GRPC_TIMEOUT);
+/// The rule for [`GRPC_TIMEOUT`], as the caller reads it.
+pub(super) const GRPC_TIMEOUT_RULE: &str = "must be 1 to 8 digits and a unit: H, M, S, m, u or n";
+
+/// A `grpc-timeout` that violates its rule or occurs twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedTimeout;
+
+/// The caller's request ID if it is valid, otherwise a generated one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let kept = single_value(headers, REQUEST_ID).filter(|value| {
+    let is_valid = |value: &&HeaderValue| {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
-    let mut id = kept.cloned().unwrap_or_else(generate_request_id);
-    never_index(&mut id);
-    id
+    };
+    match single_value(headers, REQUEST_ID).filter(is_valid) {
+        Some(value) => never_index(value.clone()),
+        None => generate_request_id(),
+    }
 }
 
-fn generate_request_id() -> HeaderValue {
-    let id = format!("{:032x}", fastrand::u128(..));
-    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+/// A random request ID of 32 hexadecimal digits.
+pub(super) fn generate_request_id() -> HeaderValue {
+    let id = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)));
+    never_index(id.unwrap_or(HeaderValue::from_static("unknown")))
 }
 
-/// Keeps a header that differs in every response out of the connection's HPACK table ("never indexed", RFC 7541, section
-/// 7.1.3). In the table, each of them would be compared with all earlier ones, and would evict the headers that do recur.
-pub(super) fn never_index(value: &mut HeaderValue) {
+/// Marks a header that differs in every response as "never indexed" (RFC 7541, section 7.1.3). In the HPACK table of its
+/// connection, it would be compared with each later one, and would evict the headers that do recur.
+pub(super) fn never_index(mut value: HeaderValue) -> HeaderValue {
     value.set_sensitive(true);
+    value
 }
 
-/// The W3C Trace Context if it is well-formed; otherwise the trace is not continued.
+/// The caller's W3C Trace Context if it is well-formed; otherwise the trace is not continued.
 pub(super) fn trace_context(headers: &HeaderMap) -> TraceContext {
     /// What every implementation must at least propagate.
     const MAX_STATE_BYTES: usize = 512;
@@ -53,14 +72,14 @@ fn is_traceparent(value: &[u8]) -> bool {
     };
     let is_not_zero = |field: &[u8]| field.iter().any(|b| *b != b'0');
     let fields: Vec<&[u8]> = value.split(|b| *b == b'-').collect();
-    let [version, trace, parent, flags, more @ ..] = fields.as_slice() else { return false };
+    let [version, trace_id, parent_id, flags, more @ ..] = fields.as_slice() else { return false };
     is_hex(version, 2)
         && *version != b"ff"
         && (*version != b"00" || more.is_empty())
-        && is_hex(trace, 32)
-        && is_not_zero(trace)
-        && is_hex(parent, 16)
-        && is_not_zero(parent)
+        && is_hex(trace_id, 32)
+        && is_not_zero(trace_id)
+        && is_hex(parent_id, 16)
+        && is_not_zero(parent_id)
         && is_hex(flags, 2)
 }
 
@@ -71,10 +90,67 @@ fn single_value(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     if values.next().is_some() { None } else { Some(first) }
 }
 
-/// `application/grpc`, alone or followed by `+proto` or a parameter. `application/grpc-web` is another protocol, and no
-/// message format but protobuf is understood.
+/// Reads `grpc-timeout`; `None` if the caller sent none.
+pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, MalformedTimeout> {
+    let mut values = headers.get_all(GRPC_TIMEOUT_NAME).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(MalformedTimeout);
+    }
+    match parse_timeout(value.as_bytes()) {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(MalformedTimeout),
+    }
+}
+
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(count * 3600)),
+        b'M' => Some(Duration::from_secs(count * 60)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// Whether the content type is `application/grpc`, alone or followed by `+proto` or a parameter. `application/grpc-web` is
+/// another protocol, and protobuf is the only message format.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    matches!(essence.as_str(), "application/grpc" | "application/grpc+proto")
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeout_has_1_to_8_digits_and_a_unit() {
+        for (text, nanos) in [
+            ("2H", 7_200_000_000_000),
+            ("2M", 120_000_000_000),
+            ("2S", 2_000_000_000),
+            ("2m", 2_000_000),
+            ("2u", 2_000),
+            ("2n", 2),
+            ("0S", 0),
+            ("00000001n", 1),
+            ("99999999H", 359_999_996_400_000_000_000),
+        ] {
+            assert_eq!(parse_timeout(text.as_bytes()).map(|d| d.as_nanos()), Some(nanos), "{text}");
+        }
+        for text in
+            ["", "S", "1", "1s", "1h", "123456789S", "-1S", "+1S", "1.5S", " 1S", "1S ", "1 S", "0x1S", "１S"]
+        {
+            assert_eq!(parse_timeout(text.as_bytes()), None, "{text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! GetBackupShare: the trait that tonic generates from the `.proto`, implemented over [`BackupShares`].
+//! The service: the trait that tonic generates from the `.proto`, implemented over [`BackupShares`].
 //!
-//! By the time it runs, the call layer (`call.rs`) has refused what can be refused without the message: overload, an
-//! unknown caller, and, where there are no rules, a missing or invalid token.
+//! Before it, the call layer (`call.rs`) has refused what can be refused without the message: overload, an unknown caller, and,
+//! without rules, a missing or invalid token. An error becomes a [`Status`] in `error_details.rs`.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use tonic::{Request, Response, Status};
 
 use super::authorization::AuthorizationPolicy;
 use super::context::Call;
-use super::deadline;
+use super::headers::{GRPC_TIMEOUT, GRPC_TIMEOUT_RULE};
 use super::status::{RpcError, Violation};
 use crate::domain::{BackupShares, ProjectId, ShareId, ShareRef};
 use crate::proto::backup_share_service_server::BackupShareService;
 use crate::proto::{GetBackupShareRequest, GetBackupShareResponse};
 
-/// The service.
+/// The service, over any source of shares.
 pub(super) struct BackupShareGateway<S> {
     shares: S,
     authorization: Option<Arc<AuthorizationPolicy>>,
@@ -26,13 +26,13 @@ impl<S> BackupShareGateway<S> {
         Self { shares, authorization }
     }
 
-    /// A rule is about a project, which only the message names.
+    /// Refuses a project that the rules, if there are any, do not allow the caller.
     fn check_project(&self, call: &Call, project_id: &str) -> Result<(), RpcError> {
-        match &self.authorization {
-            Some(policy) if !policy.is_authorized(&call.peer.names, project_id) => {
-                Err(RpcError::CallerNotAllowed)
-            }
-            _ => Ok(()),
+        let Some(policy) = &self.authorization else { return Ok(()) };
+        if policy.is_authorized(&call.peer.names, project_id) {
+            Ok(())
+        } else {
+            Err(RpcError::CallerNotAllowed)
         }
     }
 }
@@ -43,7 +43,7 @@ impl<S: BackupShares> BackupShareService for BackupShareGateway<S> {
         &self,
         request: Request<GetBackupShareRequest>,
     ) -> Result<Response<GetBackupShareResponse>, Status> {
-        let call = Call::of(&request)?;
+        let call = Call::of_request(&request)?;
         let message = request.into_inner();
         self.check_project(&call, &message.project_id)?;
         call.check_token()?;
@@ -66,7 +66,7 @@ fn validate(message: GetBackupShareRequest, call: &Call) -> Result<ShareRef, Rpc
         violations.push(Violation { field: "id", rule: ShareId::RULE });
     }
     if call.is_timeout_malformed {
-        violations.push(Violation { field: deadline::HEADER, rule: deadline::RULE });
+        violations.push(Violation { field: GRPC_TIMEOUT, rule: GRPC_TIMEOUT_RULE });
     }
     match (project_id, id) {
         (Some(project_id), Some(id)) if violations.is_empty() => Ok(ShareRef { project_id, id }),
@@ -87,16 +87,18 @@ mod tests {
     use super::*;
     use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
     use crate::grpc::call::CallHandler;
-    use crate::grpc::{Config, DeadlineLimits, PeerIdentity};
+    use crate::grpc::config::{Config, DeadlineLimits};
+    use crate::grpc::context::PeerIdentity;
     use crate::metrics::Metrics;
+    use crate::proto::GET_BACKUP_SHARE;
 
     const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
 
-    /// Shares that are kept in memory; it notes which were asked for.
+    /// One share in memory, and the IDs that were requested.
     #[derive(Default)]
-    struct InMemory(Mutex<Vec<String>>);
+    struct InMemoryShares(Mutex<Vec<String>>);
 
-    impl BackupShares for Arc<InMemory> {
+    impl BackupShares for Arc<InMemoryShares> {
         async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
             assert!(call.token.is_some(), "the caller's token");
             self.0.lock().unwrap().push(share.id.as_str().to_owned());
@@ -115,9 +117,9 @@ mod tests {
         }
     }
 
-    /// Calls the service with these IDs: the `grpc-status`, the message, and the shares that were asked for.
+    /// Calls the service with these IDs. Returns the `grpc-status`, the message, and the IDs that were requested.
     async fn call(project_id: &str, id: &str) -> (String, Option<GetBackupShareResponse>, Vec<String>) {
-        let shares = Arc::new(InMemory::default());
+        let shares = Arc::new(InMemoryShares::default());
         let second = std::time::Duration::from_secs(1);
         let config = Config {
             max_in_flight: 1,
@@ -128,19 +130,19 @@ mod tests {
         let metrics = Metrics::new(|| 0).unwrap();
         let handler = CallHandler::new(config, None, Arc::clone(&shares), metrics, CancellationToken::new());
         let message = GetBackupShareRequest { project_id: project_id.into(), id: id.into() };
-        let request = http::Request::post("/vbs.v2.BackupShareService/GetBackupShare")
+        let request = http::Request::post(format!("/{GET_BACKUP_SHARE}"))
             .header("content-type", "application/grpc")
             .header("x-auth-token", "token-of-the-test")
             .body(Full::new(framed(&message)))
             .unwrap();
-        let response = Arc::new(handler).call(request, PeerIdentity::default()).await;
+        let response = Arc::new(handler).call(GET_BACKUP_SHARE, request, PeerIdentity::default()).await;
         let status = |headers: &HeaderMap| headers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned());
-        let of_headers = status(response.headers());
+        let header_status = status(response.headers());
         let body = response.into_body().collect().await.unwrap();
-        let of_trailers = body.trailers().and_then(status);
+        let trailer_status = body.trailers().and_then(status);
         let reply = body.to_bytes().get(5..).map(|reply| GetBackupShareResponse::decode(reply).unwrap());
-        let asked = shares.0.lock().unwrap().clone();
-        (of_headers.or(of_trailers).unwrap(), reply, asked)
+        let requested = shares.0.lock().unwrap().clone();
+        (header_status.or(trailer_status).unwrap(), reply, requested)
     }
 
     fn framed(message: &GetBackupShareRequest) -> Bytes {
@@ -152,26 +154,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn service_answers_from_whatever_implements_backup_shares() {
-        let (status, reply, asked) = call("p1", &SHARE.to_uppercase()).await;
+    async fn service_reads_from_any_backup_shares() {
+        let (status, reply, requested) = call("p1", &SHARE.to_uppercase()).await;
         let share = reply.unwrap().backup_share.unwrap();
         assert_eq!((status.as_str(), share.to_project_id.as_deref()), ("0", Some("p1")));
-        assert_eq!(asked, [SHARE]);
+        assert_eq!(requested, [SHARE]);
     }
 
     #[tokio::test]
     async fn domain_error_becomes_a_status() {
         let other = "00000000-0000-4000-8000-000000000000";
-        let (status, reply, asked) = call("p1", other).await;
+        let (status, reply, requested) = call("p1", other).await;
         assert_eq!((status.as_str(), reply.is_none()), ("5", true), "NOT_FOUND, and no message");
-        assert_eq!(asked, [other]);
+        assert_eq!(requested, [other]);
     }
 
     #[tokio::test]
     async fn invalid_request_never_reaches_the_shares() {
         for (project_id, id) in [("../p", SHARE), ("p1", "detail"), ("", "")] {
-            let (status, reply, asked) = call(project_id, id).await;
-            assert_eq!((status.as_str(), reply.is_none(), asked.len()), ("3", true, 0), "{project_id} {id}");
+            let (status, reply, requested) = call(project_id, id).await;
+            assert_eq!(
+                (status.as_str(), reply.is_none(), requested.len()),
+                ("3", true, 0),
+                "{project_id} {id}"
+            );
         }
     }
 }

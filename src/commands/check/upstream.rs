@@ -13,7 +13,7 @@ use crate::credentials::{CredentialProvider, Issued, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
-use crate::grpc::{AuthorizationConfig, RpcError};
+use crate::grpc::{AuthorizationPolicy, RpcError};
 use crate::metrics::Metrics;
 use crate::upstream::{HttpConfig, Upstream};
 
@@ -46,7 +46,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
     connection::check(report, "upstream", &url, &http.roots, http).await?;
 
     let issued_for = issued.and_then(|issued| issued.project_id().map(str::to_owned));
-    let allowed = config.authorization.as_ref().and_then(AuthorizationConfig::a_project);
+    let allowed = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
     let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
     let token = match &credentials {
         CredentialProvider::PassThrough => Some(Token::placeholder()),

@@ -1,0 +1,177 @@
+//! Routes each HTTP request of the gRPC port: calls of the service, health, reflection, or an error.
+//!
+//! `app` makes one [`Router`] and passes it every request of every connection.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyStream, StreamBody};
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower_service::Service;
+
+use super::authorization::AuthorizationPolicy;
+use super::call::CallHandler;
+use super::config::Config;
+use super::context::PeerIdentity;
+use super::headers;
+use super::health::Readiness;
+use super::status::RpcError;
+use crate::domain::BackupShares;
+use crate::metrics::Metrics;
+use crate::proto::backup_share_service_server::SERVICE_NAME;
+use crate::proto::{FILE_DESCRIPTOR_SET, METHODS};
+
+/// What ends the requests that do not end by themselves when the process drains.
+#[derive(Clone, Debug, Default)]
+pub struct CancelTokens {
+    /// Ends the streams of health and reflection.
+    pub streams: CancellationToken,
+    /// Ends the calls that are still in flight, with `DRAINING`.
+    pub calls: CancellationToken,
+}
+
+/// A boxed response future: the connection moves it several times before it is polled, and a pointer is cheap to move.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// Everything that the gRPC port serves. A clone is cheap and shares everything.
+pub struct Router<S>(Arc<Inner<S>>);
+
+struct Inner<S> {
+    calls: Arc<CallHandler<S>>,
+    /// Health and reflection.
+    routes: Routes,
+    /// The paths of their methods.
+    route_paths: HashSet<String>,
+    cancel_streams: CancellationToken,
+}
+
+impl<S> Clone for Router<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: BackupShares> Router<S> {
+    /// Puts the services together. Without a policy, every caller may name every project.
+    pub fn new(
+        config: Config,
+        authorization: Option<Arc<AuthorizationPolicy>>,
+        shares: S,
+        readiness: &Readiness,
+        metrics: Metrics,
+        cancel: CancelTokens,
+    ) -> Result<Self, String> {
+        let mut routes = Routes::new(readiness.service(&[SERVICE_NAME]));
+        let mut route_paths = HashSet::new();
+        add_method_paths(tonic_health::pb::FILE_DESCRIPTOR_SET, &mut route_paths)?;
+        if config.reflection {
+            use tonic_reflection::pb;
+            routes = routes
+                .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+                .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
+            add_method_paths(pb::v1::FILE_DESCRIPTOR_SET, &mut route_paths)?;
+            add_method_paths(pb::v1alpha::FILE_DESCRIPTOR_SET, &mut route_paths)?;
+        }
+        let calls = Arc::new(CallHandler::new(config, authorization, shares, metrics, cancel.calls));
+        let routes = routes.prepare();
+        Ok(Self(Arc::new(Inner { calls, routes, route_paths, cancel_streams: cancel.streams })))
+    }
+
+    /// Handles one HTTP request. Dropping the future cancels the call, at the upstream too.
+    pub fn handle<B>(self, request: Request<B>, peer: PeerIdentity) -> ResponseFuture
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        if request.method() != Method::POST {
+            let mut response = http_error(StatusCode::METHOD_NOT_ALLOWED);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return ready(response);
+        }
+        if !headers::is_grpc(request.headers()) {
+            return ready(http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        let path = request.uri().path();
+        // Not through `routes`: its matching costs some thousand instructions.
+        if let Some(method) = METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)) {
+            return Box::pin(Arc::clone(&self.0.calls).call(method, request, peer));
+        }
+        if !self.0.route_paths.contains(path) {
+            let request_id = headers::request_id(request.headers());
+            return ready(RpcError::MethodNotFound.response(&request_id));
+        }
+        let response = self.0.routes.clone().call(request);
+        Box::pin(async move {
+            let Ok(response) = response.await;
+            response.map(|body| cancellable(body, self.0.cancel_streams.clone()))
+        })
+    }
+}
+
+/// A response body that ends with `DRAINING` when `cancel` is cancelled. The stream of a health `Watch` would never end.
+fn cancellable(body: Body, cancel: CancellationToken) -> Body {
+    // A response without a body must stay one: its status is in the headers.
+    if body.is_end_stream() {
+        return body;
+    }
+    let frames = stream::unfold(Some(BodyStream::new(body)), move |body| {
+        let cancel = cancel.clone();
+        async move {
+            let mut body = body?;
+            tokio::select! {
+                biased;
+                frame = body.next() => Some((frame?, Some(body))),
+                () = cancel.cancelled() => Some((draining_trailers(), None)),
+            }
+        }
+    });
+    Body::new(StreamBody::new(Box::pin(frames)))
+}
+
+fn draining_trailers() -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    let status = RpcError::Draining.status(&headers::generate_request_id());
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}
+
+fn ready(response: Response<Body>) -> ResponseFuture {
+    Box::pin(std::future::ready(response))
+}
+
+/// The response to a request that is not gRPC.
+fn http_error(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Reflection over everything that the port serves.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Adds the paths of all methods in an encoded descriptor set.
+fn add_method_paths(descriptor_set: &[u8], paths: &mut HashSet<String>) -> Result<(), String> {
+    let set = prost_types::FileDescriptorSet::decode(descriptor_set).map_err(|error| error.to_string())?;
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                paths.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    Ok(())
+}
