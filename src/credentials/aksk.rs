@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use ring::{digest, hmac};
 use zeroize::Zeroizing;
 
@@ -161,6 +162,8 @@ impl AkSk {
 }
 
 const ALGORITHM: &str = "SDK-HMAC-SHA256";
+const ESCAPED_IN_PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 impl Keys {
     /// The headers that prove who asks.
@@ -204,7 +207,7 @@ impl Keys {
         let signed = &canonical.signed;
         match scheme {
             Scheme::Sdk => {
-                let signature = hex(mac(secret.as_bytes(), &format!("{ALGORITHM}\n{date}\n{hash}")));
+                let signature = hex::encode(mac(secret.as_bytes(), &format!("{ALGORITHM}\n{date}\n{hash}")));
                 format!("{ALGORITHM} Access={access}, SignedHeaders={signed}, Signature={signature}")
             }
             Scheme::Legacy => {
@@ -216,7 +219,8 @@ impl Keys {
                 for part in ["", "", "sdk_request"] {
                     key = mac(key.as_ref(), part);
                 }
-                let signature = hex(mac(key.as_ref(), &format!("{ALGORITHM}\n{date}\n{scope}\n{hash}")));
+                let signature =
+                    hex::encode(mac(key.as_ref(), &format!("{ALGORITHM}\n{date}\n{scope}\n{hash}")));
                 format!(
                     "{ALGORITHM} Credential={access}/{scope}, SignedHeaders={signed}, Signature={signature}"
                 )
@@ -243,31 +247,21 @@ impl Canonical {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name}:{}", value.trim());
         }
-        let body = hex(digest::digest(&digest::SHA256, b""));
+        let body = hex::encode(digest::digest(&digest::SHA256, b""));
         let _ = write!(text, "\n{signed}\n{body}");
         Self { text, signed }
     }
 
     fn hash(&self) -> String {
-        hex(digest::digest(&digest::SHA256, self.text.as_bytes()))
+        hex::encode(digest::digest(&digest::SHA256, self.text.as_bytes()))
     }
 }
 
-/// Decoded and encoded anew, all but the slashes and what needs no escape, with a slash at the end.
+/// The path with each byte escaped that is not unreserved (RFC 3986, section 2.3), and with a slash at its end. Escapes that
+/// the path has already are decoded first, so that none is escaped twice.
 fn canonical_path(path: &str) -> String {
-    let mut canonical = String::with_capacity(path.len() + 1);
-    let mut rest = path.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let digits =
-            tail.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        rest = if escaped.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
-        match escaped.unwrap_or(*first) {
-            b if b.is_ascii_alphanumeric() || b"/-_.~".contains(&b) => canonical.push(char::from(b)),
-            // Writing to a string does not fail.
-            b => drop(write!(canonical, "%{b:02X}")),
-        }
-    }
+    let decoded: Vec<u8> = percent_decode_str(path).collect();
+    let mut canonical = percent_encode(&decoded, ESCAPED_IN_PATH).to_string();
     if !canonical.ends_with('/') {
         canonical.push('/');
     }
@@ -284,14 +278,6 @@ fn date(now: SystemTime) -> String {
 
 fn mac(key: &[u8], text: &str) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes())
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Keys and projects were checked to be visible ASCII when they were read.
