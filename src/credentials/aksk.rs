@@ -9,10 +9,11 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, header};
+use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use ring::{digest, hmac};
 use zeroize::Zeroizing;
@@ -268,12 +269,10 @@ fn canonical_path(path: &str) -> String {
     canonical
 }
 
-/// `YYYYMMDDThhmmssZ`.
+/// `YYYYMMDDThhmmssZ`, in UTC.
 fn date(now: SystemTime) -> String {
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let time = prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or_default(), nanos: 0 };
-    // RFC 3339 without its punctuation.
-    time.to_string().replace(['-', ':'], "")
+    let now = Timestamp::try_from(now).unwrap_or_default();
+    now.strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
 fn mac(key: &[u8], text: &str) -> hmac::Tag {
@@ -290,6 +289,7 @@ fn value(text: &str, sensitive: bool) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::UNIX_EPOCH;
 
     fn keys(access: &str, secret: &str) -> Keys {
         Keys { access_key: Secret::new(access), secret_key: Secret::new(secret), security_token: None }
