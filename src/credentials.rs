@@ -9,6 +9,7 @@
 
 mod aksk;
 mod keystone;
+mod redact;
 mod secret;
 mod variables;
 
@@ -29,7 +30,7 @@ pub use variables::Variables;
 
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use crate::http::BaseUrl;
-use secret::blot;
+use redact::redact;
 
 /// Where the credential of a call comes from, as configured.
 #[derive(Debug)]
@@ -150,12 +151,12 @@ impl AuthMaterial {
         !matches!(self, Self::Caller(_))
     }
 
-    /// `text` without any part that repeats a secret: an upstream that echoes one must not bring it into a status or a log.
+    /// `text`, or `[redacted]` if it repeats a secret: one that the upstream echoes must not get into a status or a log.
     pub fn redact(&self, text: &str) -> String {
         match self {
-            Self::Caller(token) => blot(text, token.expose()),
-            Self::Issued(issued) => blot(text, issued.token().expose()),
-            Self::Keys(keys, _) => keys.secrets().fold(text.to_owned(), |text, secret| blot(&text, secret)),
+            Self::Caller(token) => redact(text, [token.expose()]),
+            Self::Issued(issued) => redact(text, [issued.token().expose()]),
+            Self::Keys(keys, _) => redact(text, keys.secrets()),
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::super::secret::blot_typed;
+use super::super::redact::redact_passphrase;
 use super::account::{Account, Scope};
 use crate::domain::{Timestamp, Token};
 use crate::http::{BaseUrl, Body, Error as HttpError, HttpClient, Response, first_text};
@@ -171,7 +171,7 @@ fn text(reply: &Response, account: &Account) -> String {
 fn clean(text: &str, account: &Account, limit: usize) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).collect();
     // Cut at last: half a short secret would not be known again.
-    blot_typed(&plain, account.secret().expose()).chars().take(limit).collect()
+    redact_passphrase(&plain, account.secret().expose()).chars().take(limit).collect()
 }
 
 fn document(reply: &Response) -> Result<Document, String> {
