@@ -10,7 +10,6 @@
 mod aksk;
 mod keystone;
 mod redact;
-mod secret;
 mod variables;
 
 use std::sync::Arc;
@@ -25,7 +24,6 @@ pub use keystone::{
     AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
-pub use secret::Secret;
 pub use variables::Variables;
 
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::env::VarError;
 
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
-    Secret, Variables,
+    Variables,
 };
 use crate::grpc::AuthorizationConfig;
 use crate::server::{TlsConfig, TlsFiles};
@@ -132,7 +133,7 @@ impl ServeFlags {
         for name in names {
             match std::env::var(name).map(Zeroizing::new) {
                 Ok(value) => {
-                    set.insert(*name, Secret::new(value.as_str()));
+                    set.insert(*name, SecretString::from(value.as_str()));
                 }
                 Err(VarError::NotPresent) => {}
                 Err(VarError::NotUnicode(_)) => {

@@ -16,9 +16,10 @@ use http::{HeaderMap, HeaderValue, header};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use ring::{digest, hmac};
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Secret, Variables};
+use super::Variables;
 use crate::files::{Loaded, Snapshot};
 
 /// Which form of the signature.
@@ -34,11 +35,11 @@ pub enum Scheme {
 #[derive(Clone, Debug)]
 pub struct Keys {
     /// The access key.
-    pub access_key: Secret,
+    pub access_key: SecretString,
     /// The secret key.
-    pub secret_key: Secret,
+    pub secret_key: SecretString,
     /// The security token of temporary keys.
-    pub security_token: Option<Secret>,
+    pub security_token: Option<SecretString>,
 }
 
 /// The GET request that is signed, as it will be sent.
@@ -82,10 +83,10 @@ impl Keys {
         })
     }
 
-    fn first(variables: &Variables, names: [&'static str; 2]) -> Result<Option<Secret>, String> {
+    fn first(variables: &Variables, names: [&'static str; 2]) -> Result<Option<SecretString>, String> {
         for name in names {
             match variables.value(name)? {
-                Some(value) if !value.expose().bytes().all(|b| b.is_ascii_graphic()) => {
+                Some(value) if !value.expose_secret().bytes().all(|b| b.is_ascii_graphic()) => {
                     return Err(format!("{name} must be visible ASCII"));
                 }
                 Some(value) => return Ok(Some(value)),
@@ -170,7 +171,7 @@ impl Keys {
     /// The headers that prove who asks.
     pub fn sign(&self, scheme: Scheme, request: SignableRequest<'_>, now: SystemTime) -> HeaderMap {
         let date = date(now);
-        let token = self.security_token.as_ref().map(Secret::expose);
+        let token = self.security_token.as_ref().map(SecretString::expose_secret);
         let signed: Vec<(&str, &str)> = match scheme {
             Scheme::Sdk => {
                 [("host", request.host), ("x-project-id", request.project_id), ("x-sdk-date", &date)]
@@ -200,11 +201,15 @@ impl Keys {
 
     /// What must not be repeated. The access key is a name, but one that only its owner should know.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
-        [&self.access_key, &self.secret_key].into_iter().chain(&self.security_token).map(Secret::expose)
+        [&self.access_key, &self.secret_key]
+            .into_iter()
+            .chain(&self.security_token)
+            .map(SecretString::expose_secret)
     }
 
     fn authorization(&self, scheme: Scheme, date: &str, canonical: &Canonical) -> String {
-        let (access, secret, hash) = (self.access_key.expose(), self.secret_key.expose(), canonical.hash());
+        let (access, secret, hash) =
+            (self.access_key.expose_secret(), self.secret_key.expose_secret(), canonical.hash());
         let signed = &canonical.signed;
         match scheme {
             Scheme::Sdk => {
@@ -292,7 +297,11 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     fn keys(access: &str, secret: &str) -> Keys {
-        Keys { access_key: Secret::new(access), secret_key: Secret::new(secret), security_token: None }
+        Keys {
+            access_key: SecretString::from(access),
+            secret_key: SecretString::from(secret),
+            security_token: None,
+        }
     }
 
     fn signature(authorization: &str) -> &str {
@@ -427,7 +436,8 @@ mod tests {
             (Scheme::Legacy, None, "303397c924c862699c54e267aab93d202f3e022fc3e66d14237b7214056e2ecf"),
             (Scheme::Legacy, Some("ST"), "303397c924c862699c54e267aab93d202f3e022fc3e66d14237b7214056e2ecf"),
         ] {
-            let keys = Keys { security_token: token.map(Secret::new), ..keys("AccessKey", "SecretKey") };
+            let keys =
+                Keys { security_token: token.map(SecretString::from), ..keys("AccessKey", "SecretKey") };
             let headers = keys.sign(scheme, get, now);
             assert_eq!(headers.get("x-sdk-date").unwrap(), "20240102T030405Z");
             let authorization = headers.get("authorization").unwrap();
@@ -442,7 +452,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         put("OS_ACCESS_KEY", "access\n");
-        let set = [("HUAWEICLOUD_SDK_SK", Secret::new("of the environment"))].into();
+        let set = [("HUAWEICLOUD_SDK_SK", SecretString::from("of the environment"))].into();
         let source = Variables { folder: Some(folder.path().into()), set };
         assert!(LoadedKeys::load(source.clone()).unwrap_err().contains("must be visible ASCII"));
         put("OS_SECRET_KEY", "secret\r\n");

@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
-
-use super::Secret;
 
 /// The folder and the variables. No value is shown.
 #[derive(Clone, Debug)]
@@ -14,22 +13,22 @@ pub struct Variables {
     /// The folder.
     pub folder: Option<PathBuf>,
     /// The variables that are set.
-    pub set: HashMap<&'static str, Secret>,
+    pub set: HashMap<&'static str, SecretString>,
 }
 
 impl Variables {
     /// The content of the file of this name without the newline at its end, else the variable. Empty is none.
-    pub fn value(&self, name: &'static str) -> Result<Option<Secret>, String> {
+    pub fn value(&self, name: &'static str) -> Result<Option<SecretString>, String> {
         let file = self.folder.as_ref().map(|folder| folder.join(name)).filter(|file| file.exists());
         let value = match file {
             Some(file) => {
                 let text = std::fs::read_to_string(&file)
                     .map_err(|error| format!("{}: cannot be read ({error})", file.display()))?;
-                Some(Secret::new(Zeroizing::new(text).trim_end_matches(['\r', '\n'])))
+                Some(SecretString::from(Zeroizing::new(text).trim_end_matches(['\r', '\n'])))
             }
             None => self.set.get(name).cloned(),
         };
-        Ok(value.filter(|value| !value.expose().is_empty()))
+        Ok(value.filter(|value| !value.expose_secret().is_empty()))
     }
 
     /// The files that these variables may be in.

@@ -2,10 +2,11 @@
 //! `POST /v3/auth/tokens`.
 
 use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::super::{Secret, Variables};
+use super::super::Variables;
 use crate::http::BaseUrl;
 
 /// The variable that names the file of those who may sign the identity service's certificate.
@@ -48,13 +49,13 @@ pub(super) struct Account {
 enum Method {
     Password {
         user: User,
-        password: Secret,
+        password: SecretString,
         project: Project,
     },
     /// It brings its project with it.
     ApplicationCredential {
         name: CredentialName,
-        secret: Secret,
+        secret: SecretString,
     },
 }
 
@@ -120,8 +121,11 @@ impl Account {
     pub(super) fn request(&self, scope: Scope) -> Result<Bytes, serde_json::Error> {
         let (identity, own) = match &self.method {
             Method::Password { user, password, project } => {
-                let user =
-                    PasswordUser { name: &user.name, domain: &user.domain, password: password.expose() };
+                let user = PasswordUser {
+                    name: &user.name,
+                    domain: &user.domain,
+                    password: password.expose_secret(),
+                };
                 let identity = Identity {
                     methods: ["password"],
                     password: Some(Password { user }),
@@ -135,7 +139,8 @@ impl Account {
                     CredentialName::Id(id) => (Some(id.as_str()), None, None),
                     CredentialName::Name(name, user) => (None, Some(name.as_str()), Some(user)),
                 };
-                let credential = Some(ApplicationCredential { id, name, user, secret: secret.expose() });
+                let credential =
+                    Some(ApplicationCredential { id, name, user, secret: secret.expose_secret() });
                 let methods = ["application_credential"];
                 (Identity { methods, application_credential: credential, ..Identity::default() }, None)
             }
@@ -151,7 +156,7 @@ impl Account {
     }
 
     /// What must not be repeated.
-    pub(super) fn secret(&self) -> &Secret {
+    pub(super) fn secret(&self) -> &SecretString {
         match &self.method {
             Method::Password { password: secret, .. } | Method::ApplicationCredential { secret, .. } => {
                 secret
@@ -161,7 +166,7 @@ impl Account {
 
     /// Every character of a secret may take six in JSON; names are not secret, and may make it grow.
     fn longest_request(&self) -> usize {
-        4096 + 6 * self.secret().expose().len()
+        4096 + 6 * self.secret().expose_secret().len()
     }
 }
 
@@ -223,12 +228,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn secret(&mut self, name: &'static str) -> Option<Secret> {
+    fn secret(&mut self, name: &'static str) -> Option<SecretString> {
         self.variables.value(name).map_err(|why| self.problems.push(why)).ok().flatten()
     }
 
     fn text(&mut self, name: &'static str) -> Option<String> {
-        self.secret(name).map(|value| value.expose().to_owned())
+        self.secret(name).map(|value| value.expose_secret().to_owned())
     }
 
     fn needed<T>(&mut self, value: Option<T>, what: &str) -> Option<T> {

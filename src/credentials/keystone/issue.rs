@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -171,7 +172,7 @@ fn text(reply: &Response, account: &Account) -> String {
 fn clean(text: &str, account: &Account, limit: usize) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).collect();
     // Cut at last: half a short secret would not be known again.
-    redact_passphrase(&plain, account.secret().expose()).chars().take(limit).collect()
+    redact_passphrase(&plain, account.secret().expose_secret()).chars().take(limit).collect()
 }
 
 fn document(reply: &Response) -> Result<Document, String> {
