@@ -10,7 +10,7 @@
 mod aksk;
 mod keystone;
 mod redact;
-mod variables;
+mod secret_source;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub use keystone::{
     AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
-pub use variables::Variables;
+pub use secret_source::SecretSource;
 
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use crate::http::BaseUrl;

@@ -11,7 +11,7 @@ use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
-    Variables,
+    SecretSource,
 };
 use crate::grpc::AuthorizationConfig;
 use crate::server::{TlsConfig, TlsFiles};
@@ -95,10 +95,10 @@ impl ServeFlags {
             }
             AuthMode::AkSk => {
                 self.require_rules(validator);
-                let variables = self.variables(validator, &AKSK_VARIABLES);
+                let variables = self.variables(validator, AKSK_VARIABLES);
                 let keys = LoadedKeys::load(variables);
                 let keys = keys.map_err(|why| validator.report(format!("{about}{why}")))?;
-                Ok(Auth::AkSk(AkSkConfig::new(keys, scheme?)))
+                Ok(Auth::AkSk(AkSkConfig { keys, scheme: scheme? }))
             }
         }
     }
@@ -128,7 +128,7 @@ impl ServeFlags {
     }
 
     /// The variables that are set, and the directory whose files take their place.
-    fn variables(&self, validator: &mut Validator, names: &[&'static str]) -> Variables {
+    fn variables(&self, validator: &mut Validator, names: &[&'static str]) -> SecretSource {
         let mut set = HashMap::new();
         for name in names {
             match std::env::var(name).map(Zeroizing::new) {
@@ -141,6 +141,6 @@ impl ServeFlags {
                 }
             }
         }
-        Variables { folder: self.secrets_dir.clone(), set }
+        SecretSource { directory: self.secrets_dir.clone(), variables: set }
     }
 }

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::super::Variables;
+use super::super::SecretSource;
 use crate::http::BaseUrl;
 
 /// The variable that names the file of those who may sign the identity service's certificate.
@@ -97,7 +97,7 @@ pub(super) enum Scope {
 
 impl Account {
     /// Reads the variables, all of them before the first complaint.
-    pub(super) fn read(variables: &Variables, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+    pub(super) fn read(variables: &SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
         let mut reader = Reader { variables, problems: Vec::new() };
         let auth_url = reader.auth_url(allow_plaintext);
         let method = reader.method();
@@ -223,13 +223,13 @@ struct ApplicationCredential<'a> {
 
 /// Reads variables and collects what is wrong with them.
 struct Reader<'a> {
-    variables: &'a Variables,
+    variables: &'a SecretSource,
     problems: Vec<String>,
 }
 
 impl Reader<'_> {
     fn secret(&mut self, name: &'static str) -> Option<SecretString> {
-        self.variables.value(name).map_err(|why| self.problems.push(why)).ok().flatten()
+        self.variables.read(name).map_err(|why| self.problems.push(why)).ok().flatten()
     }
 
     fn text(&mut self, name: &'static str) -> Option<String> {

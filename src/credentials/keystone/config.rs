@@ -1,7 +1,7 @@
 //! The account as it is configured: plain data, read at the start and again when its files change.
 
 use super::account::{Account, CA_VARIABLE, VARIABLES};
-use crate::credentials::Variables;
+use crate::credentials::SecretSource;
 use crate::files::Loaded;
 use crate::http::{Config as HttpConfig, Roots};
 
@@ -26,9 +26,9 @@ pub struct AccountConfig {
 impl AccountConfig {
     /// Reads the account and the roots of the identity service. With `allow_plaintext` the identity service, and the
     /// endpoint in its catalog, may be `http`. The error has a line for each problem.
-    pub fn load(variables: Variables, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+    pub fn load(variables: SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
         let source = AccountSource { variables, allow_plaintext };
-        let account = Loaded::read(source.variables.paths(&VARIABLES), || ServiceAccount::read(&source))?;
+        let account = Loaded::read(source.variables.files(&VARIABLES), || ServiceAccount::read(&source))?;
         Ok(Self { source, account })
     }
 
@@ -41,7 +41,7 @@ impl AccountConfig {
 
 #[derive(Debug)]
 pub(super) struct AccountSource {
-    pub(super) variables: Variables,
+    pub(super) variables: SecretSource,
     pub(super) allow_plaintext: bool,
 }
 
