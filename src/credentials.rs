@@ -21,7 +21,7 @@ pub use aksk::{
     AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
 };
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
+    AccountConfig, CA_VARIABLE, CachedToken, Config as KeystoneConfig, IdentityError, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret_source::SecretSource;
@@ -76,7 +76,7 @@ impl CredentialProvider {
     /// The upstream has rejected `material` with a 401.
     pub fn invalidate(&self, material: &AuthMaterial) {
         if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
-            keystone.was_refused(rejected);
+            keystone.cache().invalidate(rejected);
         }
     }
 
@@ -87,7 +87,7 @@ impl CredentialProvider {
     ) -> Result<Option<AuthMaterial>, IdentityError> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let successor = keystone.successor(rejected).await?;
+                let successor = keystone.cache().wait_for_token(Some(rejected)).await?;
                 Ok(successor.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
@@ -96,13 +96,13 @@ impl CredentialProvider {
 
     /// Whether there is a credential to begin with.
     pub fn is_ready(&self) -> bool {
-        if let Self::Keystone(keystone) = self { keystone.is_ready() } else { true }
+        if let Self::Keystone(keystone) = self { keystone.cache().is_ready() } else { true }
     }
 
     /// Waits until there is.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
-            keystone.ready().await;
+            keystone.cache().ready().await;
         }
     }
 }
@@ -113,7 +113,7 @@ pub enum AuthMaterial {
     /// The caller's token.
     Caller(Token),
     /// The gateway's token.
-    Issued(Arc<Issued>),
+    Issued(Arc<CachedToken>),
     /// The gateway's keys, and how they sign.
     Keys(Arc<Keys>, Scheme),
 }
@@ -125,8 +125,8 @@ impl AuthMaterial {
             Self::Caller(token) => {
                 headers.insert(TOKEN_HEADER_NAME, token.value());
             }
-            Self::Issued(issued) => {
-                headers.insert(TOKEN_HEADER_NAME, issued.token().value());
+            Self::Issued(token) => {
+                headers.insert(TOKEN_HEADER_NAME, token.token.value());
             }
             Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now)),
         }
@@ -134,13 +134,13 @@ impl AuthMaterial {
 
     /// The upstream's URL in the identity service's catalog, if it was asked for.
     pub fn endpoint(&self) -> Option<&BaseUrl> {
-        if let Self::Issued(issued) = self { issued.endpoint() } else { None }
+        if let Self::Issued(token) = self { token.endpoint.as_ref() } else { None }
     }
 
     /// The upstream has accepted it.
-    pub fn was_accepted(&self) {
+    pub fn mark_accepted(&self) {
         if let Self::Issued(issued) = self {
-            issued.was_accepted();
+            issued.mark_accepted();
         }
     }
 
@@ -153,7 +153,7 @@ impl AuthMaterial {
     pub fn redact(&self, text: &str) -> String {
         match self {
             Self::Caller(token) => redact(text, [token.expose()]),
-            Self::Issued(issued) => redact(text, [issued.token().expose()]),
+            Self::Issued(token) => redact(text, [token.token.expose()]),
             Self::Keys(keys, _) => redact(text, keys.secrets()),
         }
     }
@@ -161,7 +161,7 @@ impl AuthMaterial {
 
 impl From<IdentityError> for Error {
     fn from(error: IdentityError) -> Self {
-        let kind = if error.refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
+        let kind = if error.is_refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
         Self { http_status: error.http_status, request_id: error.request_id, ..Self::new(kind, error.detail) }
     }
 }

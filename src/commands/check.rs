@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::output::write_line;
 use super::{UNAVAILABLE, USAGE, runtime};
 use crate::config::{Config, UpstreamLocation};
-use crate::credentials::{self, CredentialProvider, Issued, Keystone};
+use crate::credentials::{self, CachedToken, CredentialProvider, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
@@ -128,9 +128,9 @@ impl Report {
             let (url, roots) = keystone.identity_service();
             self.check_connectivity("identity service", &url, &roots, connect_timeout, direct).await?;
             let issued = self.identify(keystone).await?;
-            catalog_url = issued.endpoint().cloned();
-            if let Some(issued_for) = issued.project_id() {
-                project = Some(issued_for.to_owned());
+            catalog_url = issued.endpoint.clone();
+            if let Some(issued_for) = &issued.project_id {
+                project = Some(issued_for.clone());
             }
         }
         let url = match &config.upstream_location {
@@ -254,13 +254,13 @@ impl Report {
         }
     }
 
-    async fn identify(&mut self, keystone: &Keystone) -> Result<Arc<Issued>, Failed> {
+    async fn identify(&mut self, keystone: &Keystone) -> Result<Arc<CachedToken>, Failed> {
         let step = "identity service, token";
-        match keystone.try_once().await {
+        match keystone.fetch_token().await {
             Ok(issued) => {
-                let project = issued.project_id().unwrap_or("no project");
-                self.ok(step, &format!("issued for {project}, holds {} s", issued.lifetime().as_secs()));
-                if let Some(endpoint) = issued.endpoint() {
+                let project = issued.project_id.as_deref().unwrap_or("no project");
+                self.ok(step, &format!("issued for {project}, holds {} s", issued.lifetime.as_secs()));
+                if let Some(endpoint) = &issued.endpoint {
                     self.ok("identity service, catalog", &format!("the upstream is at {endpoint}"));
                 }
                 Ok(issued)

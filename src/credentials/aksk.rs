@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::SecretSource;
+use super::secret_source::{HOW_TO_SET, SecretSource};
 use crate::files::{Loaded, Snapshot};
 pub use signature::{Keys, Scheme, SignableRequest};
 
@@ -92,11 +92,7 @@ fn read_keys(source: &SecretSource) -> Result<Keys, String> {
 
 fn required(source: &SecretSource, names: [&'static str; 2]) -> Result<SecretString, String> {
     let [name, name_of_vendor] = names;
-    let missing = || {
-        format!(
-            "{name} (or {name_of_vendor}) is needed: set it in the environment or as a file in --secrets-dir"
-        )
-    };
+    let missing = || format!("{name} (or {name_of_vendor}) is needed: {HOW_TO_SET}");
     first_set(source, names)?.ok_or_else(missing)
 }
 

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+/// What to do about a variable that is not set.
+pub(super) const HOW_TO_SET: &str = "set it in the environment or as a file in --secrets-dir";
+
 /// The directory and the variables. `Debug` shows no value.
 #[derive(Clone, Debug)]
 pub struct SecretSource {

@@ -457,12 +457,12 @@ async fn all_that_is_wrong_with_an_account_is_said_at_once() {
         (
             [&account[..], &[("OS_INTERFACE", "private"), ("OS_CACERT", "/nonexistent")]].concat(),
             proving.clone(),
-            vec!["OS_INTERFACE must be public, internal or admin"],
+            vec!["OS_INTERFACE must be public, internal or admin", "OS_CACERT: /nonexistent "],
         ),
         (
             [&account[..], &[("OS_CACERT", "/nonexistent")]].concat(),
             proving.clone(),
-            vec!["OS_CACERT cannot be read"],
+            vec!["OS_CACERT: /nonexistent "],
         ),
         (
             [&whole[..], &[("OS_APPLICATION_CREDENTIAL_ID", "c")]].concat(),
