@@ -204,6 +204,11 @@ impl Reader<'_> {
         let url = self.text("OS_AUTH_URL");
         let url = self.required(url, "OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,")?;
         let url = url.trim_end_matches('/');
+        if url.ends_with("/v2.0") || url.contains("/auth/tokens") {
+            let problem = "OS_AUTH_URL must be the URL of Identity API v3, without /v2.0 and /auth/tokens";
+            self.problems.push(format!("{problem}, such as https://iam.eu-de.otc.t-systems.com/v3"));
+            return None;
+        }
         let url = BaseUrl::parse(&format!("{}/v3", url.strip_suffix("/v3").unwrap_or(url)), allow_plaintext);
         url.map_err(|problem| self.problems.push(format!("OS_AUTH_URL {problem}"))).ok()
     }
@@ -293,5 +298,39 @@ impl Reader<'_> {
             self.problems.push(format!("{variables} is needed: {HOW_TO_SET}"));
         }
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(auth_url: &str) -> Result<String, Vec<String>> {
+        let variables = [
+            ("OS_AUTH_URL", auth_url),
+            ("OS_APPLICATION_CREDENTIAL_ID", "id"),
+            ("OS_APPLICATION_CREDENTIAL_SECRET", "secret"),
+        ];
+        let variables = variables.map(|(name, value)| (name, value.into())).into();
+        let source = SecretSource { directory: None, variables };
+        Account::read(&source, true).map(|account| account.auth_url.to_string())
+    }
+
+    #[test]
+    fn auth_url_is_that_of_version_3() {
+        for url in
+            ["http://iam.example", "http://iam.example/", "http://iam.example/v3", "http://iam.example/v3/"]
+        {
+            assert_eq!(read(url).unwrap(), "http://iam.example/v3", "{url}");
+        }
+        for url in [
+            "http://iam.example/v2.0",
+            "http://iam.example/v2.0/",
+            "http://iam.example/v3/auth/tokens",
+            "http://iam.example/v3/auth/tokens?nocatalog=1",
+        ] {
+            let problems = read(url).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with("OS_AUTH_URL must be"), "{problems:?}");
+        }
     }
 }
