@@ -1,11 +1,14 @@
-//! What authenticates the gateway's requests to the upstream.
+//! What authenticates the gateway's requests to the upstream: the caller's token, a token of the gateway's own account, or
+//! signatures with the gateway's own keys.
 //!
-//! Three modes. *Pass-through*: the caller's own token, read from the request's HTTP headers and sent on as it came; the
-//! gateway holds no credential and adds none. *Keystone*: the gateway has an account at the identity service, and a token
-//! of its own that it renews in time. *AK/SK*: the gateway holds an access key and a secret key and signs each attempt with
-//! them. In the last two, what token the caller sends is never looked at.
+//! - *Pass-through*: the caller's token is sent on. The gateway holds no credential and adds none.
+//! - *Keystone* ([Identity API v3](https://docs.openstack.org/api-ref/identity/v3/)): the gateway's account gets a token, which is
+//!   refreshed in the background.
+//! - *AK/SK* (`SDK-HMAC-SHA256`): each attempt is signed with an access key and a secret key.
 //!
-//! This module must not know gRPC or VBS: it hands headers to whoever sends the request.
+//! In the last two modes the caller's token is never read. `tests/gateway/secrets.rs` shows that no mode leaks a secret.
+//!
+//! This module must not know gRPC or the upstream's API: it gives headers to whoever sends the request.
 
 mod aksk;
 mod keystone;
@@ -30,14 +33,14 @@ use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use crate::http::BaseUrl;
 use redact::redact;
 
-/// Where the credential of a call comes from, as configured.
+/// The mode, with what the configuration has read for it.
 #[derive(Debug)]
 pub enum Config {
-    /// From the caller.
+    /// The caller's token.
     PassThrough,
-    /// From the gateway's own account at the identity service.
+    /// A token of the gateway's own account at the identity service.
     Keystone(Box<KeystoneConfig>),
-    /// From the gateway's own keys.
+    /// Signatures with the gateway's own keys.
     AkSk(AkSkConfig),
 }
 
@@ -53,7 +56,7 @@ pub enum CredentialProvider {
 }
 
 impl CredentialProvider {
-    /// Starts with what the configuration has read; connects to nothing yet. An error is a fault of the gateway.
+    /// Starts with what the configuration has read. It connects to nothing yet. An error is a fault of the gateway.
     pub fn new(config: Config) -> Result<Self, String> {
         Ok(match config {
             Config::PassThrough => Self::PassThrough,
@@ -62,8 +65,8 @@ impl CredentialProvider {
         })
     }
 
-    /// What authenticates a call with this token of its caller. It may have to wait for the identity service; the time is the
-    /// caller's to limit.
+    /// What authenticates a call whose caller has sent `token`. This may wait for the identity service, with no time limit of
+    /// its own.
     pub async fn resolve(&self, token: Option<&Token>) -> Result<AuthMaterial, Error> {
         match (self, token) {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
@@ -80,26 +83,26 @@ impl CredentialProvider {
         }
     }
 
-    /// What to try after `rejected`, if there is anything. It may have to wait, as [`CredentialProvider::resolve`].
+    /// What to retry with after `rejected`, if there is anything else. This may wait, as [`CredentialProvider::resolve`] does.
     pub async fn refresh_after(
         &self,
         rejected: &AuthMaterial,
     ) -> Result<Option<AuthMaterial>, IdentityError> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let successor = keystone.cache().wait_for_token(Some(rejected)).await?;
-                Ok(successor.map(AuthMaterial::Issued))
+                let token = keystone.cache().wait_for_token(Some(rejected)).await?;
+                Ok(token.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
         }
     }
 
-    /// Whether there is a credential to begin with.
+    /// Whether there is, or was, a credential, so that calls can be served.
     pub fn is_ready(&self) -> bool {
         if let Self::Keystone(keystone) = self { keystone.cache().is_ready() } else { true }
     }
 
-    /// Waits until there is.
+    /// Waits until [`CredentialProvider::is_ready`] is true.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
             keystone.cache().ready().await;
@@ -107,7 +110,7 @@ impl CredentialProvider {
     }
 }
 
-/// What authenticates one attempt, or a few.
+/// What authenticates an attempt.
 #[derive(Clone, Debug)]
 pub enum AuthMaterial {
     /// The caller's token.
@@ -119,7 +122,7 @@ pub enum AuthMaterial {
 }
 
 impl AuthMaterial {
-    /// Adds the headers that authenticate a request which is sent now.
+    /// Adds the headers that authenticate a request which is sent at `now`.
     pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: SystemTime) {
         match self {
             Self::Caller(token) => {
@@ -132,7 +135,7 @@ impl AuthMaterial {
         }
     }
 
-    /// The upstream's URL in the identity service's catalog, if it was asked for.
+    /// The upstream's URL in the identity service's catalog, if the gateway takes it from there.
     pub fn endpoint(&self) -> Option<&BaseUrl> {
         if let Self::Issued(token) = self { token.endpoint.as_ref() } else { None }
     }
@@ -144,7 +147,7 @@ impl AuthMaterial {
         }
     }
 
-    /// Whether it is the gateway's own, so that only its operator can fix it.
+    /// Whether it is the gateway's own: if it is rejected, only the operator can fix that.
     pub fn is_gateway_owned(&self) -> bool {
         !matches!(self, Self::Caller(_))
     }

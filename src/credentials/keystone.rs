@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::SecretSource;
+use super::secret_source::SecretSource;
 use crate::files::{Loaded, Snapshot};
 use crate::http::{BaseUrl, Config as HttpConfig, Roots};
 use crate::metrics::Metrics;
