@@ -113,16 +113,15 @@ impl Keystone {
             let client = self.client.load_full();
             let result = client.fetch_token().await;
             metrics.renewal(outcome(&result));
+            is_diagnosed &= result.is_err();
             let is_refused = result.as_ref().is_err_and(|error| error.is_refused);
-            let is_success = result.is_ok();
             self.finish_refresh(&refresh, result);
+            // Only after the first refusal in a row: it is another attempt with the password.
             if is_refused && !is_diagnosed {
                 is_diagnosed = true;
                 if let Some(diagnosis) = client.diagnose_refusal().await {
                     tracing::error!("{diagnosis}");
                 }
-            } else if is_success {
-                is_diagnosed = false;
             }
         }
     }

@@ -210,7 +210,7 @@ impl Reader<'_> {
             return None;
         }
         let url = BaseUrl::parse(&format!("{}/v3", url.strip_suffix("/v3").unwrap_or(url)), allow_plaintext);
-        url.map_err(|problem| self.problems.push(format!("OS_AUTH_URL {problem}"))).ok()
+        self.report(url.map_err(|problem| format!("OS_AUTH_URL {problem}")))
     }
 
     /// The credential, and the project of a password. An application credential comes first, since it may do less.
@@ -282,7 +282,7 @@ impl Reader<'_> {
                 .required(is_usable.then_some(system), "OS_CACERT (the system has no CA certificates)");
         };
         let roots = Roots::from_pem_file(file.as_ref());
-        roots.map_err(|problem| self.problems.push(format!("{CA_VARIABLE}: {file} {problem}"))).ok()
+        self.report(roots.map_err(|problem| format!("{CA_VARIABLE}: {file} {problem}")))
     }
 
     fn text(&mut self, name: &'static str) -> Option<String> {
@@ -290,7 +290,17 @@ impl Reader<'_> {
     }
 
     fn secret(&mut self, name: &'static str) -> Option<SecretString> {
-        self.source.read(name).map_err(|problem| self.problems.push(problem)).ok().flatten()
+        self.report(self.source.read(name))?
+    }
+
+    fn report<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
     }
 
     fn required<T>(&mut self, value: Option<T>, variables: &str) -> Option<T> {
