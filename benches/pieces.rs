@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use backup_share_gateway::credentials::{AuthMaterial, Keys, Scheme, Secret, SignableRequest};
+use backup_share_gateway::credentials::{AuthMaterial, Keys, Scheme, SignableRequest};
 use backup_share_gateway::domain::{
     BackupShare, ErrorKind, ProjectId, ShareId, TOKEN_HEADER, Timestamp, Token,
 };
@@ -158,7 +158,7 @@ fn error(bench: &mut Bench, material: &AuthMaterial) {
 
 fn signature(bench: &mut Bench) {
     // As long as those that the vendor issues.
-    let secret = |length| Secret::new("K".repeat(length));
+    let secret = |length| secrecy::SecretString::from("K".repeat(length));
     let keys = Keys { access_key: secret(20), secret_key: secret(40), security_token: None };
     let path = format!("/v2/{PROJECT}/os-vendor-backup-sharing/{SHARE}");
     let request = SignableRequest {

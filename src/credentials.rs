@@ -1,16 +1,19 @@
-//! What authenticates the gateway's requests to the upstream.
+//! What authenticates the gateway's requests to the upstream: the caller's token, a token of the gateway's own account, or
+//! signatures with the gateway's own keys.
 //!
-//! Three modes. *Pass-through*: the caller's own token, read from the request's HTTP headers and sent on as it came; the
-//! gateway holds no credential and adds none. *Keystone*: the gateway has an account at the identity service, and a token
-//! of its own that it renews in time. *AK/SK*: the gateway holds an access key and a secret key and signs each attempt with
-//! them. In the last two, what token the caller sends is never looked at.
+//! - *Pass-through*: the caller's token is sent on. The gateway holds no credential and adds none.
+//! - *Keystone* ([Identity API v3](https://docs.openstack.org/api-ref/identity/v3/)): the gateway's account gets a token, which is
+//!   refreshed in the background.
+//! - *AK/SK* (`SDK-HMAC-SHA256`): each attempt is signed with an access key and a secret key.
 //!
-//! This module must not know gRPC or VBS: it hands headers to whoever sends the request.
+//! In the last two modes the caller's token is never read. `tests/gateway/secrets.rs` shows that no mode leaks a secret.
+//!
+//! This module must not know gRPC or the upstream's API: it gives headers to whoever sends the request.
 
 mod aksk;
 mod keystone;
-mod secret;
-mod variables;
+mod redact;
+mod secret_source;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,24 +24,23 @@ pub use aksk::{
     AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
 };
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, Issued, Keystone,
+    AccountConfig, CA_VARIABLE, CachedToken, Config as KeystoneConfig, IdentityError, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
-pub use secret::Secret;
-pub use variables::Variables;
+pub use secret_source::SecretSource;
 
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
 use crate::http::BaseUrl;
-use secret::blot;
+use redact::redact;
 
-/// Where the credential of a call comes from, as configured.
+/// The mode, with what the configuration has read for it.
 #[derive(Debug)]
 pub enum Config {
-    /// From the caller.
+    /// The caller's token.
     PassThrough,
-    /// From the gateway's own account at the identity service.
+    /// A token of the gateway's own account at the identity service.
     Keystone(Box<KeystoneConfig>),
-    /// From the gateway's own keys.
+    /// Signatures with the gateway's own keys.
     AkSk(AkSkConfig),
 }
 
@@ -54,7 +56,7 @@ pub enum CredentialProvider {
 }
 
 impl CredentialProvider {
-    /// Starts with what the configuration has read; connects to nothing yet. An error is a fault of the gateway.
+    /// Starts with what the configuration has read. It connects to nothing yet. An error is a fault of the gateway.
     pub fn new(config: Config) -> Result<Self, String> {
         Ok(match config {
             Config::PassThrough => Self::PassThrough,
@@ -63,8 +65,8 @@ impl CredentialProvider {
         })
     }
 
-    /// What authenticates a call with this token of its caller. It may have to wait for the identity service; the time is the
-    /// caller's to limit.
+    /// What authenticates a call whose caller has sent `token`. This may wait for the identity service, with no time limit of
+    /// its own.
     pub async fn resolve(&self, token: Option<&Token>) -> Result<AuthMaterial, Error> {
         match (self, token) {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
@@ -77,92 +79,92 @@ impl CredentialProvider {
     /// The upstream has rejected `material` with a 401.
     pub fn invalidate(&self, material: &AuthMaterial) {
         if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
-            keystone.was_refused(rejected);
+            keystone.cache().invalidate(rejected);
         }
     }
 
-    /// What to try after `rejected`, if there is anything. It may have to wait, as [`CredentialProvider::resolve`].
+    /// What to retry with after `rejected`, if there is anything else. This may wait, as [`CredentialProvider::resolve`] does.
     pub async fn refresh_after(
         &self,
         rejected: &AuthMaterial,
     ) -> Result<Option<AuthMaterial>, IdentityError> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let successor = keystone.successor(rejected).await?;
-                Ok(successor.map(AuthMaterial::Issued))
+                let token = keystone.cache().wait_for_token(Some(rejected)).await?;
+                Ok(token.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
         }
     }
 
-    /// Whether there is a credential to begin with.
+    /// Whether there is, or was, a credential, so that calls can be served.
     pub fn is_ready(&self) -> bool {
-        if let Self::Keystone(keystone) = self { keystone.is_ready() } else { true }
+        if let Self::Keystone(keystone) = self { keystone.cache().is_ready() } else { true }
     }
 
-    /// Waits until there is.
+    /// Waits until [`CredentialProvider::is_ready`] is true.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
-            keystone.ready().await;
+            keystone.cache().ready().await;
         }
     }
 }
 
-/// What authenticates one attempt, or a few.
+/// What authenticates an attempt.
 #[derive(Clone, Debug)]
 pub enum AuthMaterial {
     /// The caller's token.
     Caller(Token),
     /// The gateway's token.
-    Issued(Arc<Issued>),
+    Issued(Arc<CachedToken>),
     /// The gateway's keys, and how they sign.
     Keys(Arc<Keys>, Scheme),
 }
 
 impl AuthMaterial {
-    /// Adds the headers that authenticate a request which is sent now.
+    /// Adds the headers that authenticate a request which is sent at `now`.
     pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: SystemTime) {
         match self {
             Self::Caller(token) => {
                 headers.insert(TOKEN_HEADER_NAME, token.value());
             }
-            Self::Issued(issued) => {
-                headers.insert(TOKEN_HEADER_NAME, issued.token().value());
+            Self::Issued(token) => {
+                headers.insert(TOKEN_HEADER_NAME, token.token.value());
             }
             Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now)),
         }
     }
 
-    /// The upstream's URL in the identity service's catalog, if it was asked for.
+    /// The upstream's URL in the identity service's catalog, if the gateway takes it from there.
     pub fn endpoint(&self) -> Option<&BaseUrl> {
-        if let Self::Issued(issued) = self { issued.endpoint() } else { None }
+        if let Self::Issued(token) = self { token.endpoint.as_ref() } else { None }
     }
 
     /// The upstream has accepted it.
-    pub fn was_accepted(&self) {
+    pub fn mark_accepted(&self) {
         if let Self::Issued(issued) = self {
-            issued.was_accepted();
+            issued.mark_accepted();
         }
     }
 
-    /// Whether it is the gateway's own, so that only its operator can fix it.
+    /// Whether it is the gateway's own: if it is rejected, only the operator can fix that.
     pub fn is_gateway_owned(&self) -> bool {
         !matches!(self, Self::Caller(_))
     }
 
-    /// `text` without any part that repeats a secret: an upstream that echoes one must not bring it into a status or a log.
+    /// `text`, or `[redacted]` if it repeats a secret: one that the upstream echoes must not get into a status or a log.
     pub fn redact(&self, text: &str) -> String {
         match self {
-            Self::Caller(token) => blot(text, token.expose()),
-            Self::Issued(issued) => blot(text, issued.token().expose()),
-            Self::Keys(keys, _) => keys.secrets().fold(text.to_owned(), |text, secret| blot(&text, secret)),
+            Self::Caller(token) => redact(text, [token.expose()]),
+            Self::Issued(token) => redact(text, [token.token.expose()]),
+            Self::Keys(keys, _) => redact(text, keys.secrets()),
         }
     }
 }
 
 impl From<IdentityError> for Error {
     fn from(error: IdentityError) -> Self {
-        let kind = if error.refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
+        let kind = if error.is_refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
         Self { http_status: error.http_status, request_id: error.request_id, ..Self::new(kind, error.detail) }
     }
 }

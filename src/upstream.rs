@@ -122,7 +122,7 @@ impl BackupShares for Upstream {
             let attempt = self.attempt(call, share, &material, reuse, state.requests);
             let AttemptError { error, is_stale } = match attempt.await {
                 Ok(share) => {
-                    material.was_accepted();
+                    material.mark_accepted();
                     self.throttle.on_success();
                     self.metrics.retry_tokens.set(self.throttle.tokens());
                     return Ok(share);

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::env::VarError;
 
+use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::flags::ServeFlags;
@@ -11,7 +12,7 @@ use super::validator::{Reported, Validator};
 use super::value::FlagValue;
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
-    Secret, Variables,
+    SecretSource,
 };
 use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
@@ -123,8 +124,10 @@ impl ServeFlags {
             AuthMode::PassThrough => Ok(Auth::PassThrough),
             AuthMode::Keystone => {
                 self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)");
-                let variables =
-                    Variables { folder: secrets_dir?, set: variables(validator, &KEYSTONE_VARIABLES) };
+                let variables = SecretSource {
+                    directory: secrets_dir?,
+                    variables: variables(validator, &KEYSTONE_VARIABLES),
+                };
                 let account = AccountConfig::load(variables, allow_plaintext);
                 let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
                 Ok(Auth::Keystone(Box::new(account)))
@@ -132,10 +135,10 @@ impl ServeFlags {
             AuthMode::AkSk => {
                 self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
                 let variables =
-                    Variables { folder: secrets_dir?, set: variables(validator, &AKSK_VARIABLES) };
+                    SecretSource { directory: secrets_dir?, variables: variables(validator, AKSK_VARIABLES) };
                 let keys = LoadedKeys::load(variables)
                     .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
-                Ok(Auth::AkSk(AkSkConfig::new(keys, scheme?)))
+                Ok(Auth::AkSk(AkSkConfig { keys, scheme: scheme? }))
             }
         }
     }
@@ -162,12 +165,12 @@ impl ServeFlags {
 }
 
 /// The variables that are set.
-fn variables(validator: &mut Validator, names: &[&'static str]) -> HashMap<&'static str, Secret> {
+fn variables(validator: &mut Validator, names: &[&'static str]) -> HashMap<&'static str, SecretString> {
     let mut set = HashMap::new();
     for name in names {
         match std::env::var(name).map(Zeroizing::new) {
             Ok(value) => {
-                set.insert(*name, Secret::new(value.as_str()));
+                set.insert(*name, SecretString::from(value.as_str()));
             }
             Err(VarError::NotPresent) => {}
             Err(VarError::NotUnicode(_)) => {

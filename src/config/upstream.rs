@@ -108,7 +108,7 @@ impl ServeFlags {
         if let Some(flag) = &self.upstream_ca {
             let file = validator.value(flag)?;
             return Roots::from_pem_file(&file)
-                .map_err(|problem| validator.report(format!("{}: {} {problem}", flag.name, file.display())));
+                .map_err(|problem| validator.report(format!("{}: {problem}", flag.name)));
         }
         // OpenStack uses the file of OS_CACERT for every service, not only for the identity service.
         if let Auth::Keystone(account) = auth.as_ref()?

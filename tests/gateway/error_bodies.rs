@@ -182,10 +182,10 @@ async fn upstream_message_is_stripped_truncated_and_redacted() {
     let with = |message: &str| format!(r#"{{"badRequest":{{"message":"{message}","code":400}}}}"#);
     let cases = [
         (with(r"a\r\nb\u0000c\u007fd\u0085e"), "abcde".to_owned()),
-        (with(&format!("bad token {TOKEN}, really")), "bad token [redacted], really".to_owned()),
+        (with(&format!("bad token {TOKEN}, really")), "[redacted]".to_owned()),
         (with(&"ü".repeat(400)), "ü".repeat(256)),
         (with(&format!("x{}", "ü".repeat(400))), format!("x{}", "ü".repeat(255))),
-        (with(&format!("{}{TOKEN}", "x".repeat(500))), format!("{}[redacted]", "x".repeat(500))),
+        (with(&format!("{}{TOKEN}", "x".repeat(500))), "[redacted]".to_owned()),
     ];
     for (body, expected) in cases {
         let upstream = Upstream::replying(400, &[], body).await;

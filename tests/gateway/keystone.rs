@@ -348,7 +348,7 @@ async fn account_errors_are_reported_together() {
         (
             [&account[..], &[("OS_INTERFACE", "private"), ("OS_CACERT", "/nonexistent")]].concat(),
             authorized.clone(),
-            vec!["OS_INTERFACE must be public, internal or admin"],
+            vec!["OS_INTERFACE must be public, internal or admin", "OS_CACERT: cannot read /nonexistent"],
         ),
         (
             [&account[..], &[("OS_CACERT", "/nonexistent")]].concat(),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::connection;
 use super::{Failure, Report, Stopped};
 use crate::config::{Config, UpstreamLocation};
-use crate::credentials::{CredentialProvider, Issued, Keystone};
+use crate::credentials::{CachedToken, CredentialProvider, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
@@ -35,7 +35,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
             return Ok(());
         }
         UpstreamLocation::Url(url) => url,
-        UpstreamLocation::Catalog => match issued.as_ref().and_then(|issued| issued.endpoint()) {
+        UpstreamLocation::Catalog => match issued.as_ref().and_then(|issued| issued.endpoint.as_ref()) {
             Some(url) => url.clone(),
             None => {
                 let failure = Failure::new("the catalog has no endpoint of VBS", "set --upstream-url");
@@ -45,7 +45,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
     };
     connection::check(report, "upstream", &url, &http.roots, http).await?;
 
-    let issued_for = issued.and_then(|issued| issued.project_id().map(str::to_owned));
+    let issued_for = issued.and_then(|issued| issued.project_id.clone());
     let allowed = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
     let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
     let token = match &credentials {
@@ -63,22 +63,22 @@ async fn check_identity(
     report: &Report,
     keystone: &Keystone,
     http: &HttpConfig,
-) -> Result<Arc<Issued>, Stopped> {
+) -> Result<Arc<CachedToken>, Stopped> {
     let (url, roots) = keystone.identity_service();
     connection::check(report, "identity service", &url, &roots, http).await?;
     let issued = report.step("identity service, token", request_token(keystone).await)?;
-    if let Some(endpoint) = issued.endpoint() {
+    if let Some(endpoint) = &issued.endpoint {
         report.ok("identity service, catalog", &format!("the upstream is {endpoint}"));
     }
     Ok(issued)
 }
 
-async fn request_token(keystone: &Keystone) -> Result<(String, Arc<Issued>), Failure> {
-    let issued = keystone.try_once().await.map_err(|problem| {
+async fn request_token(keystone: &Keystone) -> Result<(String, Arc<CachedToken>), Failure> {
+    let issued = keystone.fetch_token().await.map_err(|problem| {
         Failure::new(problem, "check the OS_ variables, in the environment or in --secrets-dir")
     })?;
-    let project = issued.project_id().unwrap_or("no project");
-    Ok((format!("issued for {project}, valid for {} s", issued.lifetime().as_secs()), issued))
+    let project = issued.project_id.as_deref().unwrap_or("no project");
+    Ok((format!("issued for {project}, valid for {} s", issued.lifetime.as_secs()), issued))
 }
 
 const ROUTE: &str = "upstream, route";

@@ -1,14 +1,18 @@
-//! As whom the gateway asks for a token, and for what: read from OpenStack's own variables, written as the body of
-//! `POST /v3/auth/tokens`.
+//! The gateway's account at the identity service: read from OpenStack's own variables, and serialized as the body of a token
+//! request.
+//!
+//! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/), "Password authentication with scoped
+//! authorization" and "Authenticating with an Application Credential". This module sends nothing.
 
 use bytes::Bytes;
-use serde::Serialize;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::super::{Secret, Variables};
-use crate::http::BaseUrl;
+use crate::credentials::secret_source::{HOW_TO_SET, SecretSource};
+use crate::http::{BaseUrl, Roots};
 
-/// The variable that names the file of those who may sign the identity service's certificate.
+/// The variable that names the PEM file of the identity service's CA certificates.
 pub const CA_VARIABLE: &str = "OS_CACERT";
 
 /// The variables that are read.
@@ -30,39 +34,46 @@ pub const VARIABLES: [&str; 15] = [
     CA_VARIABLE,
 ];
 
-/// An account at the identity service.
+/// An account, and what else the variables say of the identity service.
 #[derive(Debug)]
 pub(super) struct Account {
     /// The identity service, with `/v3`.
     pub(super) auth_url: BaseUrl,
-    method: Method,
-    /// The region whose endpoint is looked for in the catalog; any where there is but one.
+    /// Whether `http` is allowed, here and for the endpoint in the catalog.
+    pub(super) allow_plaintext: bool,
+    /// The CA certificates of the identity service: those of `OS_CACERT`, else the system's.
+    pub(super) roots: Roots,
+    pub(super) has_custom_roots: bool,
+    /// The region of the endpoint in the catalog; any if there is only one.
     pub(super) region: Option<String>,
     /// `public`, `internal` or `admin`.
     pub(super) interface: &'static str,
-    /// The file of those who may sign the identity service's certificate, in place of the system's.
-    pub(super) ca_file: Option<String>,
+    /// The scope of tokens. `None` for an application credential, which belongs to one project: a scope would be rejected.
+    pub(super) scope: Option<Scope>,
+    credential: Credential,
 }
 
-#[derive(Debug)]
-enum Method {
-    Password {
-        user: User,
-        password: Secret,
-        project: Project,
-    },
-    /// It brings its project with it.
-    ApplicationCredential {
-        name: CredentialName,
-        secret: Secret,
-    },
+/// What a token is for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scope {
+    Project(Project),
+    /// Nothing: only to find out whether the password is right.
+    Unscoped,
 }
 
-#[derive(Debug)]
-enum CredentialName {
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Project {
+    Id { id: String },
+    Name { name: String, domain: Domain },
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Domain {
     Id(String),
-    /// A name is its user's.
-    Name(String, User),
+    Name(String),
 }
 
 #[derive(Debug, Serialize)]
@@ -71,102 +82,45 @@ struct User {
     domain: Domain,
 }
 
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Domain {
-    Id(String),
-    Name(String),
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Credential {
+    Password(PasswordMethod),
+    ApplicationCredential(ApplicationCredential),
 }
 
 #[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Project {
-    Id { id: String },
-    Name { name: String, domain: Domain },
+struct PasswordMethod {
+    user: PasswordUser,
 }
 
-/// Which project a token is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// The account's.
-    Project,
-    /// None: whether the password is right at all.
-    Nothing,
+#[derive(Debug, Serialize)]
+struct PasswordUser {
+    #[serde(flatten)]
+    user: User,
+    #[serde(serialize_with = "expose")]
+    password: SecretString,
 }
 
-impl Account {
-    /// Reads the variables, all of them before the first complaint.
-    pub(super) fn read(variables: &Variables, allow_plaintext: bool) -> Result<Self, Vec<String>> {
-        let mut reader = Reader { variables, problems: Vec::new() };
-        let auth_url = reader.auth_url(allow_plaintext);
-        let method = reader.method();
-        let interface = reader.interface();
-        let region = reader.text("OS_REGION_NAME");
-        let ca_file = reader.text(CA_VARIABLE);
-        match (auth_url, method, interface) {
-            (Some(auth_url), Some(method), Some(interface)) if reader.problems.is_empty() => {
-                Ok(Self { auth_url, method, region, interface, ca_file })
-            }
-            _ => Err(reader.problems),
-        }
-    }
+/// It has an ID, or a name and its user.
+#[derive(Debug, Serialize)]
+struct ApplicationCredential {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User>,
+    #[serde(serialize_with = "expose")]
+    secret: SecretString,
+}
 
-    /// Whether the account is proved by a password, which the identity service may lock.
-    pub(super) fn has_password(&self) -> bool {
-        matches!(self.method, Method::Password { .. })
-    }
-
-    /// The body that asks for a token, in memory that is wiped.
-    pub(super) fn request(&self, scope: Scope) -> Result<Bytes, serde_json::Error> {
-        let (identity, own) = match &self.method {
-            Method::Password { user, password, project } => {
-                let user =
-                    PasswordUser { name: &user.name, domain: &user.domain, password: password.expose() };
-                let identity = Identity {
-                    methods: ["password"],
-                    password: Some(Password { user }),
-                    ..Identity::default()
-                };
-                (identity, Some(AskedScope::Project(project)))
-            }
-            // With a scope it would be refused.
-            Method::ApplicationCredential { name, secret } => {
-                let (id, name, user) = match name {
-                    CredentialName::Id(id) => (Some(id.as_str()), None, None),
-                    CredentialName::Name(name, user) => (None, Some(name.as_str()), Some(user)),
-                };
-                let credential = Some(ApplicationCredential { id, name, user, secret: secret.expose() });
-                let methods = ["application_credential"];
-                (Identity { methods, application_credential: credential, ..Identity::default() }, None)
-            }
-        };
-        let scope = match scope {
-            Scope::Project => own,
-            Scope::Nothing => Some(AskedScope::Unscoped),
-        };
-        // Large enough not to grow: growing would leave copies of the secret behind.
-        let mut body = Zeroizing::new(Vec::with_capacity(self.longest_request()));
-        serde_json::to_writer(&mut *body, &Request { auth: Auth { identity, scope } })?;
-        Ok(Bytes::from_owner(body))
-    }
-
-    /// What must not be repeated.
-    pub(super) fn secret(&self) -> &Secret {
-        match &self.method {
-            Method::Password { password: secret, .. } | Method::ApplicationCredential { secret, .. } => {
-                secret
-            }
-        }
-    }
-
-    /// Every character of a secret may take six in JSON; names are not secret, and may make it grow.
-    fn longest_request(&self) -> usize {
-        4096 + 6 * self.secret().expose().len()
-    }
+fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
 }
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct TokenRequest<'a> {
     auth: Auth<'a>,
 }
 
@@ -174,138 +128,219 @@ struct Request<'a> {
 struct Auth<'a> {
     identity: Identity<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<AskedScope<'a>>,
+    scope: Option<&'a Scope>,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum AskedScope<'a> {
-    Project(&'a Project),
-    Unscoped,
-}
-
-#[derive(Default, Serialize)]
 struct Identity<'a> {
     methods: [&'static str; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    password: Option<Password<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    application_credential: Option<ApplicationCredential<'a>>,
+    #[serde(flatten)]
+    credential: &'a Credential,
 }
 
-#[derive(Serialize)]
-struct Password<'a> {
-    user: PasswordUser<'a>,
+impl Account {
+    /// Reads the variables and the file of `OS_CACERT`. The error has a line for each problem.
+    pub(super) fn read(source: &SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+        let mut reader = Reader { source, problems: Vec::new() };
+        match reader.account(allow_plaintext) {
+            Some(account) if reader.problems.is_empty() => Ok(account),
+            _ => Err(reader.problems),
+        }
+    }
+
+    /// The body of `POST /v3/auth/tokens`, in memory that is wiped.
+    pub(super) fn token_request(&self, scope: Option<&Scope>) -> Result<Bytes, serde_json::Error> {
+        let methods = [if self.has_password() { "password" } else { "application_credential" }];
+        let auth = Auth { identity: Identity { methods, credential: &self.credential }, scope };
+        // Large enough not to grow, which would leave a copy of the secret behind: a character takes at most six bytes in JSON.
+        let mut body = Zeroizing::new(Vec::with_capacity(4096 + 6 * self.secret().len()));
+        serde_json::to_writer(&mut *body, &TokenRequest { auth })?;
+        Ok(Bytes::from_owner(body))
+    }
+
+    /// Whether the account has a password, with which the identity service may lock it.
+    pub(super) fn has_password(&self) -> bool {
+        matches!(self.credential, Credential::Password(_))
+    }
+
+    /// The password or the secret of the application credential, which must not be repeated.
+    pub(super) fn secret(&self) -> &str {
+        let secret = match &self.credential {
+            Credential::Password(method) => &method.user.password,
+            Credential::ApplicationCredential(credential) => &credential.secret,
+        };
+        secret.expose_secret()
+    }
 }
 
-#[derive(Serialize)]
-struct PasswordUser<'a> {
-    name: &'a str,
-    domain: &'a Domain,
-    password: &'a str,
-}
-
-#[derive(Serialize)]
-struct ApplicationCredential<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<&'a User>,
-    secret: &'a str,
-}
-
-/// Reads variables and collects what is wrong with them.
+/// Reads variables and collects the problems. A function that returns `None` for a value that is needed has reported why.
 struct Reader<'a> {
-    variables: &'a Variables,
+    source: &'a SecretSource,
     problems: Vec<String>,
 }
 
 impl Reader<'_> {
-    fn secret(&mut self, name: &'static str) -> Option<Secret> {
-        self.variables.value(name).map_err(|why| self.problems.push(why)).ok().flatten()
-    }
-
-    fn text(&mut self, name: &'static str) -> Option<String> {
-        self.secret(name).map(|value| value.expose().to_owned())
-    }
-
-    fn needed<T>(&mut self, value: Option<T>, what: &str) -> Option<T> {
-        if value.is_none() {
-            self.problems.push(format!("{what} is needed, in the environment or in --secrets-dir"));
-        }
-        value
+    fn account(&mut self, allow_plaintext: bool) -> Option<Account> {
+        let auth_url = self.auth_url(allow_plaintext);
+        let (credential, project) = self.credential();
+        let interface = self.interface();
+        let region = self.text("OS_REGION_NAME");
+        let ca_file = self.text(CA_VARIABLE);
+        let roots = self.roots(ca_file.as_deref(), auth_url.as_ref().is_some_and(BaseUrl::is_plaintext));
+        Some(Account {
+            auth_url: auth_url?,
+            allow_plaintext,
+            roots: roots?,
+            has_custom_roots: ca_file.is_some(),
+            region,
+            interface: interface?,
+            scope: project.map(Scope::Project),
+            credential: credential?,
+        })
     }
 
     /// With `/v3` at its end, which may be left out.
     fn auth_url(&mut self, allow_plaintext: bool) -> Option<BaseUrl> {
-        let text = self.text("OS_AUTH_URL");
-        let text = self.needed(text, "OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,")?;
-        let whole = text.trim_end_matches('/');
-        let whole = if whole.ends_with("/v3") { whole.to_owned() } else { format!("{whole}/v3") };
-        BaseUrl::parse(&whole, allow_plaintext)
-            .map_err(|why| self.problems.push(format!("OS_AUTH_URL {why}")))
-            .ok()
+        let url = self.text("OS_AUTH_URL");
+        let url = self.required(url, "OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,")?;
+        let url = url.trim_end_matches('/');
+        if url.ends_with("/v2.0") || url.contains("/auth/tokens") {
+            let problem = "OS_AUTH_URL must be the URL of Identity API v3, without /v2.0 and /auth/tokens";
+            self.problems.push(format!("{problem}, such as https://iam.eu-de.otc.t-systems.com/v3"));
+            return None;
+        }
+        let url = BaseUrl::parse(&format!("{}/v3", url.strip_suffix("/v3").unwrap_or(url)), allow_plaintext);
+        self.report(url.map_err(|problem| format!("OS_AUTH_URL {problem}")))
     }
 
-    /// An application credential comes before a password: it can do less.
-    fn method(&mut self) -> Option<Method> {
+    /// The credential, and the project of a password. An application credential comes first, since it may do less.
+    fn credential(&mut self) -> (Option<Credential>, Option<Project>) {
         let id = self.text("OS_APPLICATION_CREDENTIAL_ID");
         let name = self.text("OS_APPLICATION_CREDENTIAL_NAME");
         let secret = self.secret("OS_APPLICATION_CREDENTIAL_SECRET");
         if id.is_none() && name.is_none() && secret.is_none() {
-            return self.password();
+            return (self.password().map(Credential::Password), self.project());
         }
-        let secret = self.needed(secret, "OS_APPLICATION_CREDENTIAL_SECRET");
-        let name = match (id, name) {
-            (Some(id), _) => Some(CredentialName::Id(id)),
-            (None, Some(name)) => self.user().map(|user| CredentialName::Name(name, user)),
-            (None, None) => self.needed(None, "OS_APPLICATION_CREDENTIAL_ID (or _NAME)"),
+        let secret = self.required(secret, "OS_APPLICATION_CREDENTIAL_SECRET");
+        let (name, user) = match (&id, name) {
+            (Some(_), _) => (None, None),
+            (None, Some(name)) => (Some(name), self.user()),
+            (None, None) => (self.required(None, "OS_APPLICATION_CREDENTIAL_ID (or _NAME)"), None),
         };
-        Some(Method::ApplicationCredential { name: name?, secret: secret? })
+        let credential = secret.map(|secret| ApplicationCredential { id, name, user, secret });
+        (credential.map(Credential::ApplicationCredential), None)
     }
 
-    fn password(&mut self) -> Option<Method> {
+    fn password(&mut self) -> Option<PasswordMethod> {
         let user = self.user();
         let password = self.secret("OS_PASSWORD");
-        let password = self.needed(password, "OS_PASSWORD (or OS_APPLICATION_CREDENTIAL_ID and _SECRET)");
-        let project = self.project(user.as_ref().map(|user| &user.domain));
-        Some(Method::Password { user: user?, password: password?, project: project? })
+        let password = self.required(password, "OS_PASSWORD (or OS_APPLICATION_CREDENTIAL_ID and _SECRET)");
+        Some(PasswordMethod { user: PasswordUser { user: user?, password: password? } })
     }
 
     fn user(&mut self) -> Option<User> {
         let name = self.text("OS_USERNAME");
-        let name = self.needed(name, "OS_USERNAME");
+        let name = self.required(name, "OS_USERNAME");
         let domain = self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME");
-        let domain = self.needed(domain, "OS_USER_DOMAIN_NAME (or _ID)");
+        let domain = self.required(domain, "OS_USER_DOMAIN_NAME (or _ID)");
         Some(User { name: name?, domain: domain? })
     }
 
-    /// A project that is named without a domain is in its user's.
-    fn project(&mut self, of_user: Option<&Domain>) -> Option<Project> {
-        let (id, name) = (self.text("OS_PROJECT_ID"), self.text("OS_PROJECT_NAME"));
-        let domain = self.domain("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME");
-        match (id, name) {
-            (Some(id), _) => Some(Project::Id { id }),
-            (None, Some(name)) => Some(Project::Name { name, domain: domain.or_else(|| of_user.cloned())? }),
-            (None, None) => self.needed(None, "OS_PROJECT_ID (or _NAME)"),
+    /// A project that is named without a domain is in that of the user.
+    fn project(&mut self) -> Option<Project> {
+        if let Some(id) = self.text("OS_PROJECT_ID") {
+            return Some(Project::Id { id });
         }
+        let name = self.text("OS_PROJECT_NAME");
+        let name = self.required(name, "OS_PROJECT_ID (or _NAME)")?;
+        let domain = self.domain("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME");
+        let domain = domain.or_else(|| self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"))?;
+        Some(Project::Name { name, domain })
     }
 
     fn domain(&mut self, id: &'static str, name: &'static str) -> Option<Domain> {
-        let (id, name) = (self.text(id), self.text(name));
-        id.map(Domain::Id).or(name.map(Domain::Name))
+        let id = self.text(id).map(Domain::Id);
+        id.or_else(|| self.text(name).map(Domain::Name))
     }
 
     fn interface(&mut self) -> Option<&'static str> {
         let text = self.text("OS_INTERFACE").unwrap_or_else(|| "public".into());
-        // The older form has `URL` at its end.
-        let known =
-            ["public", "internal", "admin"].into_iter().find(|known| *known == text.trim_end_matches("URL"));
-        if known.is_none() {
+        // The older form ends in `URL`.
+        let name = text.trim_end_matches("URL");
+        let interface = ["public", "internal", "admin"].into_iter().find(|known| *known == name);
+        if interface.is_none() {
             self.problems.push("OS_INTERFACE must be public, internal or admin".into());
         }
-        known
+        interface
+    }
+
+    fn roots(&mut self, ca_file: Option<&str>, is_plaintext: bool) -> Option<Roots> {
+        let Some(file) = ca_file else {
+            let system = Roots::system();
+            let is_usable = is_plaintext || !system.is_empty();
+            return self
+                .required(is_usable.then_some(system), "OS_CACERT (the system has no CA certificates)");
+        };
+        let roots = Roots::from_pem_file(file.as_ref());
+        self.report(roots.map_err(|problem| format!("{CA_VARIABLE}: {problem}")))
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        self.secret(name).map(|value| value.expose_secret().to_owned())
+    }
+
+    fn secret(&mut self, name: &'static str) -> Option<SecretString> {
+        self.report(self.source.read(name))?
+    }
+
+    fn report<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    fn required<T>(&mut self, value: Option<T>, variables: &str) -> Option<T> {
+        if value.is_none() {
+            self.problems.push(format!("{variables} is needed: {HOW_TO_SET}"));
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(auth_url: &str) -> Result<String, Vec<String>> {
+        let variables = [
+            ("OS_AUTH_URL", auth_url),
+            ("OS_APPLICATION_CREDENTIAL_ID", "id"),
+            ("OS_APPLICATION_CREDENTIAL_SECRET", "secret"),
+        ];
+        let variables = variables.map(|(name, value)| (name, value.into())).into();
+        let source = SecretSource { directory: None, variables };
+        Account::read(&source, true).map(|account| account.auth_url.to_string())
+    }
+
+    #[test]
+    fn auth_url_is_that_of_version_3() {
+        for url in
+            ["http://iam.example", "http://iam.example/", "http://iam.example/v3", "http://iam.example/v3/"]
+        {
+            assert_eq!(read(url).unwrap(), "http://iam.example/v3", "{url}");
+        }
+        for url in [
+            "http://iam.example/v2.0",
+            "http://iam.example/v2.0/",
+            "http://iam.example/v3/auth/tokens",
+            "http://iam.example/v3/auth/tokens?nocatalog=1",
+        ] {
+            let problems = read(url).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with("OS_AUTH_URL must be"), "{problems:?}");
+        }
     }
 }
