@@ -14,7 +14,7 @@ mod token;
 pub use call::{CallContext, CallStats, TRACEPARENT, TRACESTATE, TraceContext};
 pub use error::{Error, ErrorKind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use ids::{ProjectId, ShareId, ShareRef};
-pub(crate) use share::object;
+pub(crate) use share::{Object, expected_value};
 pub use share::{Backup, BackupShare};
 pub use timestamp::Timestamp;
 pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, TOKEN_HEADER_NAME, Token, TokenError};
