@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::config::Target;
+use crate::domain::error_chain;
 use crate::grpc::code_name;
 
 /// The gateway enforces the deadline itself; this much later the client stops waiting for its status.
@@ -32,14 +33,8 @@ pub(super) async fn connect(target: &Target) -> Result<Channel, String> {
             endpoint.tls_config(config).map_err(|_| "the PEM files of TLS cannot be used".to_owned())?;
     }
     endpoint.connect_timeout(target.deadline).connect().await.map_err(|error| {
-        let mut causes = format!("cannot connect to {address}");
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            // Writing to a string does not fail.
-            let _ = write!(causes, ": {cause}");
-            next = cause.source();
-        }
-        causes
+        let causes: String = error_chain(&error).skip(1).map(|cause| format!(": {cause}")).collect();
+        format!("cannot connect to {address}{causes}")
     })
 }
 

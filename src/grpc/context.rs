@@ -11,8 +11,7 @@ use super::headers;
 use super::status::RpcError;
 use crate::domain::{CallContext, CallStats, Token, TokenError};
 
-/// The method, as OpenTelemetry names it.
-pub(super) const METHOD: &str = "vbs.v2.BackupShareService/GetBackupShare";
+pub(super) use crate::domain::RPC_METHOD as METHOD;
 
 /// Limits of the calls.
 #[derive(Clone, Debug)]

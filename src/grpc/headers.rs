@@ -5,8 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::domain::{TRACEPARENT, TRACESTATE, TraceContext};
 
-/// The header of the request ID, from the caller, to the upstream, and back.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) use crate::domain::REQUEST_ID_HEADER as REQUEST_ID;
 
 /// The caller's request ID if it can be kept, otherwise a generated one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::super::secret::blot_typed;
 use super::account::{Account, Scope};
-use crate::domain::{Timestamp, Token};
+use crate::domain::{REQUEST_ID_HEADER, Timestamp, Token};
 use crate::http::{BaseUrl, Body, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one question.
@@ -20,7 +20,7 @@ const TYPES: [&str; 2] = ["vbsv2", "vbs"];
 /// Times are cut to whole seconds, so that a token may end up to one earlier than it says.
 const ROUNDING: Duration = Duration::from_secs(1);
 const REQUEST_ID_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("x-openstack-request-id"), HeaderName::from_static("x-request-id")];
+    [HeaderName::from_static("x-openstack-request-id"), REQUEST_ID_HEADER];
 /// The longest text of the identity service that is logged, in bytes.
 const MAX_TEXT: usize = 512;
 
