@@ -54,7 +54,9 @@ pub fn read_share(
 
 fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<BackupShare> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let mut on_unknown = |path: serde_ignored::Path<'_>| unknown_paths.push(path.to_string());
+    // serde_ignored shows an `Option` as `.?`.
+    let mut on_unknown =
+        |path: serde_ignored::Path<'_>| unknown_paths.push(path.to_string().replace(".?", ""));
     let body = serde_ignored::Deserializer::new(&mut json, &mut on_unknown);
     let Object(Envelope { shared: Object(share) }) = Object::deserialize(body)?;
     json.end()?;

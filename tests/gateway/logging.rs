@@ -8,8 +8,8 @@ use crate::harness::*;
 
 const REQUEST_ID: &str = "request-id-of-the-call";
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
-/// Written by the upstream's reader, in the middle of a call.
-const UNKNOWN_KEY: &str = "the upstream's reply has a key that this version does not know";
+/// Logged by `upstream` within a call.
+const UNKNOWN_KEY: &str = "the upstream's response has an unknown key";
 
 /// The lines of one call whose reply has an unknown key, with these flags; the access line comes last.
 async fn lines_of_a_call(flags: &[&str]) -> Vec<String> {

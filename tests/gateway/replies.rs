@@ -129,10 +129,7 @@ async fn a_value_of_another_type_is_malformed_and_told_by_its_path_alone() {
         for value in
             [json!("1"), json!("SECRET, expected nothing"), json!(1.5), json!(1.0), json!(true), json!([1])]
         {
-            assert_eq!(
-                wrong(key, value).await,
-                format!("shared.backup.{key}: expected a 64-bit integer")
-            );
+            assert_eq!(wrong(key, value).await, format!("shared.backup.{key}: expected a 64-bit integer"));
         }
     }
     for key in FLAGS {
@@ -141,7 +138,9 @@ async fn a_value_of_another_type_is_malformed_and_told_by_its_path_alone() {
         }
     }
     for key in TIMES {
-        for value in [json!("SECRET"), json!("2017-08-08"), json!("2017-02-29T00:00:00"), json!(1_502_165_007)] {
+        for value in
+            [json!("SECRET"), json!("2017-08-08"), json!("2017-02-29T00:00:00"), json!(1_502_165_007)]
+        {
             let expected = format!("shared.backup.{key}: expected a time such as 2017-08-08T04:03:27.000000");
             assert_eq!(wrong(key, value).await, expected);
         }
