@@ -88,10 +88,11 @@ pub(crate) struct HttpClient {
     fresh: Client,
 }
 
-/// The client of one thread, and the end of its lifetime.
+/// The client of one thread.
 struct PooledClient {
     client: Client,
-    expires: Instant,
+    created: Instant,
+    lifetime: Duration,
 }
 
 /// Which connection a request may use.
@@ -171,17 +172,16 @@ impl HttpClient {
 
     /// The client of this thread. An expired one is replaced; requests in flight finish on it.
     fn pooled(&self) -> Result<Client, Error> {
-        let now = Instant::now();
         let mut slot = self.pooled.get_or_default().borrow_mut();
         if let Some(pooled) = slot.as_ref()
-            && now < pooled.expires
+            && pooled.created.elapsed() < pooled.lifetime
         {
             return Ok(pooled.client.clone());
         }
         let client = build_client(&self.config, &self.tls, usize::MAX)
             .map_err(|error| Error::Unreachable(error_text(error)))?;
-        let expires = now + jittered(self.config.connection_lifetime);
-        *slot = Some(PooledClient { client: client.clone(), expires });
+        let lifetime = jittered(self.config.connection_lifetime);
+        *slot = Some(PooledClient { client: client.clone(), created: Instant::now(), lifetime });
         Ok(client)
     }
 
@@ -327,10 +327,10 @@ mod tests {
         }
     }
 
-    /// When the client of this thread expires.
-    fn expires(client: &HttpClient) -> Instant {
+    /// When the client of this thread was created.
+    fn created(client: &HttpClient) -> Instant {
         client.pooled().unwrap();
-        client.pooled.get().unwrap().borrow().as_ref().unwrap().expires
+        client.pooled.get().unwrap().borrow().as_ref().unwrap().created
     }
 
     #[test]
@@ -345,13 +345,13 @@ mod tests {
     #[test]
     fn client_is_kept_for_its_lifetime_and_made_for_each_thread() {
         let client = HttpClient::new(config()).unwrap();
-        let first = expires(&client);
-        assert_eq!(expires(&client), first);
+        let first = created(&client);
+        assert_eq!(created(&client), first);
         std::thread::scope(|scope| {
-            scope.spawn(|| assert_ne!(expires(&client), first));
+            scope.spawn(|| assert_ne!(created(&client), first));
         });
-        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().expires = Instant::now();
-        assert_ne!(expires(&client), first);
+        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().lifetime = Duration::ZERO;
+        assert_ne!(created(&client), first);
     }
 
     #[tokio::test]
