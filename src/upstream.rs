@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub use attempt::share_url;
 pub use error::from_response;
 pub use error_body::{ErrorBody, ErrorOrigin};
-pub use json::{Malformed, read_share};
+pub use json::{MalformedBody, read_share};
 pub use retry::retry_after;
 
 pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
@@ -47,7 +47,7 @@ pub struct Config {
 
 /// The upstream of the whole process: its connections, its credential, its retry tokens.
 pub struct Upstream {
-    attempts: AttemptClient,
+    attempt_client: AttemptClient,
     max_attempts: u32,
     credentials: CredentialProvider,
     throttle: RetryThrottle,
@@ -64,14 +64,14 @@ impl Upstream {
     ) -> Result<Self, String> {
         let throttle = RetryThrottle::full();
         metrics.retry_tokens.set(throttle.tokens());
-        let attempts = AttemptClient {
+        let attempt_client = AttemptClient {
             base_url,
             http: HttpClient::new(config.http)?,
             timeout: config.attempt_timeout,
             metrics: metrics.clone(),
             unknown_fields: UnknownFields::default(),
         };
-        Ok(Self { attempts, max_attempts: config.max_attempts, credentials, throttle, metrics })
+        Ok(Self { attempt_client, max_attempts: config.max_attempts, credentials, throttle, metrics })
     }
 
     /// The credential for the retry of a call whose credential was rejected with `error`. It takes no retry token, since it
@@ -116,7 +116,7 @@ impl BackupShares for Upstream {
                 return Err(Error { attempts: state.attempts, ..deadline_exceeded() });
             }
             call.stats.set_attempts(state.attempts + 1);
-            let attempt = self.attempts.get(call, share, &material, reuse, state.requests);
+            let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
             let failed = match attempt.await {
                 Ok(share) => {
                     self.on_success(&material);

@@ -22,9 +22,9 @@ struct Envelope {
 
 /// Why a body is not the requested share: a JSON path and a reason, neither of which holds a value of the body.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed(String);
+pub struct MalformedBody(String);
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -35,19 +35,19 @@ pub fn read_share(
     body: &[u8],
     requested: &ShareId,
     on_unknown: impl FnMut(String),
-) -> Result<BackupShare, Malformed> {
+) -> Result<BackupShare, MalformedBody> {
     if body.is_empty() {
-        return Err(Malformed("the body is empty".into()));
+        return Err(MalformedBody("the body is empty".into()));
     }
     // serde_json accepts invalid UTF-8 in values that are ignored.
     let text = std::str::from_utf8(body)
-        .map_err(|error| Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+        .map_err(|error| MalformedBody(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
     let mut unknown_paths = Vec::new();
-    let share = parse(text, &mut unknown_paths).map_err(|_| Malformed::locate(text))?;
+    let share = parse(text, &mut unknown_paths).map_err(|_| MalformedBody::locate(text))?;
     // The unknown keys of a malformed body are not counted.
     unknown_paths.into_iter().for_each(on_unknown);
     if !requested.matches(&share.id) {
-        return Err(Malformed("shared.id: is not the requested ID".into()));
+        return Err(MalformedBody("shared.id: is not the requested ID".into()));
     }
     Ok(share)
 }
@@ -63,7 +63,7 @@ fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<Back
     Ok(share)
 }
 
-impl Malformed {
+impl MalformedBody {
     /// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
     fn locate(text: &str) -> Self {
         let json = &mut serde_json::Deserializer::from_str(text);
