@@ -1,8 +1,7 @@
-//! What the program is about: a backup share, the call that asks for it, and why there may be none.
+//! The types that `grpc` and `upstream` share: a backup share, the call that reads it, and its errors.
 //!
-//! `grpc` and `upstream` meet here and nowhere else: `grpc` makes a [`CallContext`] and a [`ShareRef`] of a request and
-//! calls [`BackupShares::get`], `upstream` implements it. Nothing here knows gRPC, an HTTP client or a socket. A unit test of
-//! `grpc/service.rs` implements the trait in memory.
+//! `grpc` makes a [`CallContext`] and a [`ShareRef`] from a request and calls [`BackupShares::get`]; `upstream` implements
+//! it. This module must not know tonic, an HTTP client or a socket. A unit test of `grpc/service.rs` implements the trait in memory.
 
 mod call;
 mod error;
@@ -11,15 +10,16 @@ mod share;
 mod timestamp;
 mod token;
 
-pub use call::{CallContext, CallStats, TRACEPARENT, TRACESTATE, TraceContext};
+pub use call::{CallContext, CallStats, REQUEST_ID_HEADER, TRACEPARENT, TRACESTATE, TraceContext};
+pub(crate) use error::error_chain;
 pub use error::{Error, ErrorKind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 pub use ids::{ProjectId, ShareId, ShareRef};
-pub(crate) use share::object;
 pub use share::{Backup, BackupShare};
+pub(crate) use share::{Object, REQUIRED_KEYS, expected_value};
 pub use timestamp::Timestamp;
 pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, TOKEN_HEADER_NAME, Token, TokenError};
 
-/// Where backup shares are read.
+/// Reads backup shares.
 pub trait BackupShares: Send + Sync + 'static {
     /// Reads one share, within the deadline of the call. Dropping the future cancels the read.
     fn get(

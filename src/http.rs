@@ -1,35 +1,27 @@
-//! The HTTP/1.1 client of the program. This is the only file that names reqwest.
+//! The HTTP/1.1 client. This is the only file that names reqwest.
 //!
 //! It sends one request and reads the whole response, up to a limit. It must not know the upstream's API or gRPC: a status of
-//! 404 or 503 is a response like any other, and retries are made by the caller.
+//! 404 or 503 is a response like any other, and the caller retries. Tests: `connections.rs` and `upstream_safety.rs` in
+//! `tests/gateway`.
 //!
-//! What reqwest would do by itself, and what is switched off here:
+//! Disabled in reqwest: redirects (they would send the token to another host), retries (it would clone each request),
+//! `HTTP_PROXY` and similar variables, `Referer`. Its features for compression and cookies are not compiled in. Its TCP
+//! keepalive (15 s) and `TCP_USER_TIMEOUT` (30 s) stay: they end connections to a dead host.
 //!
-//! - follow redirects, which would send the token to another host;
-//! - retry requests, and clone each of them for that purpose;
-//! - read `HTTP_PROXY` and similar variables;
-//! - send `Referer`.
-//!
-//! Its TCP keepalive (15 s) and `TCP_USER_TIMEOUT` (30 s) are kept: they end connections to a host that is gone. Its features
-//! that decompress bodies and store cookies are not compiled in.
-//!
-//! What reqwest does not do, and what is done here:
+//! Added to reqwest:
 //!
 //! - The body is limited while it is read.
-//! - Each worker thread has a client of its own, so that the task of a connection runs on the thread of its calls.
-//! - reqwest has no maximum lifetime of a connection: the client of a worker is replaced, and its connections with it.
-//! - It is found out whether a request was sent on a reused connection: see [`Error::Lost`].
+//! - Each worker thread has its own client, so that the task of a connection runs on the thread of its calls.
+//! - The client of a thread is replaced after a while, since reqwest has no maximum lifetime of a connection.
+//! - [`Error::Lost`] tells whether the connection may have been reused.
 //!
-//! What reqwest cannot tell: whether a connection that was not opened for a request was used before (hyper-util finishes
-//! one that was opened for another request in the background, and then puts it into the pool); whether the server sent a part of a response head before it closed a connection. hyper reports
-//! both as an incomplete message. A request that hyper-util has not begun to send when its connection closes is sent on
-//! another connection without notice.
+//! Known limits: a connection that hyper-util opened for another request and put into the pool counts as reused. hyper reports
+//! a partial response head like none. hyper-util repeats a request by itself if the connection closed before it was written.
 
 mod base_url;
 mod roots;
 
 use std::cell::{Cell, RefCell};
-use std::error::Error as StdError;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -41,6 +33,7 @@ use thread_local::ThreadLocal;
 use tower::util::MapResponseLayer;
 use url::Url;
 
+use crate::domain::error_chain;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
 pub use roots::Roots;
@@ -63,12 +56,12 @@ pub struct Config {
     pub max_response_bytes: usize,
 }
 
-/// A forward proxy. Its URL may hold a password and is never shown.
+/// A forward proxy. Its URL may hold a password and is never printed.
 #[derive(Clone)]
 pub struct Proxy(reqwest::Proxy);
 
 impl Proxy {
-    /// Reads an `http` or `https` URL.
+    /// Parses an `http` or `https` URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_http =
             Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -91,7 +84,7 @@ pub(crate) struct HttpClient {
     tls: ClientConfig,
     /// One for each thread that has sent a request.
     pooled: ThreadLocal<RefCell<Option<PooledClient>>>,
-    /// A client without a pool: each request opens a connection.
+    /// Has no pool: each request opens a connection.
     fresh: Client,
 }
 
@@ -99,7 +92,6 @@ pub(crate) struct HttpClient {
 struct PooledClient {
     client: Client,
     created: Instant,
-    /// How long it is used before it is replaced.
     lifetime: Duration,
 }
 
@@ -129,40 +121,40 @@ pub(crate) enum Body {
     TooLarge,
 }
 
-/// Why there is no complete response. The text is for the log and holds no URL.
+/// Why there is no complete response. The detail is for the log and holds no URL.
 #[derive(Debug)]
 pub(crate) enum Error {
     /// No connection could be opened.
     Unreachable(String),
     /// The forward proxy requires authentication.
     ProxyAuthentication(String),
-    /// The connection was closed, or what came is not HTTP.
+    /// The connection was closed, or the server sent something that is not HTTP.
     Lost {
         detail: String,
         /// The connection was not opened for this request, and was lost before a complete response head: the server may
         /// have closed it before the request arrived.
-        stale: bool,
+        is_stale: bool,
     },
 }
 
 /// The most header fields of a response. hyper's own limit is 100.
 const MAX_HEADERS: usize = 1000;
-/// The smallest part of the configured lifetime after which a worker's client is replaced. The part is random, so that the
-/// workers do not all open new connections at the same time.
-const MIN_LIFETIME_PART: f64 = 0.8;
+/// A client is replaced after a random part of the configured lifetime, from this to 1, so that the threads do not all open
+/// new connections at the same time.
+const MIN_LIFETIME_FRACTION: f64 = 0.8;
 
 impl HttpClient {
-    /// Makes the client. It connects to nothing yet.
+    /// Creates the client, which does not connect yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
         let tls = tls_config(&config.roots)?;
-        let fresh = build_client(&config, &tls, 0).map_err(describe)?;
+        let fresh = build_client(&config, &tls, 0).map_err(error_text)?;
         Ok(Self { config, tls, pooled: ThreadLocal::new(), fresh })
     }
 
     /// Sends a GET and reads the whole response. It has no time limit of its own; dropping the future closes the connection.
     pub(crate) async fn get(&self, url: Url, headers: HeaderMap, reuse: Reuse) -> Result<Response, Error> {
         let client = match reuse {
-            Reuse::Pooled => self.pooled(),
+            Reuse::Pooled => self.pooled()?,
             Reuse::Fresh => self.fresh.clone(),
         };
         let mut request = Request::new(Method::GET, url);
@@ -178,34 +170,26 @@ impl HttpClient {
         self.execute(&self.fresh, request).await
     }
 
-    /// The client of this thread. One whose lifetime is over is replaced; requests in flight finish on the old one.
-    fn pooled(&self) -> Client {
-        let now = Instant::now();
+    /// The client of this thread. An expired one is replaced; requests in flight finish on it.
+    fn pooled(&self) -> Result<Client, Error> {
         let mut slot = self.pooled.get_or_default().borrow_mut();
         if let Some(pooled) = slot.as_ref()
-            && now.duration_since(pooled.created) < pooled.lifetime
+            && pooled.created.elapsed() < pooled.lifetime
         {
-            return pooled.client.clone();
+            return Ok(pooled.client.clone());
         }
-        match build_client(&self.config, &self.tls, usize::MAX) {
-            Ok(client) => {
-                let lifetime = jittered(self.config.connection_lifetime);
-                *slot = Some(PooledClient { client: client.clone(), created: now, lifetime });
-                client
-            }
-            // Not expected, since `new` has built a client from the same parts. Calls need not fail for it.
-            Err(error) => {
-                tracing::error!(error = describe(error), "cannot make a client with a pool");
-                self.fresh.clone()
-            }
-        }
+        let client = build_client(&self.config, &self.tls, usize::MAX)
+            .map_err(|error| Error::Unreachable(error_text(error)))?;
+        let lifetime = jittered(self.config.connection_lifetime);
+        *slot = Some(PooledClient { client: client.clone(), created: Instant::now(), lifetime });
+        Ok(client)
     }
 
     async fn execute(&self, client: &Client, request: Request) -> Result<Response, Error> {
         if self.config.proxy.is_some() && is_https_to_ipv6(request.url()) {
-            // reqwest takes the brackets for a part of the name that the certificate must have.
+            // reqwest would compare the name in the certificate with the address in brackets.
             return Err(Error::Unreachable(
-                "TLS through a forward proxy is not possible to an IPv6 address; use a name".into(),
+                "TLS through a forward proxy does not work with an IPv6 address; use a name".into(),
             ));
         }
         let sent = async {
@@ -227,12 +211,12 @@ async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Body
     }
     let mut body = BytesMut::new();
     // Every error here means that the body is incomplete.
-    let lost = |error| Error::Lost { detail: describe(error), stale: false };
+    let lost = |error| Error::Lost { detail: error_text(error), is_stale: false };
     while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > limit {
             return Ok(Body::TooLarge);
         }
-        // What is left of the length is 0: a body of one chunk is not copied.
+        // A body of one chunk is not copied.
         if body.is_empty() && response.content_length() == Some(0) {
             return Ok(Body::Complete(chunk));
         }
@@ -246,10 +230,10 @@ pub(crate) fn otlp_client(
     roots: &Roots,
     timeout: Duration,
 ) -> Result<impl opentelemetry_http::HttpClient + use<>, String> {
-    client_builder(tls_config(roots)?).timeout(timeout).build().map_err(describe)
+    client_builder(tls_config(roots)?).timeout(timeout).build().map_err(error_text)
 }
 
-/// What every client has in common.
+/// The settings of every client.
 fn client_builder(tls: ClientConfig) -> ClientBuilder {
     Client::builder()
         .tls_backend_preconfigured(tls)
@@ -268,7 +252,8 @@ fn build_client(config: &Config, tls: &ClientConfig, max_idle: usize) -> reqwest
         .pool_max_idle_per_host(max_idle)
         .http1_max_headers(MAX_HEADERS)
         .connector_layer(MapResponseLayer::new(|connection| {
-            note_opened();
+            // No request waits if it got another connection meanwhile.
+            let _ = HAS_OPENED.try_with(|has_opened| has_opened.set(true));
             connection
         }));
     match &config.proxy {
@@ -282,57 +267,46 @@ tokio::task_local! {
     static HAS_OPENED: Cell<bool>;
 }
 
-fn note_opened() {
-    // hyper-util may finish opening a connection after the request that wanted it has got another one; then no request waits.
-    let _ = HAS_OPENED.try_with(|has_opened| has_opened.set(true));
-}
-
-/// A random time of [`MIN_LIFETIME_PART`] of the lifetime to all of it.
+/// From [`MIN_LIFETIME_FRACTION`] of the lifetime to all of it.
 fn jittered(lifetime: Duration) -> Duration {
-    lifetime.mul_f64(MIN_LIFETIME_PART + (1.0 - MIN_LIFETIME_PART) * fastrand::f64())
+    lifetime.mul_f64(MIN_LIFETIME_FRACTION + (1.0 - MIN_LIFETIME_FRACTION) * fastrand::f64())
 }
 
-/// What failed before a complete response head came.
+/// The error of a request that got no complete response head.
 fn request_error(error: reqwest::Error, has_opened: bool) -> Error {
     let (is_connect, is_parse) = (error.is_connect(), is_parse(&error));
-    let detail = describe(error);
+    let detail = error_text(error);
     // The error type of a CONNECT request is private to hyper-util.
     if detail.contains("proxy authorization required") {
         Error::ProxyAuthentication(detail)
     } else if is_connect {
         Error::Unreachable(detail)
     } else {
-        // A head that cannot be parsed has come, so the connection was not closed before the request arrived.
-        Error::Lost { detail, stale: !has_opened && !is_parse }
+        // After an invalid response head, the connection was not closed before the request arrived.
+        Error::Lost { detail, is_stale: !has_opened && !is_parse }
     }
 }
 
 /// Whether the server sent something that is not HTTP.
 fn is_parse(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
+    error_chain(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
 /// An error and its causes, outermost first, without the URL.
-fn describe(error: reqwest::Error) -> String {
+fn error_text(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut texts: Vec<String> = causes(&error).map(ToString::to_string).collect();
+    let mut texts: Vec<String> = error_chain(&error).map(ToString::to_string).collect();
     texts.dedup();
     texts.join(": ")
 }
 
-/// An error and its causes, outermost first.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-    let outermost: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(outermost), |&cause| cause.source())
-}
-
 /// The first of these headers whose value is visible ASCII and not empty.
 pub(crate) fn first_text<'a>(headers: &'a HeaderMap, names: &[HeaderName]) -> Option<&'a str> {
-    let visible = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    names.iter().find_map(|name| headers.get(name)?.to_str().ok().filter(visible))
+    let is_visible = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    names.iter().find_map(|name| headers.get(name)?.to_str().ok().filter(is_visible))
 }
 
-/// Whether the body has a content coding (such as gzip), which was not asked for.
+/// Whether the body has a content encoding (such as gzip). No request accepts one.
 pub(crate) fn has_content_encoding(headers: &HeaderMap) -> bool {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     encodings.any(|encoding| !encoding.is_empty() && !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -353,9 +327,9 @@ mod tests {
         }
     }
 
-    /// When the client of this thread was made.
+    /// When the client of this thread was created.
     fn created(client: &HttpClient) -> Instant {
-        let _ = client.pooled();
+        client.pooled().unwrap();
         client.pooled.get().unwrap().borrow().as_ref().unwrap().created
     }
 

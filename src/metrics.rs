@@ -109,7 +109,9 @@ impl Metrics {
         };
         metrics.certificate_expiry.set(f64::NAN);
         // Those of a healthy gateway are there from the start, so that a rate has a beginning.
-        metrics.calls.with_label_values(&["vbs.v2.BackupShareService/GetBackupShare", "OK"]);
+        for method in crate::proto::METHODS {
+            metrics.calls.with_label_values(&[method, "OK"]);
+        }
         metrics.attempts.with_label_values(&["200", ""]);
         for reason in ["connect", "lost", "timeout", "status", "stale"] {
             metrics.retries.with_label_values(&[reason]);

@@ -1,11 +1,10 @@
-//! The outbound edge: reads one share from the Volume Backup Service, within the call's deadline.
+//! Reads one share from the Volume Backup Service (VBS), within the call's deadline.
 //!
 //! It implements [`BackupShares`] over HTTP and JSON, and must not know gRPC. An attempt (`attempt.rs`) is one request; the
-//! loop here repeats it as the policy in `retry.rs` decides. The HTTP status is looked at before the JSON: the body of a
-//! 404 is never read as a share.
+//! loop here repeats it as the policy in `retry.rs` decides. Tests: `upstream_retries.rs`, `upstream_faults.rs` and `upstream_replies.rs` in `tests/gateway`.
 //!
-//! Sources: the vendor's API reference for the request and the response, RFC 9110 for statuses and `Retry-After`, gRFC A6 for the
-//! retry throttle.
+//! Sources: the VBS API reference of Open Telekom Cloud ("Querying the Details of a Shared Backup"), RFC 9110 for statuses
+//! and `Retry-After`, gRFC A6 for the retry throttle.
 
 mod attempt;
 mod error;
@@ -21,7 +20,7 @@ use tokio::time::Instant;
 pub use attempt::share_url;
 pub use error::from_response;
 pub use error_body::{ErrorBody, ErrorOrigin};
-pub use json::{Malformed, read_share};
+pub use json::{MalformedBody, read_share};
 pub use retry::{FIRST_BACKOFF, retry_after};
 
 pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
@@ -30,7 +29,8 @@ use crate::credentials::{AuthMaterial, CredentialProvider};
 use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, ShareRef};
 use crate::http::{HttpClient, Reuse};
 use crate::metrics::Metrics;
-use attempt::{AttemptError, error_type};
+use attempt::{AttemptClient, AttemptError};
+use error::deadline_exceeded;
 use retry::{RetryState, RetryThrottle, Step};
 use unknown_fields::UnknownFields;
 
@@ -49,36 +49,44 @@ pub struct Config {
 
 /// The upstream of the whole process: its connections, its credential, its retry tokens.
 pub struct Upstream {
-    /// Otherwise the endpoint comes with the credential.
-    base_url: Option<BaseUrl>,
-    config: Config,
+    attempt_client: AttemptClient,
+    max_attempts: u32,
+    first_backoff: Duration,
     credentials: CredentialProvider,
-    http: HttpClient,
     throttle: RetryThrottle,
-    unknown_fields: UnknownFields,
     metrics: Metrics,
 }
 
-const DEADLINE_PASSED: &str = "the caller's deadline passed";
-
 impl Upstream {
-    /// Makes the HTTP client; it connects to nothing yet.
+    /// Creates the HTTP client, which does not connect yet. Without a `base_url` the endpoint comes with the credential.
     pub fn new(
         base_url: Option<BaseUrl>,
         config: Config,
         credentials: CredentialProvider,
         metrics: Metrics,
     ) -> Result<Self, String> {
-        let http = HttpClient::new(config.http.clone())?;
         let throttle = RetryThrottle::full();
         metrics.retry_tokens.set(throttle.tokens());
-        let unknown_fields = UnknownFields::default();
-        Ok(Self { base_url, config, credentials, http, throttle, unknown_fields, metrics })
+        let attempt_client = AttemptClient {
+            base_url,
+            http: HttpClient::new(config.http)?,
+            timeout: config.attempt_timeout,
+            metrics: metrics.clone(),
+            unknown_fields: UnknownFields::default(),
+        };
+        Ok(Self {
+            attempt_client,
+            max_attempts: config.max_attempts,
+            first_backoff: config.first_backoff,
+            credentials,
+            throttle,
+            metrics,
+        })
     }
 
-    /// What authenticates the retry of a call whose credential was rejected with `error`. No retry token is needed, since
-    /// it happens once for each call; otherwise a revocation would fail every call in flight but the first five.
-    async fn refresh(
+    /// The credential for the retry of a call whose credential was rejected with `error`. It takes no retry token, since it
+    /// happens once for each call; otherwise a revocation would fail every call in flight but the first five.
+    async fn reauthenticate(
         &self,
         call: &CallContext,
         rejected: &AuthMaterial,
@@ -87,22 +95,22 @@ impl Upstream {
         let attempts = error.attempts;
         let refreshed = call.stats.time_credential(self.credentials.refresh_after(rejected)).await;
         match refreshed {
-            Ok(Some(material)) => {
-                self.metrics.retry(retry_reason(&error));
-                Ok(material)
-            }
+            Ok(Some(material)) => Ok(material),
             Ok(None) => Err(error),
             Err(identity) => Err(Error { attempts, ..identity.into() }),
         }
     }
 
-    /// Whether the throttle allows a retry after `error`.
-    fn acquire_retry(&self, error: &Error) -> bool {
+    fn on_success(&self, material: &AuthMaterial) {
+        material.mark_accepted();
+        self.throttle.on_success();
+        self.metrics.retry_tokens.set(self.throttle.tokens());
+    }
+
+    /// Whether the throttle allows a retry.
+    fn try_acquire_retry(&self) -> bool {
         let is_allowed = self.throttle.try_acquire();
         self.metrics.retry_tokens.set(self.throttle.tokens());
-        if is_allowed {
-            self.metrics.retry(retry_reason(error));
-        }
         is_allowed
     }
 }
@@ -111,24 +119,23 @@ impl BackupShares for Upstream {
     async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
         let credential = self.credentials.resolve(call.token.as_ref());
         let mut material = call.stats.time_credential(credential).await?;
-        let mut state = RetryState::new(self.config.max_attempts, self.config.first_backoff, call.may_retry);
+        let mut state = RetryState::new(self.max_attempts, self.first_backoff, call.may_retry);
         let mut reuse = Reuse::Pooled;
         loop {
             if call.deadline <= Instant::now() {
-                let passed = Error::new(ErrorKind::DeadlineExceeded, DEADLINE_PASSED);
-                return Err(Error { attempts: state.attempts, ..passed });
+                return Err(Error { attempts: state.attempts, ..deadline_exceeded() });
             }
             call.stats.set_attempts(state.attempts + 1);
-            let attempt = self.attempt(call, share, &material, reuse, state.requests);
-            let AttemptError { error, is_stale } = match attempt.await {
+            let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
+            let failed = match attempt.await {
                 Ok(share) => {
-                    material.mark_accepted();
-                    self.throttle.on_success();
-                    self.metrics.retry_tokens.set(self.throttle.tokens());
+                    self.on_success(&material);
                     return Ok(share);
                 }
                 Err(failed) => failed,
             };
+            let retry_reason = failed.retry_reason();
+            let AttemptError { error, is_stale, .. } = failed;
             if error.kind == ErrorKind::OwnCredentialRefused {
                 self.credentials.invalidate(&material);
             }
@@ -142,13 +149,15 @@ impl BackupShares for Upstream {
                     reuse = Reuse::Fresh;
                 }
                 Step::RefreshCredential => {
-                    // Boxed: it is rare, and the future of every call would have room for it.
-                    material = Box::pin(self.refresh(call, &material, error)).await?;
+                    // Boxed, since it is rare and would enlarge the future of every call.
+                    material = Box::pin(self.reauthenticate(call, &material, error)).await?;
+                    self.metrics.retry(retry_reason);
                 }
                 Step::Retry { delay, needs_new_connection } => {
-                    if !self.acquire_retry(&error) {
+                    if !self.try_acquire_retry() {
                         return Err(error);
                     }
+                    self.metrics.retry(retry_reason);
                     if needs_new_connection {
                         reuse = Reuse::Fresh;
                     }
@@ -158,9 +167,4 @@ impl BackupShares for Upstream {
             }
         }
     }
-}
-
-/// The metric's label for why there is another attempt.
-fn retry_reason(error: &Error) -> &'static str {
-    error_type(error).unwrap_or("status")
 }

@@ -1,8 +1,6 @@
 //! A gRPC client for `get` and `health`, for containers without a shell and without grpcurl. `tests/gateway/process.rs` and
 //! `tests/gateway/tls.rs` show what it prints.
 
-use std::error::Error as _;
-use std::iter::successors;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -11,6 +9,7 @@ use tonic_types::StatusExt;
 
 use super::runtime;
 use crate::config::Target;
+use crate::domain::error_chain;
 use crate::grpc::code_name;
 
 /// The gateway enforces the deadline; the client waits this much longer for the status.
@@ -58,9 +57,8 @@ async fn connect(target: &Target) -> Result<Channel, String> {
             .map_err(|error| format!("--tls-ca, --tls-cert, --tls-key: invalid PEM ({error})"))?;
     }
     endpoint.connect_timeout(target.deadline).connect().await.map_err(|error| {
-        let causes: Vec<String> =
-            successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect();
-        format!("cannot connect to {address}: {}", causes.join(": "))
+        let causes: String = error_chain(&error).skip(1).map(|cause| format!(": {cause}")).collect();
+        format!("cannot connect to {address}{causes}")
     })
 }
 

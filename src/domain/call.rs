@@ -1,4 +1,4 @@
-//! One call: what its headers said, and how far it has come.
+//! One call: the content of its headers, and its progress.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,29 +9,31 @@ use tokio::time::Instant;
 
 use super::{ShareRef, Token};
 
+/// The header of the request ID: from the caller, to the upstream, and back.
+pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C Trace Context: the span that a request belongs to.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// W3C Trace Context: what tracing systems add to it.
+/// W3C Trace Context: vendor-specific data of the trace.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// What a call is made with: everything that its HTTP headers say, already checked.
+/// The validated headers of a call.
 #[derive(Debug)]
 pub struct CallContext {
-    /// The ID of the request: the caller's, or a generated one. 1 to 128 visible ASCII characters.
+    /// The caller's request ID, or a generated one. 1 to 128 visible ASCII characters.
     pub request_id: HeaderValue,
-    /// The caller's token, in the mode in which it is used.
+    /// The caller's token, in pass-through mode.
     pub token: Option<Token>,
     /// The caller's trace.
     pub trace: TraceContext,
-    /// When the caller stops waiting.
+    /// When the call ends with DEADLINE_EXCEEDED.
     pub deadline: Instant,
     /// Whether a failed attempt may be followed by another one.
     pub may_retry: bool,
-    /// Kept up to date while the call runs.
+    /// Updated while the call runs.
     pub stats: CallStats,
 }
 
-/// How far a call has come. It is read by the access log, also for a call that was cancelled.
+/// The progress of a call, for the access log; also of a cancelled call.
 #[derive(Debug, Default)]
 pub struct CallStats {
     attempts: AtomicU32,
@@ -46,7 +48,7 @@ impl CallStats {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// Another attempt begins; `attempts` counts it.
+    /// Sets the number of attempts, including one in progress.
     pub fn set_attempts(&self, attempts: u32) {
         self.attempts.store(attempts, Ordering::Relaxed);
     }
@@ -56,7 +58,7 @@ impl CallStats {
         Duration::from_micros(self.credential_micros.load(Ordering::Relaxed))
     }
 
-    /// Waits for a credential, and adds the time to [`CallStats::credential_wait`].
+    /// Awaits a credential, and adds the time to [`CallStats::credential_wait`].
     pub async fn time_credential<T>(&self, credential: impl Future<Output = T>) -> T {
         let start = Instant::now();
         let result = credential.await;
@@ -65,28 +67,28 @@ impl CallStats {
         result
     }
 
-    /// The upstream's ID of the request that succeeded.
+    /// The upstream's request ID of the successful attempt.
     pub fn upstream_request_id(&self) -> Option<&str> {
         self.upstream_request_id.get().map(String::as_str)
     }
 
-    /// Sets [`CallStats::upstream_request_id`], once.
+    /// Sets [`CallStats::upstream_request_id`]. A second set is ignored.
     pub fn set_upstream_request_id(&self, id: String) {
         let _ = self.upstream_request_id.set(id);
     }
 
-    /// The share that is asked for, and since when; known once the request has passed its check.
+    /// The requested share of a valid request, and when it was validated.
     pub fn target(&self) -> Option<(&ShareRef, Instant)> {
         self.target.get().map(|(share, since)| (share, *since))
     }
 
-    /// Sets [`CallStats::target`], once.
+    /// Sets [`CallStats::target`]. A second set is ignored.
     pub fn set_target(&self, share: &ShareRef) {
         let _ = self.target.set((share.clone(), Instant::now()));
     }
 }
 
-/// W3C Trace Context as the caller sent it, if it was well-formed.
+/// The caller's W3C Trace Context, if it is well-formed.
 #[derive(Clone, Debug, Default)]
 pub struct TraceContext {
     /// `traceparent`.

@@ -1,18 +1,19 @@
-//! Why a call failed: the step that failed, who reported it, and what of it the caller may read.
+//! Why a call failed: what the caller may read and what the log may, in separate fields. `grpc/status.rs` maps it to a gRPC status.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// What went wrong, by the step that failed.
+/// The step that failed. The numbers are HTTP statuses of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// 400, 413, 414, 422, 431, 494: the request was refused as it is.
+    /// 400, 413, 414, 422, 431, 494.
     BadRequest,
-    /// 401: the token was refused.
+    /// 401: the caller's token was rejected.
     Unauthenticated,
-    /// 401 where the credential is the gateway's own: no caller can fix it.
+    /// 401 where the gateway holds the credential: no caller can fix it.
     OwnCredentialRefused,
-    /// 403: the token was taken and the right is missing.
+    /// 403: the token was accepted, but lacks the permission.
     Forbidden,
     /// 404 in a shape that the Volume Backup Service produces: there is no such share.
     ShareNotFound,
@@ -26,7 +27,7 @@ pub enum ErrorKind {
     NotAcceptable,
     /// 407, or a forward proxy that requires authentication.
     ProxyAuthenticationRequired,
-    /// 408, 504, or no reply within the attempt's time.
+    /// 408, 504, or no response within the attempt timeout.
     Timeout,
     /// 409.
     Conflict,
@@ -46,28 +47,28 @@ pub enum ErrorKind {
     ServerError,
     /// A redirect, a success that is not 200, 101, 600 and over.
     UnexpectedStatus,
-    /// A 200 that is not the share asked for.
+    /// A 200 that is not the requested share.
     Malformed,
     /// A 200 longer than the limit.
     TooLarge,
-    /// No connection: name, TCP or TLS.
+    /// No connection: DNS, TCP or TLS.
     Unreachable,
     /// The connection was lost, or was not HTTP, before a complete response.
     ConnectionLost,
-    /// The caller's deadline passed.
+    /// The caller's deadline expired.
     DeadlineExceeded,
-    /// The identity service refused the gateway's own account.
+    /// The identity service rejected the gateway's own account.
     IdentityRefused,
-    /// The identity service cannot be asked, or gave no usable answer.
+    /// The identity service is unreachable, or its response is unusable.
     IdentityUnreachable,
 }
 
-/// A failed call: what the caller may read and what the log may.
+/// A failed call.
 #[derive(Debug)]
 pub struct Error {
     /// The step that failed.
     pub kind: ErrorKind,
-    /// The HTTP status, where a whole reply came.
+    /// The HTTP status of a complete response.
     pub http_status: Option<u16>,
     /// The upstream's own code, at most [`MAX_METADATA_BYTES`].
     pub code: Option<String>,
@@ -75,21 +76,21 @@ pub struct Error {
     pub request_id: Option<String>,
     /// The upstream's message, safe to pass on: at most [`MAX_MESSAGE_BYTES`], no control characters, no token.
     pub message: Option<String>,
-    /// What the gateway itself saw, for the log: no URL, no token, nothing of a body.
+    /// The gateway's own description, for the log: no URL, no token, nothing of a body.
     pub detail: String,
-    /// `Retry-After`, where it came and could be read.
+    /// A valid `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// Attempts made, this one included. A stale pooled connection does not count.
+    /// Attempts made, including this one. One on a stale pooled connection does not count.
     pub attempts: u32,
 }
 
-/// The most that is passed on of an upstream's message, in bytes.
+/// The longest upstream message that is passed on, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 512;
-/// The most that is passed on of an upstream's code or request ID, in bytes.
+/// The longest upstream code or request ID that is passed on, in bytes.
 pub const MAX_METADATA_BYTES: usize = 128;
 
 impl Error {
-    /// A failure that the gateway itself has found; `detail` is for the log.
+    /// An error without a response of the upstream; `detail` is for the log.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
@@ -110,4 +111,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {}
+
+/// An error and its sources, outermost first.
+pub(crate) fn error_chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

@@ -1,4 +1,4 @@
-//! The IDs of a request, checked. Only these types become part of an upstream URL, so that neither a path segment (`..`,
+//! The validated IDs of a request. Only these types become part of an upstream URL, so that neither a path segment (`..`,
 //! `detail`) nor a query (`?x=1`) can be injected.
 
 /// The ID of a project: 1 to 64 of `A-Z a-z 0-9 _ -`.
@@ -6,14 +6,14 @@
 pub struct ProjectId(String);
 
 impl ProjectId {
-    /// The rule, as the caller reads it.
+    /// The rule, as it is shown to the caller.
     pub const RULE: &str = "must be 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'";
 
     /// Checks `text` against [`ProjectId::RULE`].
     pub fn parse(text: String) -> Option<Self> {
-        let fits = (1..=64).contains(&text.len())
+        let is_valid = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        fits.then_some(Self(text))
+        is_valid.then_some(Self(text))
     }
 
     /// The ID as the caller wrote it.
@@ -22,24 +22,24 @@ impl ProjectId {
     }
 }
 
-/// The ID of a share: a UUID in its 36-character form, held in lower case.
+/// The ID of a share: a UUID in its 36-character form, in lower case.
 #[derive(Clone, Debug)]
 pub struct ShareId(String);
 
 impl ShareId {
-    /// The rule, as the caller reads it.
+    /// The rule, as it is shown to the caller.
     pub const RULE: &str =
         "must be a UUID in its 36-character form, such as 8332443e-9866-41d8-8a58-a898cf5db030";
 
     /// Checks `text` against [`ShareId::RULE`].
     pub fn parse(mut text: String) -> Option<Self> {
-        let fits = text.len() == 36
+        let is_valid = text.len() == 36
             && text.bytes().enumerate().all(|(at, b)| match at {
                 8 | 13 | 18 | 23 => b == b'-',
                 _ => b.is_ascii_hexdigit(),
             });
         text.make_ascii_lowercase();
-        fits.then_some(Self(text))
+        is_valid.then_some(Self(text))
     }
 
     /// The ID in lower case.
@@ -47,13 +47,13 @@ impl ShareId {
         &self.0
     }
 
-    /// Whether `id`, as the upstream writes it, is this ID; case does not matter.
+    /// Whether the upstream's `id` is this ID, ignoring case.
     pub fn matches(&self, id: &str) -> bool {
         self.0.eq_ignore_ascii_case(id)
     }
 }
 
-/// A share, and the project in whose name it is read.
+/// A share, and the project that it is read with.
 #[derive(Clone, Debug)]
 pub struct ShareRef {
     /// The project.

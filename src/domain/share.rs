@@ -1,7 +1,5 @@
-//! A backup share as the upstream describes it. The fields are the keys of its JSON; `None` is a key that is absent or null.
-//!
-//! Both types are read by serde's derive. It would also read an array of the values, in order; [`object`] allows nothing
-//! but an object.
+//! A backup share. The fields are the keys of the upstream's JSON ("Querying the Details of a Shared Backup" in the vendor's VBS API
+//! reference); `None` is a key that is absent or null.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -30,7 +28,7 @@ pub struct BackupShare {
     #[serde(default, deserialize_with = "timestamp::optional")]
     pub updated_at: Option<Timestamp>,
     /// The shared backup.
-    #[serde(default, deserialize_with = "optional_object")]
+    #[serde(default, deserialize_with = "optional_backup")]
     pub backup: Option<Backup>,
 }
 
@@ -50,7 +48,7 @@ pub struct Backup {
     pub volume_id: Option<String>,
     pub snapshot_id: Option<String>,
     pub is_incremental: Option<bool>,
-    // The two spellings of one key.
+    // The vendor's sample spells this key in the plural, its table in the singular.
     has_dependent_backups: Option<bool>,
     has_dependent_backup: Option<bool>,
     pub service_metadata: Option<String>,
@@ -69,52 +67,42 @@ impl Backup {
     }
 }
 
-/// Reads a `T` of an object and of nothing else. For `#[serde(deserialize_with)]`.
-pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    deserializer.deserialize_map(Object(PhantomData))
+/// The keys that a share must have.
+pub(crate) const REQUIRED_KEYS: [&str; 4] = ["id", "backup_id", "from_project_id", "to_project_id"];
+
+/// The value that a key of the upstream's JSON requires, for the error about a malformed body.
+pub(crate) fn expected_value(key: &str) -> &'static str {
+    match key {
+        "size" | "object_count" => "a 64-bit integer",
+        "is_incremental" | "has_dependent_backups" | "has_dependent_backup" => "a boolean",
+        "data_timestamp" | "created_at" | "updated_at" => "a time such as 2017-08-08T04:03:27.000000",
+        _ => "a string",
+    }
 }
 
-/// The same of an object or null.
-fn optional_object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    deserializer.deserialize_any(OptionalObject(PhantomData))
+/// A `T` that is read from a JSON object. A derived `Deserialize` alone would accept an array of the values, too.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
 }
 
-struct Object<T>(PhantomData<T>);
+struct ObjectVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
-    type Value = T;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
-struct OptionalObject<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for OptionalObject<T> {
-    type Value = Option<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_unit<E>(self) -> Result<Option<T>, E> {
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Option<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Some)
-    }
+fn optional_backup<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Backup>, D::Error> {
+    Ok(Option::<Object<Backup>>::deserialize(deserializer)?.map(|Object(backup)| backup))
 }

@@ -1,11 +1,15 @@
-//! The upstream's times: `2017-08-08T04:03:27.000000`, with no zone, which means UTC. An offset or `Z` is honoured,
-//! any count of fraction digits is read, and what is finer than a microsecond is cut off.
+//! The upstream's times: `2017-08-08T04:03:27.000000`. A time without a zone is UTC; `Z` or an offset is honoured. Any number of
+//! fractional digits is accepted, and truncated to microseconds.
+//!
+//! jiff does the calendar. It accepts more than RFC 3339's `date-time` (a date alone, a blank for `T`, `+07`, second 60), so
+//! the form is checked first. Its `Timestamp` ends a day before the year 10000, so its civil types are used.
 
-use std::fmt;
+use std::borrow::Cow;
 
-use serde::de::{self, Deserializer, Visitor};
+use jiff::civil::{DateTime, Time, datetime};
+use serde::de::{Deserialize, Deserializer, Error as _};
 
-/// A moment in UTC, to the microsecond, within the years 1 to 9999 (the range of `google.protobuf.Timestamp`).
+/// An instant in UTC, to the microsecond, within the years 1 to 9999 (the range of `google.protobuf.Timestamp`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timestamp {
     /// Seconds since 1970-01-01T00:00:00Z; negative before.
@@ -14,121 +18,82 @@ pub struct Timestamp {
     pub nanos: i32,
 }
 
-const DAY: i64 = 86_400;
-/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
-const RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// A `0` stands for any digit.
+const DATE_TIME_FORM: &str = "0000-00-00T00:00:00";
+const OFFSET_FORM: &str = "00:00";
+/// The fractional digits that are kept.
+const MICROSECOND_DIGITS: usize = 6;
+
+const YEAR_1: DateTime = datetime(1, 1, 1, 0, 0, 0, 0);
+/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, in seconds since 1970.
+const MIN_SECONDS: i64 = -62_135_596_800;
+const MAX_SECONDS: i64 = 253_402_300_799;
 
 impl Timestamp {
-    /// Reads `YYYY-MM-DDThh:mm:ss[.f…][Z|±hh:mm]`. `None` is what cannot be read.
+    /// Parses `YYYY-MM-DDThh:mm:ss[.f…][Z|±hh:mm]`. Returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut rest = text.as_bytes();
-        let year = number(&mut rest, 4)?;
-        let month = literal(&mut rest, b'-').and_then(|()| number(&mut rest, 2))?;
-        let day = literal(&mut rest, b'-').and_then(|()| number(&mut rest, 2))?;
-        let hour = literal(&mut rest, b'T').and_then(|()| number(&mut rest, 2))?;
-        let minute = literal(&mut rest, b':').and_then(|()| number(&mut rest, 2))?;
-        let second = literal(&mut rest, b':').and_then(|()| number(&mut rest, 2))?;
-        let micros = fraction(&mut rest)?;
-        let offset = offset(rest)?;
-        let in_calendar = (1..=12).contains(&month) && day >= 1 && day <= days_in_month(year, month);
-        if !in_calendar || hour > 23 || minute > 59 || second > 59 {
+        let (date_time, rest) = text.split_at_checked(DATE_TIME_FORM.len())?;
+        if !has_form(date_time, DATE_TIME_FORM) || date_time.ends_with(":60") {
             return None;
         }
-        let seconds = days_since_1970(year, month, day) * DAY + hour * 3600 + minute * 60 + second - offset;
-        RANGE.contains(&seconds).then_some(Self { seconds, nanos: micros * 1000 })
+        let (fraction, zone) = split_fraction(rest)?;
+        let kept = fraction.len().min(1 + MICROSECOND_DIGITS);
+        let local: DateTime = text.get(..date_time.len() + kept)?.parse().ok()?;
+        if local < YEAR_1 {
+            return None;
+        }
+        let seconds = MIN_SECONDS + local.duration_since(YEAR_1).as_secs() - offset_seconds(zone)?;
+        let is_in_range = (MIN_SECONDS..=MAX_SECONDS).contains(&seconds);
+        is_in_range.then_some(Self { seconds, nanos: local.subsec_nanosecond() })
     }
 }
 
 /// Reads a JSON string as a time; null and `""` are unset. For `#[serde(deserialize_with)]`.
 pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    deserializer.deserialize_any(OptionalTimestamp)
-}
+    /// Borrows the text of the body unless it holds escapes.
+    #[derive(serde::Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-struct OptionalTimestamp;
-
-impl Visitor<'_> for OptionalTimestamp {
-    type Value = Option<Timestamp>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        const FORM: &str = "a time such as 2017-08-08T04:03:27.000000";
-        if text.is_empty() {
-            return Ok(None);
+    match Option::<Text<'_>>::deserialize(deserializer)? {
+        Some(Text(text)) if !text.is_empty() => {
+            Timestamp::parse(&text).map(Some).ok_or_else(|| D::Error::custom("invalid time"))
         }
-        let time = Timestamp::parse(text);
-        time.map(Some).ok_or_else(|| E::invalid_value(de::Unexpected::Other("text"), &FORM))
+        Some(_) | None => Ok(None),
     }
 }
 
-fn literal(rest: &mut &[u8], expected: u8) -> Option<()> {
-    let (first, tail) = rest.split_first()?;
-    *rest = tail;
-    (*first == expected).then_some(())
-}
-
-/// Exactly `digits` digits.
-fn number(rest: &mut &[u8], digits: usize) -> Option<i64> {
-    let (head, tail) = rest.split_at_checked(digits)?;
-    *rest = tail;
-    head.iter().try_fold(0, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
-}
-
-/// `.` and one digit or more, as microseconds; nothing is zero.
-fn fraction(rest: &mut &[u8]) -> Option<i32> {
-    let Some(tail) = rest.strip_prefix(b".") else { return Some(0) };
-    let digits = tail.iter().take_while(|b| b.is_ascii_digit()).count();
-    let (head, tail) = tail.split_at_checked(digits)?;
-    *rest = tail;
-    let padded = head.iter().copied().chain(std::iter::repeat(b'0')).take(6);
-    (digits > 0).then(|| padded.fold(0, |sum, b| sum * 10 + i32::from(b - b'0')))
-}
-
-/// What is left is the zone: nothing or `Z` (UTC), or `±hh:mm`. In seconds east of UTC.
-fn offset(mut rest: &[u8]) -> Option<i64> {
-    let sign = match rest.split_first() {
-        None | Some((b'Z', [])) => return Some(0),
-        Some((b'+', tail)) => {
-            rest = tail;
-            1
-        }
-        Some((b'-', tail)) => {
-            rest = tail;
-            -1
-        }
-        Some(_) => return None,
+/// Whether `text` has a digit at each `0` of `form`, and the same character elsewhere.
+fn has_form(text: &str, form: &str) -> bool {
+    let is_match = |(byte, expected): (u8, u8)| match expected {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == expected,
     };
-    let hours = number(&mut rest, 2)?;
-    let minutes = literal(&mut rest, b':').and_then(|()| number(&mut rest, 2))?;
-    (rest.is_empty() && hours <= 23 && minutes <= 59).then_some(sign * (hours * 3600 + minutes * 60))
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(is_match)
 }
 
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+/// Splits into a fraction (nothing, or `.` with at least one digit) and the zone.
+fn split_fraction(text: &str) -> Option<(&str, &str)> {
+    let Some(after_point) = text.strip_prefix('.') else { return Some(("", text)) };
+    let digits = after_point.bytes().take_while(u8::is_ascii_digit).count();
+    if digits == 0 { None } else { text.split_at_checked(1 + digits) }
 }
 
-fn days_in_month(year: i64, month: i64) -> i64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
+/// The offset of a zone from UTC, in seconds east.
+fn offset_seconds(zone: &str) -> Option<i64> {
+    if matches!(zone, "" | "Z") {
+        return Some(0);
     }
-}
-
-/// Days of the proleptic Gregorian calendar: those of whole years, of whole months, and of this month.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let before = year - 1;
-    let years = before * 365 + before / 4 - before / 100 + before / 400;
-    let months: i64 = (1..month).map(|month| days_in_month(year, month)).sum();
-    const DAYS_BEFORE_1970: i64 = 719_162;
-    years + months + day - 1 - DAYS_BEFORE_1970
+    let (sign, offset) = zone.split_at_checked(1)?;
+    if !has_form(offset, OFFSET_FORM) {
+        return None;
+    }
+    // Up to 23:59, as RFC 3339 has it.
+    let seconds = offset.parse::<Time>().ok()?.duration_since(Time::midnight()).as_secs();
+    match sign {
+        "+" => Some(seconds),
+        "-" => Some(-seconds),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +102,7 @@ mod tests {
 
     /// Seconds as `date -u -d … +%s` gives them.
     #[test]
-    fn times_are_read() {
+    fn parse_accepts_valid_times() {
         for (text, seconds, nanos) in [
             ("2017-08-08T04:03:27.000000", 1_502_165_007, 0),
             ("2017-08-16T07:24:24.786297", 1_502_868_264, 786_297_000),
@@ -159,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn parse_rejects_invalid_times() {
         for text in [
             "",
             " ",

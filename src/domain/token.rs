@@ -14,24 +14,23 @@ pub const TOKEN_HEADER_NAME: HeaderName = HeaderName::from_static(TOKEN_HEADER);
 /// The longest token that is accepted, in bytes. PKI tokens take 5 KB and more.
 pub const MAX_TOKEN_BYTES: usize = 32_768;
 
-/// A token. It is never shown: `Debug` prints a placeholder, and the header value is marked sensitive.
+/// A token. `Debug` prints a placeholder, and the header value is marked sensitive.
 #[derive(Clone)]
 pub struct Token(HeaderValue);
 
-/// Why the headers hold no usable token.
+/// Why the headers hold no valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
     /// There is none, or an empty one.
     Missing,
     /// There is more than one.
     Duplicate,
-    /// It is longer than [`MAX_TOKEN_BYTES`], or not all of it is visible ASCII.
+    /// It is longer than [`MAX_TOKEN_BYTES`], or has other characters than visible ASCII.
     Invalid,
 }
 
 impl Token {
-    /// Reads the one token that the headers must hold. Call this with the HTTP headers, before anything merges the
-    /// trailers into them.
+    /// Reads the only token of the HTTP headers. tonic's metadata must not be used here: it includes the trailers.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, TokenError> {
         let mut values = headers.get_all(TOKEN_HEADER_NAME).iter();
         let value = values.next().ok_or(TokenError::Missing)?;
@@ -41,24 +40,24 @@ impl Token {
         Self::checked(value.clone())
     }
 
-    /// A token that no identity service has issued, to see how the upstream rejects it.
+    /// An invalid token, to test how the upstream rejects it.
     pub(crate) fn placeholder() -> Self {
         Self(HeaderValue::from_static("none"))
     }
 
-    /// The token that the identity service has issued, held in memory that is wiped when the last use of it ends.
+    /// A token from the identity service, in memory that is zeroized when its last copy is dropped.
     pub(crate) fn issued(value: &HeaderValue) -> Result<Self, TokenError> {
-        let wiped = Bytes::from_owner(Zeroizing::new(value.as_bytes().to_vec()));
-        Self::checked(HeaderValue::from_maybe_shared(wiped).map_err(|_| TokenError::Invalid)?)
+        let zeroizing = Bytes::from_owner(Zeroizing::new(value.as_bytes().to_vec()));
+        Self::checked(HeaderValue::from_maybe_shared(zeroizing).map_err(|_| TokenError::Invalid)?)
     }
 
     fn checked(mut value: HeaderValue) -> Result<Self, TokenError> {
         if value.is_empty() {
             return Err(TokenError::Missing);
         }
-        // No early end, so that a long token is looked at many bytes at a time.
-        let visible = value.as_bytes().iter().fold(true, |so_far, b| so_far & b.is_ascii_graphic());
-        if value.len() > MAX_TOKEN_BYTES || !visible {
+        // Without an early exit, the compiler can vectorize the loop.
+        let is_visible = value.as_bytes().iter().fold(true, |all, b| all & b.is_ascii_graphic());
+        if value.len() > MAX_TOKEN_BYTES || !is_visible {
             return Err(TokenError::Invalid);
         }
         value.set_sensitive(true);
@@ -70,7 +69,7 @@ impl Token {
         self.0.clone()
     }
 
-    /// The token itself.
+    /// The token as text.
     pub(crate) fn expose(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_not_shown() {
+    fn token_is_redacted_in_debug_output() {
         let token = Token::issued(&HeaderValue::from_static("gAAAAABsecret")).unwrap();
         assert_eq!(format!("{token:?} {:?}", token.value()), "Token([redacted]) Sensitive");
     }

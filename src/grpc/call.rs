@@ -25,11 +25,10 @@ use super::access_log::CallRecord;
 use super::authorization::AuthorizationPolicy;
 use super::config::Config;
 use super::context::{Call, PeerIdentity};
-use super::headers;
 use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
 use super::service::BackupShareGateway;
 use super::status::RpcError;
-use crate::domain::BackupShares;
+use crate::domain::{BackupShares, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
 use crate::telemetry::spans;
@@ -143,7 +142,7 @@ fn respond(record: &mut CallRecord, call: &Call, result: Result<Response<Body>, 
         return respond_with_error(record, call, RpcError::of_status(&status));
     }
     record.succeed();
-    response.headers_mut().insert(headers::REQUEST_ID, call.context.request_id.clone());
+    response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
     response
 }
 

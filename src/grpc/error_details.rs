@@ -17,9 +17,9 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::headers::{REQUEST_ID, never_index};
+use super::headers::never_index;
 use super::status::RpcError;
-use crate::domain::{self, ErrorKind};
+use crate::domain::{self, ErrorKind, REQUEST_ID_HEADER};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "backup-share-gateway";
@@ -114,7 +114,7 @@ impl RpcError {
             }
         }
         let mut headers = HeaderMap::with_capacity(4);
-        headers.insert(REQUEST_ID, request_id.clone());
+        headers.insert(REQUEST_ID_HEADER, request_id.clone());
         let mut metadata = MetadataMap::from_headers(headers);
         if let Some(delay) = self.retry_delay() {
             details.set_retry_info(Some(delay));

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::domain::{TRACEPARENT, TRACESTATE, TraceContext};
-
-/// The request ID: from the caller, to the upstream, and back to the caller.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::domain::{REQUEST_ID_HEADER, TRACEPARENT, TRACESTATE, TraceContext};
 
 /// The time that the caller waits.
 pub(super) const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -29,7 +26,7 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_valid = |value: &&HeaderValue| {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    match single_value(headers, REQUEST_ID).filter(is_valid) {
+    match single_value(headers, REQUEST_ID_HEADER).filter(is_valid) {
         Some(value) => never_index(value.clone()),
         None => generate_request_id(),
     }

@@ -1,5 +1,5 @@
-//! The base URL of a service: the upstream or the identity service. It has a scheme, a host, a port and a path, and nothing
-//! that would be dropped, sent or printed without notice.
+//! The base URL of a service: the upstream or the identity service. The rules are stricter than those of [`Url`] (the WHATWG
+//! standard), which removes or repairs parts of a URL silently.
 
 use std::fmt;
 
@@ -15,8 +15,8 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Reads an `https` URL, or an `http` one where `allow_plaintext` says so, that has nothing but a host, a port
-    /// and a path. The error says what is wrong and never repeats a password.
+    /// Parses an `https` URL (or `http`, with `allow_plaintext`) of a host, an optional port and path. The error never
+    /// repeats a password.
     pub fn parse(text: &str, allow_plaintext: bool) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
         match url.scheme() {
@@ -26,36 +26,34 @@ impl BaseUrl {
             _ => return Err("must begin with https://".into()),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("must not hold a user name or a password".into());
+            return Err("must not contain a user name or a password".into());
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("must not hold a query or a fragment".into());
+            return Err("must not contain a query or a fragment".into());
         }
-        // `Url` has already swallowed the dots, and `http:/host` and `http:\\host` too, without a word.
-        let path = text.splitn(4, '/').nth(3).unwrap_or_default();
-        if text.split('/').nth(2).is_some_and(|authority| authority.contains('@')) || url.port() == Some(0) {
-            return Err("must hold nothing but a host, a port over zero and a path".into());
-        }
-        if text.bytes().any(|b| b == b'\\' || b <= b' ')
-            || !text.get(url.scheme().len()..).unwrap_or_default().starts_with("://")
-        {
+        // From here on the text is checked: `Url` has removed `.` and `..` segments, and has accepted `http:/host` and
+        // `http:\\host`.
+        let (_, after_scheme) = text.split_at_checked(url.scheme().len()).unwrap_or_default();
+        let authority_and_path =
+            after_scheme.strip_prefix("://").filter(|rest| rest.bytes().all(|b| b != b'\\' && b > b' '));
+        let Some(authority_and_path) = authority_and_path else {
             return Err("must be written as scheme://host[:port][/path]".into());
+        };
+        let (authority, path) = authority_and_path.split_once('/').unwrap_or((authority_and_path, ""));
+        if authority.contains('@') || url.port() == Some(0) {
+            return Err("must consist of a host, a port above 0 and a path".into());
         }
-        let dots =
-            |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-        if path.split('/').any(dots) {
-            return Err("must not hold '.' or '..' in its path".into());
+        if path.split('/').any(is_dot_segment) {
+            return Err("must not contain '.' or '..' in its path".into());
         }
-        // The client sends it as a `Uri`, which accepts less.
-        if let Err(error) = url.as_str().parse::<Uri>() {
-            return Err(format!("cannot be sent in a request ({error})"));
-        }
-        let authority = HeaderValue::from_str(url.authority())
-            .map_err(|error| format!("cannot be sent in a request ({error})"))?;
+        let unsendable = |error: &dyn fmt::Display| format!("cannot be sent in a request ({error})");
+        // The client sends it as a `Uri`, which accepts less than `Url`.
+        url.as_str().parse::<Uri>().map_err(|error| unsendable(&error))?;
+        let authority = HeaderValue::from_str(url.authority()).map_err(|error| unsendable(&error))?;
         Ok(Self { url, authority })
     }
 
-    /// This URL with a path below its own, made of these parts.
+    /// This URL with the concatenated parts appended to its path.
     pub(crate) fn join(&self, path: &[&str]) -> Url {
         let path = [&[self.url.path().trim_end_matches('/'), "/"], path].concat().concat();
         let mut url = self.url.clone();
@@ -63,12 +61,12 @@ impl BaseUrl {
         url
     }
 
-    /// The value of the header `Host`.
+    /// The value of the `Host` header.
     pub(crate) fn host_header(&self) -> HeaderValue {
         self.authority.clone()
     }
 
-    /// The host and the port of its connections.
+    /// The host and port to connect to.
     pub(crate) fn host_and_port(&self) -> (String, u16) {
         let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         (host.to_owned(), self.url.port_or_known_default().unwrap_or_default())
@@ -83,6 +81,11 @@ impl BaseUrl {
     pub fn is_plaintext(&self) -> bool {
         self.url.scheme() == "http"
     }
+}
+
+/// Whether a path segment is removed by [`Url`]: `.` or `..`, also percent-encoded.
+fn is_dot_segment(segment: &str) -> bool {
+    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 /// Whether it is an `https` URL with an IPv6 address as its host.
@@ -107,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_is_a_scheme_a_host_a_port_and_a_path() {
+    fn parse_rejects_all_but_scheme_host_port_and_path() {
         for bad in [
             "",
             "vbs.example",

@@ -1,29 +1,35 @@
-//! One attempt: a GET with a credential, and what its response says.
+//! One attempt: a GET with a credential, and its response as a share or an error.
+//!
+//! An attempt knows nothing of those before and after it but their number. The status is checked before the JSON: the body of a
+//! 404 is never read as a share. Each attempt has a client span and one observation in
+//! `http_client_request_duration_seconds`, also if it is cancelled.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span};
 use url::Url;
 
-use super::error::{from_response, safe_request_id};
+use super::error::{deadline_exceeded, from_response, safe_request_id};
 use super::json::read_share;
 use super::retry::retry_after;
-use super::{BaseUrl, DEADLINE_PASSED, Upstream};
+use super::unknown_fields::UnknownFields;
 use crate::credentials::{AuthMaterial, SignableRequest};
-use crate::domain::{BackupShare, CallContext, Error, ErrorKind, ProjectId, ShareId, ShareRef};
-use crate::http::{Body, Error as HttpError, Response, Reuse, first_text, has_content_encoding};
+use crate::domain::{
+    BackupShare, CallContext, Error, ErrorKind, ProjectId, REQUEST_ID_HEADER, ShareId, ShareRef,
+};
+use crate::http::{
+    BaseUrl, Body, Error as HttpError, HttpClient, Response, Reuse, first_text, has_content_encoding,
+};
 use crate::metrics::Metrics;
 use crate::telemetry::spans;
 
 const ACCEPT: &str = "application/json";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Where the services of these clouds put their ID of the request: the API gateway's first, then that of the services
-/// behind it.
+/// The headers with the upstream's request ID: of the API gateway, then of the services behind it.
 const REQUEST_ID_HEADERS: [HeaderName; 4] = [
-    REQUEST_ID,
+    REQUEST_ID_HEADER,
     HeaderName::from_static("x-openstack-request-id"),
     HeaderName::from_static("x-compute-request-id"),
     HeaderName::from_static("x-iam-trace-id"),
@@ -32,109 +38,146 @@ const REQUEST_ID_HEADERS: [HeaderName; 4] = [
 /// A failed attempt.
 pub(super) struct AttemptError {
     pub(super) error: Error,
+    /// The metric's label `error_type`. `None` if the response has an error status.
+    error_type: Option<&'static str>,
     /// The upstream closed a pooled connection before it sent a complete response head.
     pub(super) is_stale: bool,
 }
 
-impl From<Error> for AttemptError {
-    fn from(error: Error) -> Self {
-        Self { error, is_stale: false }
+impl AttemptError {
+    fn new(kind: ErrorKind, error_type: &'static str, detail: impl Into<String>) -> Self {
+        Self { error: Error::new(kind, detail), error_type: Some(error_type), is_stale: false }
+    }
+
+    /// The metric's label for why another attempt follows.
+    pub(super) fn retry_reason(&self) -> &'static str {
+        self.error_type.unwrap_or("status")
     }
 }
 
 impl From<HttpError> for AttemptError {
     fn from(error: HttpError) -> Self {
         match error {
-            HttpError::Unreachable(detail) => Error::new(ErrorKind::Unreachable, detail).into(),
+            HttpError::Unreachable(detail) => Self::new(ErrorKind::Unreachable, "connect", detail),
             HttpError::ProxyAuthentication(detail) => {
-                Error::new(ErrorKind::ProxyAuthenticationRequired, detail).into()
+                Self::new(ErrorKind::ProxyAuthenticationRequired, "connect", detail)
             }
-            HttpError::Lost { detail, stale } => {
-                Self { error: Error::new(ErrorKind::ConnectionLost, detail), is_stale: stale }
+            HttpError::Lost { detail, is_stale } => {
+                Self { is_stale, ..Self::new(ErrorKind::ConnectionLost, "lost", detail) }
             }
         }
     }
 }
 
-impl Upstream {
-    /// Makes one attempt, after `requests` others of the same call.
-    pub(super) async fn attempt(
+/// Makes the attempts of all calls.
+pub(super) struct AttemptClient {
+    /// `None` if the endpoint comes with the credential.
+    pub(super) base_url: Option<BaseUrl>,
+    pub(super) http: HttpClient,
+    pub(super) timeout: Duration,
+    pub(super) metrics: Metrics,
+    pub(super) unknown_fields: UnknownFields,
+}
+
+impl AttemptClient {
+    /// Makes one attempt, after `resend_count` others of the same call.
+    pub(super) async fn get(
         &self,
         call: &CallContext,
         share: &ShareRef,
         material: &AuthMaterial,
         reuse: Reuse,
-        requests: u32,
+        resend_count: u32,
     ) -> Result<BackupShare, AttemptError> {
-        let unknown = || Error::new(ErrorKind::Unreachable, "the upstream's URL is not known");
-        let base_url = self.base_url.as_ref().or(material.endpoint()).ok_or_else(unknown)?;
+        let Some(base_url) = self.base_url.as_ref().or(material.endpoint()) else {
+            let detail = "the upstream's URL is unknown";
+            return Err(AttemptError::new(ErrorKind::Unreachable, "connect", detail));
+        };
         let url = share_url(base_url, &share.project_id, &share.id);
-        let span = spans::attempt(&url, requests);
+        let span = spans::attempt(&url, resend_count);
         let mut record = AttemptRecord::new(&self.metrics, span.clone());
         let mut headers = request_headers(call, base_url);
         spans::inject(&span, &call.trace, &mut headers);
         material.add_to(&mut headers, signable(&url, &share.project_id), SystemTime::now());
 
-        let timeout = record.start + self.config.attempt_timeout;
+        let timeout = record.start + self.timeout;
         let exchange = self.http.get(url, headers, reuse).instrument(span);
         let result = match timeout_at(call.deadline.min(timeout), exchange).await {
-            Ok(Ok(response)) => self.read(call, share, material, &response).map_err(AttemptError::from),
+            Ok(Ok(response)) => self.read_response(call, share, material, &response),
             Ok(Err(error)) => Err(error.into()),
             // If both expire together, the deadline is reported.
             Err(_) if call.deadline <= timeout => {
-                Err(Error::new(ErrorKind::DeadlineExceeded, DEADLINE_PASSED).into())
+                Err(AttemptError { error: deadline_exceeded(), error_type: Some("timeout"), is_stale: false })
             }
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "no reply within the attempt's time").into()),
+            Err(_) => {
+                let detail = "no response within the attempt timeout";
+                Err(AttemptError::new(ErrorKind::Timeout, "timeout", detail))
+            }
         };
-        record.end(result.as_ref().err().map(|failed| &failed.error));
+        record.end(result.as_ref().err());
         result
     }
 
-    /// The status before the JSON.
-    fn read(
+    fn read_response(
         &self,
         call: &CallContext,
         share: &ShareRef,
         material: &AuthMaterial,
         response: &Response,
-    ) -> Result<BackupShare, Error> {
+    ) -> Result<BackupShare, AttemptError> {
         let request_id = first_text(&response.headers, &REQUEST_ID_HEADERS);
-        let is_coded = has_content_encoding(&response.headers);
-        let body = match &response.body {
-            Body::Complete(bytes) => Some(bytes.as_ref()),
-            Body::TooLarge => None,
-        };
         if response.status != 200 {
-            let body = if is_coded { None } else { body };
-            let error = from_response(response.status, request_id, body, material);
-            let mut values = response.headers.get_all(header::RETRY_AFTER).iter();
-            let retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
-            return Err(Error { retry_after, ..error });
+            return Err(status_error(response, request_id, material));
         }
         let request_id = request_id.and_then(|id| safe_request_id(id, material));
-        let failed = |kind, detail: String| Error {
-            http_status: Some(200),
-            request_id: request_id.clone(),
-            ..Error::new(kind, detail)
+        match self.read_body(response, &share.id, material) {
+            Ok(found) => {
+                if let Some(id) = request_id {
+                    call.stats.set_upstream_request_id(id);
+                }
+                Ok(found)
+            }
+            Err(failed) => {
+                let error = Error { http_status: Some(200), request_id, ..failed.error };
+                Err(AttemptError { error, ..failed })
+            }
+        }
+    }
+
+    /// Reads the body of a 200.
+    fn read_body(
+        &self,
+        response: &Response,
+        id: &ShareId,
+        material: &AuthMaterial,
+    ) -> Result<BackupShare, AttemptError> {
+        let Body::Complete(body) = &response.body else {
+            let detail = "the body is longer than the limit";
+            return Err(AttemptError::new(ErrorKind::TooLarge, "too_large", detail));
         };
-        let body =
-            body.ok_or_else(|| failed(ErrorKind::TooLarge, "the body is longer than the limit".into()))?;
-        if is_coded {
-            let detail = "the body has a content coding, which was not asked for";
-            return Err(failed(ErrorKind::Malformed, detail.into()));
+        let malformed = |detail: &str| AttemptError::new(ErrorKind::Malformed, "malformed", detail);
+        if has_content_encoding(&response.headers) {
+            return Err(malformed("the body has a content encoding, although none was requested"));
         }
-        let note = |path: String| self.unknown_fields.note(&path, material, &self.metrics);
-        let found = read_share(body, &share.id, note)
-            // A key may repeat the token, too.
-            .map_err(|malformed| failed(ErrorKind::Malformed, material.redact(&malformed.to_string())))?;
-        if let Some(id) = request_id {
-            call.stats.set_upstream_request_id(id);
-        }
-        Ok(found)
+        let on_unknown = |path: String| self.unknown_fields.record(&path, material, &self.metrics);
+        // The path in the error may repeat the token.
+        read_share(body, id, on_unknown).map_err(|error| malformed(&material.redact(&error.to_string())))
     }
 }
 
-/// The URL of one share, below the upstream's.
+/// The error for a response that is not 200.
+fn status_error(response: &Response, request_id: Option<&str>, material: &AuthMaterial) -> AttemptError {
+    let body = match &response.body {
+        Body::Complete(body) if !has_content_encoding(&response.headers) => Some(body.as_ref()),
+        Body::Complete(_) | Body::TooLarge => None,
+    };
+    let error = from_response(response.status, request_id, body, material);
+    let mut values = response.headers.get_all(header::RETRY_AFTER).iter();
+    let retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
+    AttemptError { error: Error { retry_after, ..error }, error_type: None, is_stale: false }
+}
+
+/// The URL of one share, below that of the upstream.
 pub fn share_url(base: &BaseUrl, project_id: &ProjectId, id: &ShareId) -> Url {
     base.join(&["v2/", project_id.as_str(), "/os-vendor-backup-sharing/", id.as_str()])
 }
@@ -145,7 +188,7 @@ fn request_headers(call: &CallContext, base_url: &BaseUrl) -> HeaderMap {
     headers.insert(header::HOST, base_url.host_header());
     headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    headers.insert(REQUEST_ID, call.request_id.clone());
+    headers.insert(REQUEST_ID_HEADER, call.request_id.clone());
     headers
 }
 
@@ -159,19 +202,7 @@ fn signable<'a>(url: &'a Url, project_id: &'a ProjectId) -> SignableRequest<'a> 
     }
 }
 
-/// The metric's label for why an attempt failed; a response with a status of its own has none.
-pub(super) fn error_type(error: &Error) -> Option<&'static str> {
-    match (error.kind, error.http_status) {
-        (ErrorKind::Malformed, _) => Some("malformed"),
-        (ErrorKind::TooLarge, _) => Some("too_large"),
-        (ErrorKind::Unreachable | ErrorKind::ProxyAuthenticationRequired, None) => Some("connect"),
-        (ErrorKind::ConnectionLost, _) => Some("lost"),
-        (ErrorKind::Timeout | ErrorKind::DeadlineExceeded, None) => Some("timeout"),
-        (_, _) => None,
-    }
-}
-
-/// Observes an attempt when it ends, or when it is dropped because its caller is gone.
+/// Observes an attempt when it is dropped: after its end, or because the call was cancelled.
 struct AttemptRecord<'a> {
     metrics: &'a Metrics,
     span: Span,
@@ -186,9 +217,9 @@ impl<'a> AttemptRecord<'a> {
         Self { metrics, span, start, http_status: None, error_type: Some("cancelled") }
     }
 
-    fn end(&mut self, error: Option<&Error>) {
-        self.http_status = error.map_or(Some(200), |error| error.http_status);
-        self.error_type = error.and_then(error_type);
+    fn end(&mut self, failed: Option<&AttemptError>) {
+        self.http_status = failed.map_or(Some(200), |failed| failed.error.http_status);
+        self.error_type = failed.and_then(|failed| failed.error_type);
     }
 }
 

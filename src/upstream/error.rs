@@ -1,12 +1,13 @@
-//! From a response that is not 200 to an [`Error`]: its kind, and what of it the caller may read.
+//! Maps a response that is not 200 to an [`Error`]: its kind, and the parts of it that the caller may read.
 //!
-//! [`kind_of_status`] is total: every HTTP status has its kind, and a 404 has two, by the origin of its body.
+//! Statuses are those of RFC 9110, of RFC 6585 (429, 431) and of nginx, which the vendor's API gateway is built on (494). A 404
+//! has two kinds, by the origin of its body. `grpc/status.rs` maps kinds to gRPC codes.
 
 use super::error_body::{ErrorBody, ErrorOrigin};
 use crate::credentials::AuthMaterial;
 use crate::domain::{Error, ErrorKind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
 
-/// The kind of a reply that is not 200; `origin` matters for a 404 only.
+/// The kind of a response that is not 200. `origin` matters for a 404 only.
 fn kind_of_status(status: u16, origin: ErrorOrigin) -> ErrorKind {
     match (status, origin) {
         (400 | 413 | 414 | 422 | 431 | 494, _) => ErrorKind::BadRequest,
@@ -31,7 +32,12 @@ fn kind_of_status(status: u16, origin: ErrorOrigin) -> ErrorKind {
     }
 }
 
-/// A whole reply that is not 200. `body` is `None` where it was longer than the limit, or coded.
+/// The error of a call whose deadline has expired.
+pub(super) fn deadline_exceeded() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the caller's deadline expired")
+}
+
+/// The error for a complete response that is not 200. `body` is `None` if it is longer than the limit, or has a content encoding.
 pub fn from_response(
     status: u16,
     request_id: Option<&str>,
@@ -43,38 +49,37 @@ pub fn from_response(
         401 if material.is_gateway_owned() => ErrorKind::OwnCredentialRefused,
         status => kind_of_status(status, parsed.origin),
     };
-    let safe = |text: &str, limit| sanitize(text, material, limit);
+    let code = parsed.code.map(|code| sanitize(&code, material, MAX_METADATA_BYTES));
+    let message = parsed.message.map(|message| sanitize(&message, material, MAX_MESSAGE_BYTES));
+    let request_id = request_id.or(parsed.request_id.as_deref());
     Error {
         http_status: Some(status),
-        code: parsed.code.as_deref().map(|code| safe(code, MAX_METADATA_BYTES)),
-        request_id: request_id.or(parsed.request_id.as_deref()).and_then(|id| safe_request_id(id, material)),
-        message: parsed
-            .message
-            .as_deref()
-            .map(|text| safe(text, MAX_MESSAGE_BYTES))
-            .filter(|m| !m.is_empty()),
+        code,
+        request_id: request_id.and_then(|id| safe_request_id(id, material)),
+        message: message.filter(|message| !message.is_empty()),
         ..Error::new(kind, format!("HTTP status {status}"))
     }
 }
 
-/// An ID of a request as the upstream names it, if it is one that can be searched for.
+/// The upstream's request ID, redacted and truncated. `None` if it is not visible ASCII.
 pub(super) fn safe_request_id(id: &str, material: &AuthMaterial) -> Option<String> {
     let visible = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
-    visible.then(|| cut(material.redact(id), MAX_METADATA_BYTES))
+    visible.then(|| truncate(material.redact(id), MAX_METADATA_BYTES))
 }
 
-/// `text` without control characters and without the token, cut between characters.
+/// `text` without control characters and secrets, truncated to `limit` bytes.
 fn sanitize(text: &str, material: &AuthMaterial, limit: usize) -> String {
-    /// More is cut off anyway, and need not be searched.
-    const MOST: usize = 4096;
+    /// Characters after these are truncated in any case and need no redaction.
+    const MAX_CHARS: usize = 4096;
 
-    let plain: String = text.chars().filter(|c| !c.is_control()).take(MOST).collect();
-    cut(material.redact(&plain), limit)
+    let printable: String = text.chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
+    truncate(material.redact(&printable), limit)
 }
 
-fn cut(mut text: String, limit: usize) -> String {
-    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.truncate(end);
+/// Truncates at a character boundary.
+fn truncate(mut text: String, limit: usize) -> String {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
     text
 }
 
@@ -91,16 +96,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_stripped_redacted_and_cut_between_characters() {
+    fn message_is_stripped_redacted_and_truncated_between_characters() {
         assert_eq!(sanitize("a\r\nb\u{7f}\u{85}c", &token(), 512), "abc");
         let echo = "a\r\nb\u{7f}\u{85}c gAAAAABl-a-token\u{0}-of-a-caller";
         assert_eq!(sanitize(echo, &token(), 512), "[redacted]");
-        let cut = sanitize(&"ü".repeat(400), &token(), 511);
-        assert_eq!(cut, "ü".repeat(255));
+        let truncated = sanitize(&"ü".repeat(400), &token(), 511);
+        assert_eq!(truncated, "ü".repeat(255));
     }
 
     #[test]
-    fn a_request_id_is_visible_ascii_or_none() {
+    fn request_id_is_visible_ascii_or_none() {
         assert_eq!(safe_request_id("req-1", &token()).as_deref(), Some("req-1"));
         for bad in ["", "a b", "ü", "a\nb"] {
             assert_eq!(safe_request_id(bad, &token()), None);

@@ -1,77 +1,75 @@
-//! What an error body says. The upstream and the proxies and services before and behind it speak in some twenty
-//! shapes; one total function reads them all, and what it does not know says nothing.
+//! Parses error bodies of the upstream and of the proxies and services before and behind it.
 //!
-//! The shapes come down to two. *Flat*: the code and the message stand at the top, under one of three pairs of names.
-//! *Wrapped*: the top holds one object under whatever key (`itemNotFound`, `error`), and they stand in there. Only out
-//! of these does a message reach a caller; HTML, text and other JSON never do.
+//! There are two shapes. *Flat*: code and message are members of the top object, under one of three pairs of names. *Wrapped*:
+//! they are members of an object inside it, under any key (`itemNotFound`, `error`). Only these give a message to a
+//! caller; HTML, text and other JSON never do. `tests/gateway/error_bodies.rs` has some twenty samples: those of the vendors'
+//! documentation and SDKs, of Cinder and Keystone, and captured ones.
 
 use serde_json::{Map, Value};
 
-/// What an error body says.
+/// The content of an error body.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
     /// The service's own code, such as `VolumeBackup.0041` or `404`.
     pub code: Option<String>,
-    /// The message, as the upstream wrote it. `None` too where it is known to hold credentials.
+    /// The message, as the upstream wrote it. `None` also if the body may hold credentials.
     pub message: Option<String>,
-    /// The upstream's ID of the request, where the body holds it.
+    /// The upstream's request ID.
     pub request_id: Option<String>,
-    /// Which service it comes from: whether a 404 of it is about a share.
+    /// The service that it comes from: whether a 404 is about a share.
     pub origin: ErrorOrigin,
 }
 
-/// Which service an error body comes from, as far as its shape and its code tell.
+/// The service that an error body comes from, by its shape and code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorOrigin {
     /// The Volume Backup Service itself.
     Vbs,
-    /// A gateway, a proxy, the identity service, another service, or nobody that is known.
+    /// A gateway, a proxy, the identity service, another service, or an unknown one.
     #[default]
     Other,
 }
 
-/// The three pairs of names, in the order in which the vendor's SDKs look for them.
+/// The names of code and message, in the order of the vendor's SDKs.
 const NAMES: [(&str, &str); 3] =
     [("error_code", "error_msg"), ("errorCode", "errorMsg"), ("code", "message")];
 
-/// The codes of the Volume Backup Service begin so.
+/// Prefixes of the codes of the Volume Backup Service.
 const VBS_CODES: [&str; 4] = ["VolumeBackup.", "AutoBackup.", "VBS.", "common."];
 
-/// The API gateway's message about a signature holds the access key and the canonical request. It is known by its code and
-/// by its words, wherever they stand and however they are spelt.
+/// The API gateway's message about a signature holds the access key and the canonical request. Its code and words are searched
+/// for in the [`normalized`] body.
 const CREDENTIAL_MARKERS: [&str; 4] = ["apigw.0301", "apig.0301", "canonicalrequest", "secretkey"];
-/// The codes of the API gateway begin so.
+/// Prefixes of the codes of the API gateway.
 const API_GATEWAY: [&str; 2] = ["apigw.", "apig."];
 
 impl ErrorBody {
-    /// Reads the body of an error. Whatever it holds, the answer is one: what cannot be read says nothing.
+    /// Parses the body of an error. A body of an unknown shape gives [`ErrorBody::default`], or its request ID alone.
     pub fn read(body: &[u8]) -> Self {
-        let Ok(Value::Object(top)) = serde_json::from_slice(body) else { return Self::default() };
+        let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+        let Some(top) = parsed.as_object() else { return Self::default() };
         let request_id = top.get("request_id").and_then(text);
-        let flat = ParsedError::in_object(&top);
-        let wrapped = || top.values().filter_map(Value::as_object).find_map(ParsedError::in_object);
+        let flat = ParsedError::in_object(top);
         let is_flat = flat.is_some();
-        let Some(parsed) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
-        // The raw text: of a key that stands twice only one value is among the parsed ones.
+        let wrapped = || top.values().filter_map(Value::as_object).find_map(ParsedError::in_object);
+        let Some(error) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
+        // The raw text too: the parsed one has only the last value of a key that occurs twice.
         let raw = normalized(&String::from_utf8_lossy(body));
-        let in_vbs_wrapper =
-            !is_flat && top.len() == 1 && !is_keystone(&top) && !is_one_of(&raw, &API_GATEWAY);
-        let origin = parsed.origin(in_vbs_wrapper);
-        let has_marker = is_one_of(&raw, &CREDENTIAL_MARKERS)
-            || top
-                .iter()
-                .any(|(key, value)| has_credential_marker(key) || value_has_credential_marker(value));
-        let ParsedError { code, message, .. } = parsed;
-        Self { code, message: message.filter(|_| !has_marker), request_id, origin }
+        let is_vbs_wrapper =
+            !is_flat && top.len() == 1 && !is_keystone(top) && !contains_any(&raw, &API_GATEWAY);
+        let origin = error.origin(is_vbs_wrapper);
+        let has_marker = contains_any(&raw, &CREDENTIAL_MARKERS) || value_has_credential_marker(&parsed);
+        let message = if has_marker { None } else { error.message };
+        Self { code: error.code, message, request_id, origin }
     }
 }
 
-/// A code and a message that stand side by side; one of them may be missing.
+/// The code and message of one object; one of them may be missing.
 struct ParsedError {
     code: Option<String>,
     message: Option<String>,
-    /// There is something under the code's name that is neither a text nor a number.
-    odd_code: bool,
+    /// The code is neither a string nor a number.
+    has_invalid_code: bool,
 }
 
 impl ParsedError {
@@ -80,22 +78,23 @@ impl ParsedError {
             let found = object.get(*code).filter(|code| !code.is_null());
             let code = found.and_then(code_text);
             let message = object.get(*message).and_then(text);
-            let odd_code = found.is_some() && code.is_none();
-            (code.is_some() || message.is_some()).then_some(Self { code, message, odd_code })
+            let has_invalid_code = found.is_some() && code.is_none();
+            let is_error = code.is_some() || message.is_some();
+            is_error.then_some(Self { code, message, has_invalid_code })
         })
     }
 
-    /// The code tells the origin; if it is a bare number or missing, the shape does.
-    fn origin(&self, in_vbs_wrapper: bool) -> ErrorOrigin {
+    /// The code determines the origin; if it is a number or missing, the shape does.
+    fn origin(&self, is_vbs_wrapper: bool) -> ErrorOrigin {
         let is_vbs = match self.code.as_deref() {
             Some(code) if !is_number(code) => VBS_CODES.iter().any(|prefix| code.starts_with(prefix)),
-            _ => in_vbs_wrapper && self.message.is_some() && !self.odd_code,
+            Some(_) | None => is_vbs_wrapper && self.message.is_some() && !self.has_invalid_code,
         };
         if is_vbs { ErrorOrigin::Vbs } else { ErrorOrigin::Other }
     }
 }
 
-/// The identity service names its errors by a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
+/// Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
 fn is_keystone(top: &Map<String, Value>) -> bool {
     top.get("error").and_then(|error| error.get("title")).is_some()
 }
@@ -109,28 +108,28 @@ fn code_text(value: &Value) -> Option<String> {
     text(value).or_else(|| value.as_number().map(ToString::to_string)).filter(|code| !code.is_empty())
 }
 
-/// A bare number, as an HTTP status is one: `404`, but not `4.04`.
+/// A number in the form of an HTTP status: `404`, but not `4.04`.
 fn is_number(code: &str) -> bool {
     code.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `text` in small letters, without all that can stand between the letters of a word.
+/// `text` in lower case, without anything but ASCII letters, digits and `.`.
 fn normalized(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').map(|c| c.to_ascii_lowercase()).collect()
 }
 
-fn is_one_of(normalized: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| normalized.contains(word))
+fn contains_any(normalized: &str, markers: &[&str]) -> bool {
+    markers.iter().any(|marker| normalized.contains(marker))
 }
 
 fn has_credential_marker(text: &str) -> bool {
     let words: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
-    let names_a_key = |word: &str| words.iter().any(|found| found == word);
+    let has_word = |searched: &str| words.iter().any(|word| word == searched);
     // "ak XXX not exist"
-    is_one_of(&normalized(text), &CREDENTIAL_MARKERS) || (names_a_key("ak") && names_a_key("exist"))
+    contains_any(&normalized(text), &CREDENTIAL_MARKERS) || (has_word("ak") && has_word("exist"))
 }
 
-/// Whether a marker occurs anywhere in it.
+/// Whether a marker occurs in any key or string of it.
 fn value_has_credential_marker(value: &Value) -> bool {
     match value {
         Value::String(text) => has_credential_marker(text),

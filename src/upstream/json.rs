@@ -1,102 +1,103 @@
-//! The JSON of a 200, read strictly where a wrong reading would be a false answer, and leniently where the upstream may
-//! grow.
+//! Parses the body of a 200.
 //!
-//! Strict: UTF-8 throughout (serde_json accepts invalid UTF-8 in values that it ignores), objects are objects, numbers are
-//! 64-bit integers, a known key occurs once, the four IDs of a share are present. Lenient: an unknown key is ignored and
-//! reported to the caller of [`read_share`]. An error names the JSON path and never the value, which may be a secret.
+//! Strict where a lenient reading could return a wrong value: UTF-8 throughout, objects are objects, numbers are 64-bit
+//! integers, a known key occurs once, the four IDs of a share are present. An unknown key is ignored, since the upstream may
+//! add keys, and reported to the caller of [`read_share`].
+//!
+//! An error names the JSON path and what is required there. It never holds a value of the body, nor serde's message, which
+//! quotes the value: it may be a secret. `tests/gateway/upstream_replies.rs` has an example of each rule.
 
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
+use serde_json::error::Category;
 
-use crate::domain::{BackupShare, ShareId, object};
+use crate::domain::{BackupShare, Object, REQUIRED_KEYS, ShareId, expected_value};
 
 /// The whole body.
 #[derive(Deserialize)]
 struct Envelope {
-    #[serde(deserialize_with = "object")]
-    shared: BackupShare,
+    shared: Object<BackupShare>,
 }
 
-/// Why a body is not the share asked for: a JSON path and a sentence, neither of which holds a value of the body.
+/// Why a body is not the requested share: a JSON path and a reason, neither of which holds a value of the body.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed(String);
+pub struct MalformedBody(String);
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Reads the body of a 200 as the share with the `requested` ID. `unknown` gets the path of each unknown key.
+/// Parses the body of a 200 as the share with the `requested` ID. `on_unknown` gets the path of each unknown key.
 pub fn read_share(
     body: &[u8],
     requested: &ShareId,
-    mut unknown: impl FnMut(String),
-) -> Result<BackupShare, Malformed> {
+    on_unknown: impl FnMut(String),
+) -> Result<BackupShare, MalformedBody> {
     if body.is_empty() {
-        return Err(Malformed("the body is empty".into()));
+        return Err(MalformedBody("the body is empty".into()));
     }
+    // serde_json accepts invalid UTF-8 in values that are ignored.
     let text = std::str::from_utf8(body)
-        .map_err(|error| Malformed(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    let mut ignored = Vec::new();
-    let Ok(Envelope { shared: share }) = parse(text, &mut ignored) else {
-        return Err(Malformed::locate(text));
-    };
-    // Only now: the unknown keys of a malformed body are not counted.
-    ignored.into_iter().for_each(&mut unknown);
+        .map_err(|error| MalformedBody(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    let mut unknown_paths = Vec::new();
+    let share = parse(text, &mut unknown_paths).map_err(|_| MalformedBody::locate(text))?;
+    // The unknown keys of a malformed body are not counted.
+    unknown_paths.into_iter().for_each(on_unknown);
     if !requested.matches(&share.id) {
-        return Err(Malformed("shared.id: is not the ID asked for".into()));
+        return Err(MalformedBody("shared.id: is not the requested ID".into()));
     }
     Ok(share)
 }
 
-/// Reads the body; the paths of the keys that are not read go to `ignored`.
-fn parse(text: &str, ignored: &mut Vec<String>) -> serde_json::Result<Envelope> {
+fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<BackupShare> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let mut note = |path: serde_ignored::Path<'_>| ignored.push(path.to_string());
-    let envelope = object(serde_ignored::Deserializer::new(&mut json, &mut note))?;
+    // serde_ignored shows an `Option` as `.?`.
+    let mut on_unknown =
+        |path: serde_ignored::Path<'_>| unknown_paths.push(path.to_string().replace(".?", ""));
+    let body = serde_ignored::Deserializer::new(&mut json, &mut on_unknown);
+    let Object(Envelope { shared: Object(share) }) = Object::deserialize(body)?;
     json.end()?;
-    Ok(envelope)
+    Ok(share)
 }
 
-impl Malformed {
-    /// Reads a malformed text again, to find out where it is wrong: tracking the path doubles the cost of reading, and few
-    /// replies need it.
+impl MalformedBody {
+    /// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
     fn locate(text: &str) -> Self {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let mut track = serde_path_to_error::Track::new();
-        let read: Result<Envelope, _> = object(serde_path_to_error::Deserializer::new(&mut json, &mut track));
-        match read.map(|_| json.end()) {
-            Err(error) => Self::at(&track.path().to_string(), &error),
-            Ok(Err(error)) => Self::at(".", &error),
-            Ok(Ok(())) => Self("cannot be read".into()),
-        }
-    }
-
-    /// Keeps of serde's message only what our own types put into it: the value that it quotes may be a secret.
-    fn at(path: &str, error: &serde_json::Error) -> Self {
-        let whole = error.to_string();
-        let text = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(text, _)| text);
-        let what = match error.classify() {
-            _ if text.starts_with("missing field") || text.starts_with("duplicate field") => text,
-            serde_json::error::Category::Data => {
-                match text.rfind(EXPECTED).and_then(|at| text.get(at + 2..)) {
-                    Some("expected i64") => "expected a whole number of 64 bits",
-                    Some(expected) => expected,
-                    None => "cannot be read",
-                }
-            }
-            serde_json::error::Category::Eof => "the JSON is cut short",
-            serde_json::error::Category::Syntax | serde_json::error::Category::Io => "is not JSON",
+        let json = &mut serde_json::Deserializer::from_str(text);
+        let parsed: Result<Object<Envelope>, _> = serde_path_to_error::deserialize(json);
+        let (path, category) = match parsed {
+            Err(error) => (error.path().to_string(), error.inner().classify()),
+            // The object is valid, so something follows it.
+            Ok(_) => (".".to_owned(), Category::Syntax),
         };
-        let path: String = path.chars().filter(|c| c.is_ascii_graphic()).take(128).collect();
-        Self(match path.as_str() {
-            "" | "." => format!("the body: {what}"),
-            path => format!("{path}: {what}"),
+        let path: String = path.chars().filter(char::is_ascii_graphic).take(128).collect();
+        let location = if path == "." { "the body" } else { &path };
+        Self(match category {
+            Category::Data => format!("{location}: {}", data_problem(text, &path)),
+            Category::Eof => format!("{location}: the JSON is truncated"),
+            Category::Syntax | Category::Io => format!("{location}: is not JSON"),
         })
     }
 }
 
-/// How serde's message goes on after the value: from here on it is our own types' words.
-const EXPECTED: &str = ", expected ";
+/// Why valid JSON is not a share. An error of serde at an object means that it is none, or that a key is missing or repeated.
+fn data_problem(text: &str, path: &str) -> String {
+    let body: Value = serde_json::from_str(text).unwrap_or_default();
+    let (object, required_keys) = match path {
+        "." => (&body, &["shared"][..]),
+        "shared" => (&body["shared"], &REQUIRED_KEYS[..]),
+        "shared.backup" => (&body["shared"]["backup"], &[][..]),
+        _ => return format!("expected {}", expected_value(path.rsplit('.').next().unwrap_or_default())),
+    };
+    match object.as_object() {
+        None => "expected an object".to_owned(),
+        Some(members) => match required_keys.iter().find(|key| !members.contains_key(**key)) {
+            Some(key) => format!("the key {key} is missing"),
+            None => "a known key occurs twice".to_owned(),
+        },
+    }
+}

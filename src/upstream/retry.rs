@@ -1,4 +1,8 @@
-//! When a call is attempted again: a pure policy. Clock and randomness are arguments; nothing here sleeps or sends.
+//! The retry policy: whether and when another attempt follows a failed one. It is pure: time and randomness are arguments, and
+//! it neither sleeps nor sends.
+//!
+//! Sources: gRFC A6 for the throttle and for no retry of a call that its client repeats; RFC 9110, sections 9.2.2 (a GET is
+//! idempotent) and 10.2.3 (`Retry-After`); "Exponential Backoff And Jitter" of the AWS Architecture Blog for full jitter.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -7,9 +11,10 @@ use crate::domain::{Error, ErrorKind};
 
 /// The default of `Config::first_backoff`.
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The bound of every backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// What a call has done so far.
+/// The progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RetryState {
     /// Failed attempts that count against `max_attempts`.
@@ -36,24 +41,20 @@ impl RetryState {
             has_refreshed_credential: false,
         }
     }
-
-    fn may_retry_more(&self) -> bool {
-        self.may_retry && self.attempts < self.max_attempts
-    }
 }
 
-/// What to do after a failed attempt.
+/// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Send the request again on a new connection, without a retry token: the upstream had closed the pooled one.
     RepeatStale,
-    /// Try again at once with a new credential.
+    /// Retry immediately with a new credential.
     RefreshCredential,
-    /// Try again after the delay, if the throttle allows it.
+    /// Retry after the delay, if the throttle allows it.
     Retry {
         /// How long to wait.
         delay: Duration,
-        /// The failure may be that of all pooled connections.
+        /// All pooled connections may be broken.
         needs_new_connection: bool,
     },
     /// The error is the result of the call.
@@ -62,8 +63,8 @@ pub(super) enum Step {
 
 /// Decides what follows an attempt that failed with `error`.
 ///
-/// `is_stale` means that the upstream closed a pooled connection; `time_left` is what is left of the caller's deadline: a
-/// delay that does not fit ends the call at once. `random` is in 0..1.
+/// `is_stale` means that the upstream closed a pooled connection. A delay of `time_left` (until the caller's deadline) or more ends the
+/// call immediately. `random` is in 0..1.
 pub(super) fn next_step(
     mut state: RetryState,
     error: &Error,
@@ -77,7 +78,7 @@ pub(super) fn next_step(
         return (state, Step::RepeatStale);
     }
     state.attempts += 1;
-    if !state.may_retry_more() {
+    if !state.may_retry || state.attempts >= state.max_attempts {
         return (state, Step::GiveUp);
     }
     if error.kind == ErrorKind::OwnCredentialRefused && !state.has_refreshed_credential {
@@ -95,8 +96,8 @@ pub(super) fn next_step(
     (state, Step::Retry { delay, needs_new_connection: needs_new_connection(error) })
 }
 
-/// After a lost connection or a timeout, the other pooled connections are as suspect as the one that was used. A 408 or 504
-/// is a timeout behind a connection that works.
+/// After a lost connection or a timeout, the other pooled connections may be broken, too. A 408 or 504 is a timeout behind
+/// a working connection.
 fn needs_new_connection(error: &Error) -> bool {
     let is_own_timeout = error.kind == ErrorKind::Timeout && error.http_status.is_none();
     is_own_timeout || error.kind == ErrorKind::ConnectionLost
@@ -108,84 +109,66 @@ enum RetryClass {
     Always,
 }
 
+/// Only errors that are temporary by their nature are retried; a kind that is not named here never is.
 fn retry_class(kind: ErrorKind) -> RetryClass {
-    match kind {
-        ErrorKind::Timeout
-        | ErrorKind::BadGateway
-        | ErrorKind::Unavailable
-        | ErrorKind::Unreachable
-        | ErrorKind::ConnectionLost => RetryClass::Always,
-        ErrorKind::RateLimited => RetryClass::OnlyWithRetryAfter,
-        ErrorKind::BadRequest
-        | ErrorKind::Unauthenticated
-        | ErrorKind::OwnCredentialRefused
-        | ErrorKind::Forbidden
-        | ErrorKind::ShareNotFound
-        | ErrorKind::RouteNotFound
-        | ErrorKind::MethodNotAllowed
-        | ErrorKind::NotImplemented
-        | ErrorKind::NotAcceptable
-        | ErrorKind::ProxyAuthenticationRequired
-        | ErrorKind::Conflict
-        | ErrorKind::PreconditionFailed
-        | ErrorKind::Internal
-        | ErrorKind::ClientError
-        | ErrorKind::ServerError
-        | ErrorKind::UnexpectedStatus
-        | ErrorKind::Malformed
-        | ErrorKind::TooLarge
-        | ErrorKind::DeadlineExceeded
-        | ErrorKind::IdentityRefused
-        | ErrorKind::IdentityUnreachable => RetryClass::Never,
+    use ErrorKind::{BadGateway, ConnectionLost, RateLimited, Timeout, Unavailable, Unreachable};
+
+    if matches!(kind, Timeout | BadGateway | Unavailable | Unreachable | ConnectionLost) {
+        RetryClass::Always
+    } else if kind == RateLimited {
+        RetryClass::OnlyWithRetryAfter
+    } else {
+        RetryClass::Never
     }
 }
 
-/// Full jitter: anything from nothing to the exponential bound.
+/// Full jitter: from 0 to the exponential bound.
 fn backoff(first: Duration, attempts: u32, random: f64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(16);
     MAX_BACKOFF.min(first * 2u32.pow(doublings)).mul_f64(random)
 }
 
-/// Reads `Retry-After`: seconds, or an HTTP date, which is in the past if no wait is wanted. A value that cannot
-/// be parsed counts as absent.
+/// Parses `Retry-After`: seconds, or an HTTP date. A date in the past is no delay; an invalid value counts as absent.
 pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are a very long time, not an unreadable one.
+        // A number that is too large is a very long delay, not an invalid value.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
-/// The retry tokens of the process (gRFC A6), so that an upstream that is down gets a few per cent of additional requests: 10
-/// tokens at most, a retry takes one, a success returns a tenth, and at 5 or fewer there is no retry.
+/// The retry throttle of the process (gRFC A6: `maxTokens` 10, `tokenRatio` 0.1). A retry takes one token, a success returns a tenth,
+/// and at 5 tokens or fewer there is no retry. So an upstream that is down gets a few per cent of additional requests.
+///
+/// In gRFC A6 each failed RPC takes a token; here each retry does.
 #[derive(Debug)]
 pub(super) struct RetryThrottle {
     tenths: AtomicU32,
 }
 
 impl RetryThrottle {
-    const FULL: u32 = 100;
-    const HALF: u32 = 50;
-    const RETRY: u32 = 10;
-    const SUCCESS: u32 = 1;
+    const MAX_TOKENS: u32 = 100;
+    const MIN_FOR_RETRY: u32 = 51;
+    const RETRY_COST: u32 = 10;
+    const TOKEN_RATIO: u32 = 1;
 
     pub(super) fn full() -> Self {
-        Self { tenths: AtomicU32::new(Self::FULL) }
+        Self { tenths: AtomicU32::new(Self::MAX_TOKENS) }
     }
 
     /// Takes a token, if there are enough.
     pub(super) fn try_acquire(&self) -> bool {
-        let take = |tenths| (tenths > Self::HALF).then(|| tenths - Self::RETRY);
+        let take = |tenths| (tenths >= Self::MIN_FOR_RETRY).then(|| tenths - Self::RETRY_COST);
         self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// A call succeeded.
+    /// Returns a part of a token after a successful call.
     pub(super) fn on_success(&self) {
-        let give = |tenths| (tenths < Self::FULL).then(|| tenths + Self::SUCCESS);
-        // An error says that it is full.
-        let _ = self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
+        let add = |tenths| (tenths < Self::MAX_TOKENS).then(|| tenths + Self::TOKEN_RATIO);
+        // An error means that there are `MAX_TOKENS` already.
+        let _ = self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
     /// The tokens left, 0 to 10.
@@ -204,7 +187,7 @@ mod tests {
         Error { retry_after: retry_after.map(Duration::from_secs), ..Error::new(kind, "") }
     }
 
-    /// A call of which so many attempts have failed.
+    /// A call after this number of failed attempts.
     fn after(attempts: u32) -> RetryState {
         RetryState { attempts, requests: attempts, ..RetryState::new(3, FIRST_BACKOFF, true) }
     }
@@ -274,10 +257,10 @@ mod tests {
 
     #[test]
     fn delay_that_does_not_fit_the_deadline_ends_the_call() {
-        let told = error(ErrorKind::Unavailable, Some(2));
+        let unavailable = error(ErrorKind::Unavailable, Some(2));
         let step = |error: &Error, left| next_step(after(0), error, false, left, 0.6).1;
-        assert_eq!(step(&told, Duration::from_millis(2_001)), retry(2_000, false));
-        assert_eq!(step(&told, Duration::from_secs(2)), Step::GiveUp);
+        assert_eq!(step(&unavailable, Duration::from_millis(2_001)), retry(2_000, false));
+        assert_eq!(step(&unavailable, Duration::from_secs(2)), Step::GiveUp);
         assert_eq!(step(&error(ErrorKind::Timeout, None), Duration::from_millis(50)), Step::GiveUp);
     }
 

@@ -1,5 +1,4 @@
-//! Keys of the upstream's JSON that this version does not know: every one is counted, and the first
-//! [`UnknownFields::MAX_LOGGED`] are logged, once each.
+//! Unknown keys of the upstream's JSON. Each is counted, and the first 64 different ones of the process are logged.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,7 +9,7 @@ use crate::metrics::Metrics;
 
 #[derive(Debug, Default)]
 pub(super) struct UnknownFields {
-    /// Hashes of the paths: a key may hold anything, and a body may have very many.
+    /// Hashes of the logged paths, since a path can be as long as a body.
     logged: Mutex<HashSet<u64>>,
 }
 
@@ -18,14 +17,14 @@ impl UnknownFields {
     const MAX_LOGGED: usize = 64;
     const MAX_BYTES: usize = 64;
 
-    /// Counts and logs the key at a JSON path, without what it repeats of a secret.
-    pub(super) fn note(&self, path: &str, material: &AuthMaterial, metrics: &Metrics) {
+    /// Counts the key at a JSON path and logs it, redacted, if it is new.
+    pub(super) fn record(&self, path: &str, material: &AuthMaterial, metrics: &Metrics) {
         metrics.unknown_fields.inc();
         if self.is_new(path) {
             let printable: String =
                 path.chars().filter(char::is_ascii_graphic).take(4 * Self::MAX_BYTES).collect();
             let key: String = material.redact(&printable).chars().take(Self::MAX_BYTES).collect();
-            tracing::warn!(key, "the upstream's reply has a key that this version does not know");
+            tracing::warn!(key, "the upstream's response has an unknown key");
         }
     }
 

@@ -8,9 +8,8 @@ use crate::support::*;
 
 const REQUEST_ID: &str = "request-id-of-the-call";
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
-
-/// The message of an event within a call.
-const UNKNOWN_KEY: &str = "the upstream's reply has a key that this version does not know";
+/// Logged by `upstream` within a call.
+const UNKNOWN_KEY: &str = "the upstream's response has an unknown key";
 
 /// The log lines of one call whose reply has an unknown key; the access line is the last.
 async fn lines_of_a_call(flags: &[&str]) -> Vec<String> {

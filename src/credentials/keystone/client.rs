@@ -13,7 +13,7 @@ use super::account::{Account, Scope};
 use super::token::{IdentityError, IssuedToken};
 use super::token_document::{CatalogQuery, TokenDocument};
 use crate::credentials::redact::redact_passphrase;
-use crate::domain::Token;
+use crate::domain::{REQUEST_ID_HEADER, Token};
 use crate::http::{Body, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one request.
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response that is read: a catalog of every service in every region.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
 const REQUEST_ID_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("x-openstack-request-id"), HeaderName::from_static("x-request-id")];
+    [HeaderName::from_static("x-openstack-request-id"), REQUEST_ID_HEADER];
 /// The longest request ID that is kept, in characters.
 const MAX_REQUEST_ID: usize = 128;
 /// The longest message of the identity service that is logged, in characters.
