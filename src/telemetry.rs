@@ -1,9 +1,8 @@
 //! Logs, metrics and spans. It knows what a call is ([`crate::domain`]) and nothing of gRPC or of the upstream.
 
 mod filter;
-mod json;
+mod format;
 pub mod spans;
-mod text;
 pub mod traces;
 mod writer;
 
@@ -19,6 +18,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
+pub use format::LogFormat;
 pub use writer::Flush;
 
 use filter::LogFilter;
@@ -32,22 +32,6 @@ static LINES: OnceLock<Lines> = OnceLock::new();
 /// Log lines lost so far.
 pub fn dropped_log_lines() -> u64 {
     LINES.get().map_or(0, Lines::dropped)
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One flat JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl LogFormat {
-    /// Text where a person looks on, JSON elsewhere.
-    pub fn for_stdout() -> Self {
-        if io::stdout().is_terminal() { Self::Text } else { Self::Json }
-    }
 }
 
 /// What is logged and how.
@@ -99,14 +83,12 @@ impl Config {
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
     {
         let filter = LogFilter::new(&self.filter);
-        let layer = fmt::layer().with_writer(lines).fmt_fields(text::NoFields);
-        match self.format {
-            LogFormat::Json => spans.with(layer.event_format(json::Json).with_filter(filter)).into(),
-            LogFormat::Text => {
-                let layer = layer.with_ansi(io::stdout().is_terminal()).event_format(text::Text);
-                spans.with(layer.with_filter(filter)).into()
-            }
-        }
+        let layer = fmt::layer()
+            .with_writer(lines)
+            .with_ansi(io::stdout().is_terminal())
+            .fmt_fields(format::NoFields)
+            .event_format(self.format);
+        spans.with(layer.with_filter(filter)).into()
     }
 }
 

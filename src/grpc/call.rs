@@ -29,7 +29,7 @@ use super::status::RpcError;
 use crate::domain::BackupShares;
 use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
-use crate::telemetry::spans;
+use crate::telemetry::spans::CallSpan;
 
 /// Handles calls of GetBackupShare.
 pub(super) struct CallHandler<S> {
@@ -75,8 +75,9 @@ impl<S: BackupShares> CallHandler<S> {
         let arrival = Instant::now();
         let call = Arc::new(Call::read(request.headers(), peer, arrival, &self.config));
         let context = &call.context;
-        let span = spans::call(METHOD, &context.request_id, &context.trace, call.peer.address);
-        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), span.clone());
+        let call_span = CallSpan::start(METHOD, &context.request_id, &context.trace, call.peer.address);
+        let span = call_span.span.clone();
+        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span);
         request.extensions_mut().insert(Arc::clone(&call));
         let request = request.map(MessageGuard::new);
         let respond = async move {
