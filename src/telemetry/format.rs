@@ -13,7 +13,6 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::{RecordFields, VisitOutput};
@@ -65,35 +64,35 @@ where
     /// Longer than nearly every line.
     const LINE_BYTES: usize = 768;
 
-    let mut line = Vec::with_capacity(LINE_BYTES);
-    let mut serializer = serde_json::Serializer::new(&mut line);
-    let map = serializer.serialize_map(None).map_err(|_| fmt::Error)?;
-    let mut members = Members { map, result: Ok(()) };
-    members.add("timestamp", &timestamp(SystemTime::now()));
-    members.add("level", event.metadata().level().as_str());
-    event.record(&mut members);
-    for_each_call_id(context, |key, id| members.add(key, id));
-    members.add("target", event.metadata().target());
-    members.result.and_then(|()| members.map.end()).map_err(|_| fmt::Error)?;
-    line.push(b'\n');
-    writer.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)
+    let mut line = JsonLine(Vec::with_capacity(LINE_BYTES));
+    line.add("timestamp", &timestamp(SystemTime::now()));
+    line.add("level", event.metadata().level().as_str());
+    event.record(&mut line);
+    for_each_call_id(context, |key, id| line.add(key, id));
+    line.add("target", event.metadata().target());
+    line.0.extend_from_slice(b"}\n");
+    writer.write_str(str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
 }
 
-/// The members of a JSON object. After an error, which only the `Debug` of a value can cause, nothing is added.
-struct Members<M: SerializeMap> {
-    map: M,
-    result: Result<(), M::Error>,
-}
+/// A JSON object without its closing brace.
+struct JsonLine(Vec<u8>);
 
-impl<M: SerializeMap> Members<M> {
+impl JsonLine {
+    /// Adds a member. The names of fields are written as they are, because escaping them would cost 1 % of a call.
     fn add(&mut self, key: &str, value: &(impl Serialize + ?Sized)) {
-        if self.result.is_ok() {
-            self.result = self.map.serialize_entry(key, value);
+        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        let start = self.0.len();
+        // Only the `Debug` of a value can fail.
+        if serde_json::to_writer(&mut self.0, value).is_err() {
+            self.0.truncate(start);
+            self.0.extend_from_slice(b"null");
         }
     }
 }
 
-impl<M: SerializeMap> Visit for Members<M> {
+impl Visit for JsonLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field.name(), value);
     }
