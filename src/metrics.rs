@@ -1,4 +1,11 @@
-//! The metrics of one gateway. No label ever holds an ID, a project or a token, so their number is bounded.
+//! The metrics of one gateway, in the [Prometheus text format]; each name and its meaning are in the README.
+//!
+//! Names and labels follow OpenTelemetry's [semantic conventions] for RPC and HTTP where these define them. No label contains an
+//! ID, a project or a token, so the number of series is bounded. This module imports nothing of the crate.
+//! The tests of the admin port in `tests/gateway` read a scrape.
+//!
+//! [Prometheus text format]: https://prometheus.io/docs/instrumenting/exposition_formats/
+//! [semantic conventions]: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,11 +19,13 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-/// 0.5 ms to 30 s, for a service whose calls take milliseconds.
+use crate::proto::METHODS;
+
+/// Bucket bounds in seconds. Most calls take milliseconds.
 const BUCKETS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// The metrics of one gateway, shared: each call has a clone.
+/// Every metric family of a gateway. A clone is a handle to the same metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<MetricFamilies>);
 
@@ -28,7 +37,7 @@ impl Deref for Metrics {
     }
 }
 
-/// Every metric family of the gateway, with its own registry, so that two gateways in one process do not share counts.
+/// The metric families and their registry. It is not the global one: two gateways in one process count separately.
 #[derive(Debug)]
 pub struct MetricFamilies {
     registry: Registry,
@@ -36,175 +45,164 @@ pub struct MetricFamilies {
     attempts: HistogramVec,
     retries: IntCounterVec,
     renewals: IntCounterVec,
-    /// Calls that are being served.
+    /// Calls in progress.
     pub active_requests: IntGauge,
-    /// Retry tokens left, 0 to 10.
+    /// Retry tokens left, 0 to 10 (gRFC A6).
     pub retry_tokens: Gauge,
-    /// Keys in the upstream's replies that nobody knows.
+    /// Unknown keys in upstream replies.
     pub unknown_fields: IntCounter,
-    /// Panics caught in a handler.
+    /// Panics caught while a call was handled.
     pub panics: IntCounter,
     /// Calls refused because too many were in flight.
     pub shed: IntCounter,
     /// Open connections on the gRPC port.
     pub connections: IntGauge,
-    /// 1 from the first signal to stop on, else 0.
+    /// 1 after the first shutdown signal, otherwise 0.
     pub draining: IntGauge,
-    /// When the gRPC port's certificate expires, in seconds since 1970; NaN without TLS, which no alert takes for a date.
+    /// Expiry of the gRPC port's certificate in seconds since 1970; NaN without TLS, so that no alert compares it.
     pub certificate_expiry: Gauge,
-    /// New certificates that were refused.
+    /// Invalid certificates that were not loaded.
     pub reload_failures: IntCounter,
-    /// Open connections on the admin port; counted for its limit, and no metric.
+    /// Open connections on the admin port. It enforces their limit and is not exported.
     pub admin_connections: IntGauge,
 }
 
 impl Metrics {
-    /// Registers every family. `dropped_log_lines` is the log's own count, read at each scrape.
+    /// Registers every family. `dropped_log_lines` returns the number of lost log lines; each scrape calls it.
     pub fn new(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
-        let families = Families(Registry::new());
-        let metrics = MetricFamilies {
-            calls: families.histogram(
-                "rpc_server_call_duration_seconds",
-                "Time from a call's arrival to its status.",
-                &["rpc_method", "rpc_response_status_code"],
-            )?,
-            attempts: families.histogram(
-                "http_client_request_duration_seconds",
-                "Time of one attempt at the upstream.",
-                &["http_response_status_code", "error_type"],
-            )?,
-            retries: families.register(IntCounterVec::new(
-                Opts::new(
-                    "upstream_retries_total",
-                    "Attempts after the first one, by what went wrong before.",
-                ),
-                &["reason"],
-            ))?,
-            renewals: families.register(IntCounterVec::new(
-                Opts::new(
-                    "auth_token_renewals_total",
-                    "Requests for a token of the gateway's own, by how they ended.",
-                ),
-                &["outcome"],
-            ))?,
-            active_requests: families.gauge("rpc_server_active_requests", "Calls being served.")?,
-            retry_tokens: families
-                .register(Gauge::new("upstream_retry_tokens", "Retry tokens left, 0 to 10."))?,
-            unknown_fields: families.counter(
-                "upstream_unknown_fields_total",
-                "Keys in the upstream's replies that nobody knows.",
-            )?,
-            panics: families.counter("panics_total", "Panics caught in a handler.")?,
-            shed: families.counter("shed_total", "Calls refused for too many in flight.")?,
-            connections: families.gauge("server_connections", "Open gRPC connections.")?,
-            draining: families.gauge("server_draining", "1 from the first signal to stop on, else 0.")?,
-            certificate_expiry: families.register(Gauge::new(
-                "tls_certificate_expiry_timestamp_seconds",
-                "When the certificate in use expires, in seconds since 1970; NaN without TLS.",
-            ))?,
-            reload_failures: families
-                .counter("tls_reload_failures_total", "New certificates that were refused.")?,
-            admin_connections: IntGauge::new("admin_connections", "Open admin connections.")?,
-            registry: families.0.clone(),
-        };
-        metrics.certificate_expiry.set(f64::NAN);
-        // Those of a healthy gateway are there from the start, so that a rate has a beginning.
-        for method in crate::proto::METHODS {
-            metrics.calls.with_label_values(&[method, "OK"]);
-        }
-        metrics.attempts.with_label_values(&["200", ""]);
-        for reason in ["connect", "lost", "timeout", "status", "stale"] {
-            metrics.retries.with_label_values(&[reason]);
-        }
-        for outcome in ["success", "refused", "unreachable"] {
-            metrics.renewals.with_label_values(&[outcome]);
-        }
-        let build = IntGaugeVec::new(Opts::new("build_info", "This build; always 1."), &["version"]);
-        families.register(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        families.0.register(Box::new(LogLinesDropped {
-            counter: LogLinesDropped::counter()?,
-            dropped: dropped_log_lines,
-        }))?;
-        families.0.register(Box::new(ProcessCollector::for_self()))?;
+        let metrics = MetricFamilies::register(Registry::new())?;
+        metrics.initialize();
+        let registry = &metrics.registry;
+        let build =
+            IntGaugeVec::new(Opts::new("build_info", "Version of this build; always 1."), &["version"]);
+        register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(LogLinesDropped::new(dropped_log_lines)?))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self(Arc::new(metrics)))
     }
 }
 
 impl MetricFamilies {
-    /// A call of `method` ended with the gRPC status `code`.
+    fn register(registry: Registry) -> Result<Self, Error> {
+        let gauge = |name, help| register(&registry, IntGauge::new(name, help));
+        let float_gauge = |name, help| register(&registry, Gauge::new(name, help));
+        let counter = |name, help| register(&registry, IntCounter::new(name, help));
+        let counter_vec =
+            |name, help, label| register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]));
+        let histogram = |name, help, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+            register(&registry, HistogramVec::new(options, labels))
+        };
+        Ok(Self {
+            calls: histogram(
+                "rpc_server_call_duration_seconds",
+                "Duration of calls, from arrival to status.",
+                &["rpc_method", "rpc_response_status_code"],
+            )?,
+            attempts: histogram(
+                "http_client_request_duration_seconds",
+                "Duration of attempts at the upstream.",
+                &["http_response_status_code", "error_type"],
+            )?,
+            retries: counter_vec("upstream_retries_total", "Retries, by the error before.", "reason")?,
+            renewals: counter_vec(
+                "auth_token_renewals_total",
+                "Keystone token requests, by outcome.",
+                "outcome",
+            )?,
+            active_requests: gauge("rpc_server_active_requests", "Calls in progress.")?,
+            retry_tokens: float_gauge("upstream_retry_tokens", "Retry tokens left, 0 to 10.")?,
+            unknown_fields: counter("upstream_unknown_fields_total", "Unknown keys in upstream replies.")?,
+            panics: counter("panics_total", "Panics caught while a call was handled.")?,
+            shed: counter("shed_total", "Calls refused because too many were in flight.")?,
+            connections: gauge("server_connections", "Open connections on the gRPC port.")?,
+            draining: gauge("server_draining", "1 after the first shutdown signal, otherwise 0.")?,
+            certificate_expiry: float_gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "Expiry of the certificate in use, in seconds since 1970; NaN without TLS.",
+            )?,
+            reload_failures: counter(
+                "tls_reload_failures_total",
+                "Invalid certificates that were not loaded.",
+            )?,
+            admin_connections: IntGauge::new("admin_connections", "Open connections on the admin port.")?,
+            registry: registry.clone(),
+        })
+    }
+
+    /// Sets the values before the first call. Series that a healthy gateway has exist from the start: `rate()` needs the zero.
+    fn initialize(&self) {
+        self.certificate_expiry.set(f64::NAN);
+        for method in METHODS {
+            self.calls.with_label_values(&[method, "OK"]);
+        }
+        self.attempts.with_label_values(&["200", ""]);
+        for reason in ["connect", "lost", "timeout", "status", "stale"] {
+            self.retries.with_label_values(&[reason]);
+        }
+        for outcome in ["success", "refused", "unreachable"] {
+            self.renewals.with_label_values(&[outcome]);
+        }
+    }
+
+    /// Observes a call of `method` that ended with the gRPC status `code`.
     pub fn call(&self, method: &str, code: &str, duration: Duration) {
         self.calls.with_label_values(&[method, code]).observe(duration.as_secs_f64());
     }
 
-    /// An attempt at the upstream ended: with an HTTP status, or an error type, or both.
+    /// Observes an attempt at the upstream that ended with an HTTP status, an error type, or both.
     pub fn attempt(&self, status: Option<u16>, error_type: &str, duration: Duration) {
         let status = status.map(|status| status.to_string()).unwrap_or_default();
         self.attempts.with_label_values(&[status.as_str(), error_type]).observe(duration.as_secs_f64());
     }
 
-    /// There will be one more attempt, for this reason.
+    /// Counts a retry for `reason`.
     pub fn retry(&self, reason: &str) {
         self.retries.with_label_values(&[reason]).inc();
     }
 
-    /// The identity service was asked for a token.
+    /// Counts a token request to the identity service.
     pub fn renewal(&self, outcome: &str) {
         self.renewals.with_label_values(&[outcome]).inc();
     }
 
-    /// All families in Prometheus's text format.
+    /// All families in the Prometheus text format.
     pub fn text(&self) -> Result<String, Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }
 
-/// The log's own count of the lines that it lost, read when it is asked for.
+/// `log_lines_dropped_total`. The log counts the lines; the collector reads that count.
 struct LogLinesDropped {
-    counter: IntCounter,
+    family: IntCounter,
     dropped: fn() -> u64,
 }
 
 impl LogLinesDropped {
-    fn counter() -> Result<IntCounter, Error> {
-        IntCounter::new(
-            "log_lines_dropped_total",
-            "Log lines that nobody took in time, or that could not be written.",
-        )
+    fn new(dropped: fn() -> u64) -> Result<Self, Error> {
+        let help = "Log lines lost because the output was blocked or failed.";
+        Ok(Self { family: IntCounter::new("log_lines_dropped_total", help)?, dropped })
     }
 }
 
 impl Collector for LogLinesDropped {
     fn desc(&self) -> Vec<&Desc> {
-        self.counter.desc()
+        self.family.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // Made for this scrape alone: another one may run at the same time.
-        let Ok(counter) = Self::counter() else { return Vec::new() };
-        counter.inc_by((self.dropped)());
-        counter.collect()
+        // A counter of its own for each scrape: two scrapes may run at the same time.
+        let Ok(current) = Self::new(self.dropped) else { return Vec::new() };
+        current.family.inc_by((self.dropped)());
+        current.family.collect()
     }
 }
 
-/// Makes families and registers them.
-struct Families(Registry);
-
-impl Families {
-    fn register<C: Collector + Clone + 'static>(&self, family: Result<C, Error>) -> Result<C, Error> {
-        let family = family?;
-        self.0.register(Box::new(family.clone()))?;
-        Ok(family)
-    }
-
-    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, Error> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
-        self.register(IntCounter::new(name, help))
-    }
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    family: Result<C, Error>,
+) -> Result<C, Error> {
+    let family = family?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
 }

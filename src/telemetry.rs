@@ -1,9 +1,14 @@
-//! Logs, metrics and spans. It knows what a call is ([`crate::domain`]) and nothing of gRPC or of the upstream.
+//! Log lines on standard output, and OpenTelemetry spans.
+//!
+//! [`Config::install`] sets up [`tracing`] for the process: one layer writes log lines, another passes spans to the OTLP
+//! exporter. This module must not know gRPC, the upstream or the configuration's source. `tests/gateway/logging.rs` shows log lines,
+//! `tests/gateway/traces.rs` spans. Log keys and span attributes follow OpenTelemetry's [semantic conventions].
+//!
+//! [semantic conventions]: https://opentelemetry.io/docs/specs/semconv/
 
 mod filter;
-mod json;
+mod format;
 pub mod spans;
-mod text;
 pub mod traces;
 mod writer;
 
@@ -19,99 +24,81 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, fmt};
 
-pub use writer::Flush;
+pub use format::LogFormat;
+pub use writer::WorkerGuard;
 
 use filter::LogFilter;
 use traces::Exporter;
+use writer::Log;
 
-use writer::Lines;
+/// The log of the process.
+static LOG: OnceLock<Log> = OnceLock::new();
 
-/// The log is the process's.
-static LINES: OnceLock<Lines> = OnceLock::new();
-
-/// Log lines lost so far.
+/// Number of log lines lost so far.
 pub fn dropped_log_lines() -> u64 {
-    LINES.get().map_or(0, Lines::dropped)
+    LOG.get().map_or(0, Log::dropped)
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One flat JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl LogFormat {
-    /// Text where a person looks on, JSON elsewhere.
-    pub fn for_stdout() -> Self {
-        if io::stdout().is_terminal() { Self::Text } else { Self::Json }
-    }
-}
-
-/// What is logged and how.
+/// Configuration of the log.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// A filter in the syntax of `tracing`: `info`, `warn,backup_share_gateway=debug`.
     pub filter: String,
-    /// The form of the lines.
+    /// The format of the lines.
     pub format: LogFormat,
 }
 
 impl Config {
-    /// The error says what is wrong with a filter.
+    /// Checks the syntax of a filter.
     pub fn check_filter(filter: &str) -> Result<(), String> {
         EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
         Ok(())
     }
 
-    /// Makes standard output the log of this process. If there is a log already, it stays.
+    /// Makes standard output the log of this process, unless `tracing` has a global subscriber already.
     ///
-    /// `exporter` starts what the spans are exported by, and logs to standard output, too. What is returned writes the last
-    /// lines when it is dropped.
+    /// `start_exporter` starts the exporter of spans; what it logs is written, too. The guard flushes the log when it is dropped.
     pub fn install(
         &self,
-        exporter: impl FnOnce() -> Result<Option<Exporter>, String>,
-    ) -> Result<(Flush, Option<Exporter>), String> {
-        let lines = LINES.get_or_init(Lines::default).clone();
-        let flush = lines.write_to(output()).map_err(|error| format!("no thread for the log: {error}"))?;
-        let exporter = dispatcher::with_default(&self.subscriber(lines.clone(), None), exporter)?;
-        let subscriber = self.subscriber(lines, exporter.as_ref().map(Exporter::tracer));
-        // An error says that somebody else, such as a test, has set up a log before.
+        start_exporter: impl FnOnce() -> Result<Option<Exporter>, String>,
+    ) -> Result<(WorkerGuard, Option<Exporter>), String> {
+        let log = LOG.get_or_init(|| Log::start(stdout()));
+        let guard = WorkerGuard(log);
+        let exporter = dispatcher::with_default(&self.subscriber(log, None), start_exporter)?;
+        let subscriber = self.subscriber(log, exporter.as_ref().map(Exporter::tracer));
+        // An error means that a test, for example, has installed a subscriber before.
         let _ = dispatcher::set_global_default(subscriber);
-        Ok((flush, exporter))
+        Ok((guard, exporter))
     }
 
-    /// Without a tracer there is no layer for it: one that is `None` would keep `tracing` from caching what is disabled.
-    fn subscriber(&self, lines: Lines, tracer: Option<SdkTracer>) -> Dispatch {
+    /// Without a tracer there is no span layer: a layer that is `None` would prevent `tracing` from caching disabled callsites.
+    fn subscriber(&self, log: &'static Log, tracer: Option<SdkTracer>) -> Dispatch {
+        let registry = tracing_subscriber::registry();
         match tracer {
             Some(tracer) => {
                 let layer = spans::layer(tracer).with_filter(filter_fn(spans::is_exported));
-                self.with_log(tracing_subscriber::registry().with(layer), lines)
+                self.add_log(registry.with(layer), log)
             }
-            None => self.with_log(tracing_subscriber::registry(), lines),
+            None => self.add_log(registry, log),
         }
     }
 
-    fn with_log<S>(&self, spans: S, lines: Lines) -> Dispatch
+    fn add_log<S>(&self, subscriber: S, log: &'static Log) -> Dispatch
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
     {
         let filter = LogFilter::new(&self.filter);
-        let layer = fmt::layer().with_writer(lines).fmt_fields(text::NoFields);
-        match self.format {
-            LogFormat::Json => spans.with(layer.event_format(json::Json).with_filter(filter)).into(),
-            LogFormat::Text => {
-                let layer = layer.with_ansi(io::stdout().is_terminal()).event_format(text::Text);
-                spans.with(layer.with_filter(filter)).into()
-            }
-        }
+        let layer = fmt::layer()
+            .with_writer(move || log)
+            .with_ansi(io::stdout().is_terminal())
+            .fmt_fields(format::NoFields)
+            .event_format(self.format);
+        subscriber.with(layer.with_filter(filter)).into()
     }
 }
 
-/// Standard output without the standard library's buffer, which is written at each end of a line.
-fn output() -> Box<dyn Write + Send> {
+/// Standard output without the buffer of the standard library, which is flushed at each end of a line.
+fn stdout() -> Box<dyn Write + Send> {
     match io::stdout().as_fd().try_clone_to_owned() {
         Ok(output) => Box::new(File::from(output)),
         Err(_) => Box::new(io::stdout()),

@@ -31,7 +31,7 @@ pub(super) fn run(config: Config) -> Result<ExitCode, String> {
     // Dropping the runtime would wait for name lookups, which block a thread.
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     if let Some(exporter) = exporter {
-        exporter.finish(if ended.is_ok() { FLUSH_TIMEOUT } else { EXIT_TIMEOUT });
+        exporter.shutdown(if ended.is_ok() { FLUSH_TIMEOUT } else { EXIT_TIMEOUT });
     }
     ended.map(|()| ExitCode::SUCCESS)
 }

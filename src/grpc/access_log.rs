@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Code;
-use tracing::Span;
 
 use super::context::Call;
 use super::status::{RpcError, code_name};
 use crate::metrics::Metrics;
-use crate::telemetry::spans;
+use crate::telemetry::spans::CallSpan;
 
 /// What is known of a call so far.
 pub(super) struct CallRecord {
     metrics: Metrics,
     arrival: Instant,
     call: Arc<Call>,
-    span: Span,
+    /// The call's span, which ends with it.
+    span: CallSpan,
     outcome: CallOutcome,
 }
 
@@ -34,7 +34,7 @@ struct CallOutcome {
 }
 
 impl CallRecord {
-    pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: Span) -> Self {
+    pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: CallSpan) -> Self {
         metrics.active_requests.inc();
         let cancelled = CallOutcome {
             code: Code::Cancelled,
@@ -75,7 +75,7 @@ impl Drop for CallRecord {
         let code = code_name(outcome.code);
         self.metrics.active_requests.dec();
         self.metrics.call(method, code, duration);
-        spans::end_call(&self.span, code, outcome.reason);
+        self.span.end(code, outcome.reason);
         let target = context.stats.target();
         let credential_wait = context.stats.credential_wait();
         let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
@@ -86,7 +86,7 @@ impl Drop for CallRecord {
             rpc.code = code,
             reason = outcome.reason,
             request_id = context.request_id.to_str().ok(),
-            trace_id = spans::trace_id(&self.span, &context.trace),
+            trace_id = self.span.trace_id.map(display),
             caller = peer.names.first(),
             peer = peer.address.map(|_| &*peer.address_display),
             project_id = target.map(|(share, _)| share.project_id.as_str()),

@@ -31,7 +31,7 @@ use super::status::RpcError;
 use crate::domain::{BackupShares, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
-use crate::telemetry::spans;
+use crate::telemetry::spans::CallSpan;
 
 /// Handles the calls of the service's methods.
 pub(super) struct CallHandler<S> {
@@ -78,8 +78,9 @@ impl<S: BackupShares> CallHandler<S> {
         let arrival = Instant::now();
         let call = Arc::new(Call::read(method, request.headers(), peer, arrival, &self.config));
         let context = &call.context;
-        let span = spans::call(method, &context.request_id, &context.trace, call.peer.address);
-        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), span.clone());
+        let call_span = CallSpan::start(method, &context.request_id, &context.trace, call.peer.address);
+        let span = call_span.span.clone();
+        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span);
         request.extensions_mut().insert(Arc::clone(&call));
         let request = request.map(MessageGuard::new);
         let respond = async move {

@@ -1,13 +1,17 @@
-//! The two spans of a call: a server span for the call, a client span for each attempt at the upstream.
+//! The spans: a server span for each call, and a client span for each attempt at the upstream.
 //!
-//! Names and attributes are those of OpenTelemetry's semantic conventions for RPC and HTTP; an attribute never holds a token
-//! or anything that the upstream sent. Neither depends on `--log`. The log takes `request_id` and `trace_id` from the span of
-//! the call, so that one is always enabled; an attempt's is enabled while an OTLP exporter sends them. Fields are only
-//! formatted for the exporter.
+//! Names and attributes follow OpenTelemetry's semantic conventions for [RPC] and [HTTP] spans; the parent is sent and received as
+//! [W3C Trace Context]. No attribute contains a token or text from the upstream. `tests/gateway/traces.rs` shows both spans.
+//!
+//! `--log` does not affect spans. The span of a call is always enabled, because log lines take `request_id` and `trace_id` from
+//! it; the span of an attempt is enabled if an OTLP exporter is configured. Fields are only formatted for the exporter.
+//!
+//! [RPC]: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/
+//! [HTTP]: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+//! [W3C Trace Context]: https://www.w3.org/TR/trace-context/
 
 use std::net::SocketAddr;
 
-use crate::domain::{TRACESTATE, TraceContext};
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -22,26 +26,28 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
-/// What the log adds to every line that is written within a call. In the extensions of the call's span.
+use crate::domain::{TRACESTATE, TraceContext};
+
+/// The IDs that the log adds to each line within a call. They are in the extensions of the call's span.
 pub(super) struct CallIds {
     pub(super) request_id: HeaderValue,
-    pub(super) trace_id: Option<String>,
+    pub(super) trace_id: Option<TraceId>,
 }
 
 const CALL: &str = "call";
 const ATTEMPT: &str = "attempt";
 
-/// Whether these are the metadata of the span of a call, which the log needs.
+/// Whether this is the span of a call, which the log needs.
 pub(super) fn is_call(metadata: &Metadata<'_>) -> bool {
     metadata.name() == CALL && is_exported(metadata)
 }
 
-/// Whether these are the metadata of a span that is given to OpenTelemetry.
+/// Whether this is a span that OpenTelemetry exports.
 pub(super) fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == module_path!()
 }
 
-/// The layer that gives the spans to OpenTelemetry.
+/// The layer that passes the spans to OpenTelemetry.
 pub(super) fn layer<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -55,53 +61,73 @@ where
         .with_context_activation(false)
 }
 
-/// The span of a call of `method`, which continues the caller's trace.
-pub fn call(
-    method: &'static str,
-    request_id: &HeaderValue,
-    trace: &TraceContext,
-    peer: Option<SocketAddr>,
-) -> Span {
-    let span = tracing::info_span!(
-        parent: None,
-        CALL,
-        otel.name = method,
-        otel.kind = "server",
-        otel.status_code = Empty,
-        rpc.system.name = "grpc",
-        rpc.method = method,
-        rpc.response.status_code = Empty,
-        error.type = Empty,
-        network.peer.address = peer.map(|peer| display(peer.ip())),
-        network.peer.port = peer.map(|peer| i64::from(peer.port())),
-    );
-    if trace.parent.is_some() {
-        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), trace);
-        // An error says that spans are not exported.
-        let _ = span.set_parent(parent);
-    }
-    let ids = CallIds { request_id: request_id.clone(), trace_id: trace_id(&span, trace) };
-    span.with_subscriber(|(id, dispatch)| {
-        let found = dispatch.downcast_ref::<Registry>().and_then(|registry| registry.span(id));
-        if let Some(span) = found {
-            span.extensions_mut().insert(ids);
+/// The span of a call.
+#[derive(Debug)]
+pub struct CallSpan {
+    /// The span itself.
+    pub span: Span,
+    /// The trace of the exported span; if spans are not exported, the caller's.
+    pub trace_id: Option<TraceId>,
+}
+
+impl CallSpan {
+    /// Starts the span of a call of `method`. It continues the caller's trace.
+    pub fn start(
+        method: &'static str,
+        request_id: &HeaderValue,
+        trace: &TraceContext,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let span = tracing::info_span!(
+            parent: None,
+            CALL,
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = Empty,
+            error.type = Empty,
+            network.peer.address = peer.map(|peer| display(peer.ip())),
+            network.peer.port = peer.map(|peer| i64::from(peer.port())),
+        );
+        if trace.parent.is_some() {
+            let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), trace);
+            // An error means that spans are not exported.
+            let _ = span.set_parent(parent);
         }
-    });
-    span
+        let trace_id = trace_id(&span, trace);
+        let ids = CallIds { request_id: request_id.clone(), trace_id };
+        span.with_subscriber(|(id, dispatch)| {
+            let registry = dispatch.downcast_ref::<Registry>();
+            if let Some(span) = registry.and_then(|registry| registry.span(id)) {
+                span.extensions_mut().insert(ids);
+            }
+        });
+        Self { span, trace_id }
+    }
+
+    /// Records the gRPC status code, and the error's reason if the gateway set one.
+    pub fn end(&self, code: &'static str, reason: Option<&'static str>) {
+        self.span.record("rpc.response.status_code", code);
+        if code != "OK" {
+            self.span.record("error.type", reason.unwrap_or(code));
+        }
+        if is_server_error(code) {
+            self.span.record("otel.status_code", "ERROR");
+        }
+    }
 }
 
-/// The call ended with a gRPC status code, and with a reason where the gateway gave one.
-pub fn end_call(span: &Span, code: &'static str, reason: Option<&'static str>) {
-    span.record("rpc.response.status_code", code);
-    if code != "OK" {
-        span.record("error.type", reason.unwrap_or(code));
+fn trace_id(span: &Span, trace: &TraceContext) -> Option<TraceId> {
+    let exported = span.context().span().span_context().trace_id();
+    if exported != TraceId::INVALID {
+        return Some(exported);
     }
-    if is_server_error(code) {
-        span.record("otel.status_code", "ERROR");
-    }
+    TraceId::from_hex(trace.trace_id()?).ok()
 }
 
-/// The codes that make a server span an error, by the semantic conventions for gRPC; the others are the caller's.
+/// The status codes that make a server span an error, by the semantic conventions for gRPC; the others are client errors.
 fn is_server_error(code: &str) -> bool {
     matches!(
         code,
@@ -109,16 +135,7 @@ fn is_server_error(code: &str) -> bool {
     )
 }
 
-/// The ID of the trace that a call belongs to: that of its exported span, otherwise that of the caller.
-pub fn trace_id(span: &Span, trace: &TraceContext) -> Option<String> {
-    let exported = span.context().span().span_context().trace_id();
-    if exported != TraceId::INVALID {
-        return Some(exported.to_string());
-    }
-    trace.trace_id().map(str::to_owned)
-}
-
-/// The span of one attempt at `url`, within the current span. `resend_count` is the number of requests before it.
+/// Starts the span of an attempt at `url`, below the current span. `resend_count` is the number of earlier requests.
 pub fn attempt(url: &Url, resend_count: u32) -> Span {
     tracing::info_span!(
         ATTEMPT,
@@ -135,7 +152,7 @@ pub fn attempt(url: &Url, resend_count: u32) -> Span {
     )
 }
 
-/// Adds `traceparent` and `tracestate` of an attempt; where spans are not exported, those of the caller.
+/// Adds the `traceparent` and `tracestate` of an attempt; if spans are not exported, the caller's.
 pub fn inject(span: &Span, trace: &TraceContext, headers: &mut HeaderMap) {
     let context = span.context();
     if !context.span().span_context().is_valid() {
@@ -147,7 +164,7 @@ pub fn inject(span: &Span, trace: &TraceContext, headers: &mut HeaderMap) {
     }
 }
 
-/// The attempt ended: with an HTTP status, an error type, or both.
+/// Records the result of an attempt: an HTTP status, an error type, or both.
 pub fn end_attempt(span: &Span, http_status: Option<u16>, error_type: Option<&'static str>) {
     if let Some(status) = http_status {
         span.record("http.response.status_code", i64::from(status));
