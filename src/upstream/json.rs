@@ -87,13 +87,13 @@ impl MalformedBody {
 /// Why valid JSON is not a share. An error of serde at an object means that it is none, or that a key is missing or repeated.
 fn data_problem(text: &str, path: &str) -> String {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
-    let (object, required_keys) = match path {
-        "." => (&body, &["shared"][..]),
-        "shared" => (&body["shared"], &REQUIRED_KEYS[..]),
-        "shared.backup" => (&body["shared"]["backup"], &[][..]),
+    let (pointer, required_keys) = match path {
+        "." => ("", &["shared"][..]),
+        "shared" => ("/shared", &REQUIRED_KEYS[..]),
+        "shared.backup" => ("/shared/backup", &[][..]),
         _ => return format!("expected {}", expected_value(path.rsplit('.').next().unwrap_or_default())),
     };
-    match object.as_object() {
+    match body.pointer(pointer).and_then(Value::as_object) {
         None => "expected an object".to_owned(),
         Some(members) => match required_keys.iter().find(|key| !members.contains_key(**key)) {
             Some(key) => format!("the key {key} is missing"),
