@@ -8,6 +8,7 @@ mod client;
 mod get;
 mod health;
 mod output;
+mod process;
 mod sandbox;
 mod serve;
 mod signals;
@@ -15,16 +16,9 @@ mod signals;
 use std::io;
 use std::process::ExitCode;
 
-use tokio::runtime::Runtime;
-
 use crate::config::{Command, ParseExit};
-use crate::server::workers;
 use output::{write_line, write_stderr};
-
-/// `EX_USAGE` of sysexits.h: the command line or the configuration is invalid.
-const USAGE: u8 = 64;
-/// `EX_UNAVAILABLE`: something cannot be reached.
-const UNAVAILABLE: u8 = 69;
+use process::USAGE;
 
 /// Runs the parsed command, or prints why there is none.
 pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
@@ -54,8 +48,4 @@ fn run_command(command: Command) -> Result<ExitCode, String> {
         Command::Get(arguments) => get::run(arguments),
         Command::Health(arguments) => health::run(arguments),
     }
-}
-
-fn runtime() -> Result<Runtime, String> {
-    workers::runtime().map_err(|error| format!("cannot start the runtime: {error}"))
 }

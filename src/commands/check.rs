@@ -4,66 +4,17 @@
 //! returns what it found or what failed; [`Report`] prints it as one line. `tests/gateway/check.rs` makes each step fail.
 
 mod connection;
+mod report;
 mod upstream;
 
-use std::fmt::Display;
-use std::io;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use super::output::write_line;
-use super::{UNAVAILABLE, USAGE, runtime};
+use super::process::{UNAVAILABLE, USAGE, runtime};
 use crate::config::Config;
 use crate::credentials;
 use crate::pem::Certificate;
-
-/// Why a step failed, and what to do about it.
-struct Failure {
-    problem: String,
-    advice: String,
-}
-
-impl Failure {
-    fn new(problem: impl Display, advice: impl Display) -> Self {
-        Self { problem: problem.to_string(), advice: advice.to_string() }
-    }
-
-    fn internal(problem: impl Display) -> Self {
-        Self::new(problem, "this is a bug of the gateway")
-    }
-}
-
-/// A step failed, and its line was printed. The steps that depend on it are left out.
-struct Stopped;
-
-/// Prints one line for each step.
-struct Report;
-
-impl Report {
-    fn ok(&self, step: &str, finding: &str) {
-        write_line(io::stdout(), &format!("ok    {step}: {finding}"));
-    }
-
-    fn skip(&self, step: &str, reason: &str) {
-        write_line(io::stdout(), &format!("skip  {step}: {reason}"));
-    }
-
-    fn fail(&self, step: &str, failure: &Failure) -> Stopped {
-        write_line(io::stdout(), &format!("FAIL  {step}: {}; {}", failure.problem, failure.advice));
-        Stopped
-    }
-
-    /// Prints the finding of a step, and returns what the next steps need of it.
-    fn step<T>(&self, step: &str, result: Result<(String, T), Failure>) -> Result<T, Stopped> {
-        match result {
-            Ok((finding, value)) => {
-                self.ok(step, &finding);
-                Ok(value)
-            }
-            Err(failure) => Err(self.fail(step, &failure)),
-        }
-    }
-}
+use report::{Failure, Report, Stopped};
 
 pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
     if check_configuration(&config, &Report).is_err() {

@@ -7,7 +7,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
-use super::runtime;
+use super::process::runtime;
 use crate::config::Target;
 use crate::domain::error_chain;
 use crate::grpc::code_name;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::output::write_stderr;
-use super::runtime;
+use super::process::runtime;
 use super::signals::Signals;
 use crate::sandbox::Sandbox;
 

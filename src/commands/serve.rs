@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::output::write_stderr;
-use super::runtime;
+use super::process::runtime;
 use super::signals::Signals;
 use crate::app::{self, Shutdown};
 use crate::config::{Config, UpstreamLocation};

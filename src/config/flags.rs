@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Command};
 
-use super::security::{AuthMode, RuleList};
-use super::serve::LogFilter;
-use super::value::{Count, DurationOrZero, Flag, Size, variable};
+use super::value::{AuthMode, Count, DurationOrZero, Flag, LogFilter, RuleList, Size, variable};
 use crate::credentials::Scheme;
 use crate::telemetry::LogFormat;
 

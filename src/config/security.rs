@@ -9,57 +9,14 @@ use zeroize::Zeroizing;
 
 use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
-use super::value::FlagValue;
+use super::value::AuthMode;
 use crate::credentials::{
-    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys, Scheme,
+    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys,
     SecretSource,
 };
 use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
 use crate::upstream::HttpConfig;
-
-/// The value of `--auth`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum AuthMode {
-    PassThrough,
-    Keystone,
-    AkSk,
-}
-
-impl FlagValue for AuthMode {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "passthrough" => Ok(Self::PassThrough),
-            "keystone" => Ok(Self::Keystone),
-            "aksk" => Ok(Self::AkSk),
-            _ => Err(format!("'{text}' must be passthrough, keystone or aksk")),
-        }
-    }
-}
-
-impl FlagValue for Scheme {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "sdk" => Ok(Self::Sdk),
-            "legacy" => Ok(Self::Legacy),
-            _ => Err(format!("'{text}' must be sdk or legacy")),
-        }
-    }
-}
-
-/// One or more authorization rules, separated by white space.
-#[derive(Clone)]
-pub(super) struct RuleList(Vec<String>);
-
-impl FlagValue for RuleList {
-    fn parse(text: &str) -> Result<Self, String> {
-        let rules: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-        if rules.is_empty() {
-            return Err("an empty rule must be CALLER=PROJECT[,PROJECT…]".into());
-        }
-        Ok(Self(rules))
-    }
-}
 
 /// The credential for the upstream, as it was read. The connections to the identity service are added later.
 pub(super) enum Auth {

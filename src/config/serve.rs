@@ -6,10 +6,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::flags::ServeFlags;
-use super::security::AuthMode;
 use super::upstream::UpstreamLocation;
 use super::validator::{Reported, Validator};
-use super::value::{DurationOrZero, FlagValue};
+use super::value::{AuthMode, DurationOrZero};
 use crate::telemetry::{self, LogFormat, traces};
 use crate::upstream;
 use crate::{credentials, grpc, server};
@@ -152,29 +151,6 @@ impl ServeFlags {
         let format = validator.optional(self.log_format.as_ref());
         let format = format?.unwrap_or_else(LogFormat::for_stdout);
         Ok(telemetry::Config { filter: filter?.0, format })
-    }
-}
-
-/// A filter in the syntax of `tracing`.
-#[derive(Clone)]
-pub(super) struct LogFilter(String);
-
-impl FlagValue for LogFilter {
-    fn parse(text: &str) -> Result<Self, String> {
-        match telemetry::Config::check_filter(text) {
-            Ok(()) => Ok(Self(text.to_owned())),
-            Err(error) => Err(format!("'{text}' must be a level such as info, or target=level ({error})")),
-        }
-    }
-}
-
-impl FlagValue for LogFormat {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "json" => Ok(Self::Json),
-            "text" => Ok(Self::Text),
-            _ => Err(format!("'{text}' must be json or text")),
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where the upstream is, and the HTTP connections to it.
 
 use super::flags::ServeFlags;
-use super::security::{Auth, AuthMode};
+use super::security::Auth;
 use super::validator::{Reported, Validator};
+use super::value::AuthMode;
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 
 /// Where the upstream is.

@@ -14,6 +14,9 @@ use bytesize::ByteSize;
 use clap::builder::{TypedValueParser, ValueParserFactory};
 use clap::{Arg, Command};
 
+use crate::credentials::Scheme;
+use crate::telemetry::{self, LogFormat};
+
 /// A type that a flag's text is parsed into.
 pub(super) trait FlagValue: Clone + Send + Sync + 'static {
     /// The error repeats the text, says what is wrong with it and what to write instead.
@@ -153,6 +156,72 @@ impl<const MAX: u32> FlagValue for Count<MAX> {
 
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The value of `--auth`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AuthMode {
+    PassThrough,
+    Keystone,
+    AkSk,
+}
+
+impl FlagValue for AuthMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "passthrough" => Ok(Self::PassThrough),
+            "keystone" => Ok(Self::Keystone),
+            "aksk" => Ok(Self::AkSk),
+            _ => Err(format!("'{text}' must be passthrough, keystone or aksk")),
+        }
+    }
+}
+
+impl FlagValue for Scheme {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "sdk" => Ok(Self::Sdk),
+            "legacy" => Ok(Self::Legacy),
+            _ => Err(format!("'{text}' must be sdk or legacy")),
+        }
+    }
+}
+
+/// One or more authorization rules, separated by white space.
+#[derive(Clone)]
+pub(super) struct RuleList(pub(super) Vec<String>);
+
+impl FlagValue for RuleList {
+    fn parse(text: &str) -> Result<Self, String> {
+        let rules: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        if rules.is_empty() {
+            return Err("an empty rule must be CALLER=PROJECT[,PROJECT…]".into());
+        }
+        Ok(Self(rules))
+    }
+}
+
+/// A filter in the syntax of `tracing`.
+#[derive(Clone)]
+pub(super) struct LogFilter(pub(super) String);
+
+impl FlagValue for LogFilter {
+    fn parse(text: &str) -> Result<Self, String> {
+        match telemetry::Config::check_filter(text) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("'{text}' must be a level such as info, or target=level ({error})")),
+        }
+    }
+}
+
+impl FlagValue for LogFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(format!("'{text}' must be json or text")),
+        }
+    }
 }
 
 #[cfg(test)]

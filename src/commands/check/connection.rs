@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{Failure, Report, Stopped};
+use super::report::{Failure, Report, Stopped};
 use crate::http::{BaseUrl, tls_config};
 use crate::pem::Certificate;
 use crate::upstream::{HttpConfig, Roots};

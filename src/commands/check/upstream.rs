@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::connection;
-use super::{Failure, Report, Stopped};
+use super::report::{Failure, Report, Stopped};
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::{CachedToken, CredentialProvider, Keystone};
 use crate::domain::{
