@@ -2,7 +2,7 @@
 //! probes. It is read-only.
 //!
 //! It must not know the upstream: a gateway whose upstream is down is still live and ready. `server` accepts its
-//! connections, with the limits of every port. Tests: `tests/gateway/server.rs`.
+//! connections, with the limits of every port. Tests: `tests/gateway/admin.rs`.
 
 use axum::Router;
 use axum::body::Body;

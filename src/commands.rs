@@ -1,5 +1,5 @@
 //! The commands `serve`, `check`, `sandbox`, `get` and `health`, and what belongs to the process rather than to the gateway:
-//! runtimes, signals, standard output, exit codes. `tests/gateway/process.rs` runs them.
+//! runtimes, signals, standard output, exit codes. `tests/gateway/cli.rs` runs them.
 //!
 //! This module must not parse flags or read variables: `config` does.
 

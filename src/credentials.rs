@@ -6,7 +6,7 @@
 //!   refreshed in the background.
 //! - *AK/SK* (`SDK-HMAC-SHA256`): each attempt is signed with an access key and a secret key.
 //!
-//! In the last two modes the caller's token is never read. `tests/gateway/secrets.rs` shows that no mode leaks a secret.
+//! In the last two modes the caller's token is never read. `tests/gateway/redaction.rs` shows that no mode leaks a secret.
 //!
 //! This module must not know gRPC or the upstream's API: it gives headers to whoever sends the request.
 

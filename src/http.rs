@@ -1,7 +1,7 @@
 //! The HTTP/1.1 client. This is the only file that names reqwest.
 //!
 //! It sends one request and reads the whole response, up to a limit. It must not know the upstream's API or gRPC: a status of
-//! 404 or 503 is a response like any other, and the caller retries. Tests: `connections.rs` and `upstream_safety.rs` in
+//! 404 or 503 is a response like any other, and the caller retries. Tests: `upstream_pool.rs` and `upstream_tls.rs` in
 //! `tests/gateway`.
 //!
 //! Disabled in reqwest: redirects (they would send the token to another host), retries (it would clone each request),

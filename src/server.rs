@@ -9,7 +9,7 @@
 //!   comes out.
 //!
 //! tonic's server is not used: its shutdown waits forever for a silent peer, its age limit sends no GOAWAY and cuts off
-//! calls, and it disables hyper's limits against floods. Tests: `tests/gateway/connections.rs`, `tests/gateway/tls.rs`.
+//! calls, and it disables hyper's limits against floods. Tests: `tests/gateway/connection_limits.rs`, `tests/gateway/tls.rs`.
 
 mod config;
 mod connection;

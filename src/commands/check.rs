@@ -1,7 +1,7 @@
 //! The `check` command: tests the configuration of `serve`, and with `--connect` the services that it names. It starts nothing.
 //!
 //! A [`Config`] exists only if flags, files, rules and credentials could be read, and certificate and key match. Each step
-//! returns what it found or what failed; [`Report`] prints it as one line. `tests/gateway/check.rs` makes each step fail.
+//! returns what it found or what failed; [`Report`] prints it as one line. `tests/gateway/check_command.rs` makes each step fail.
 
 mod connection;
 mod report;

@@ -1,4 +1,4 @@
-//! A gRPC client for `get` and `health`, for containers without a shell and without grpcurl. `tests/gateway/process.rs` and
+//! A gRPC client for `get` and `health`, for containers without a shell and without grpcurl. `tests/gateway/cli.rs` and
 //! `tests/gateway/tls.rs` show what it prints.
 
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! visible ASCII: blanks, line ends and invisible characters may stand between the characters. A secret of fewer than four
 //! characters is part of many words; it counts only where it stands as a word by itself.
 //!
-//! `tests/gateway/secrets.rs` shows it with servers that echo everything.
+//! `tests/gateway/redaction.rs` shows it with servers that echo everything.
 
 use std::collections::HashSet;
 use std::hash::Hash;

@@ -2,7 +2,7 @@
 //! ready, and again from the first shutdown signal on. It never depends on the upstream.
 //!
 //! tonic-health's own service is not used: it ends a `Watch` of an unknown service with NOT_FOUND, where the protocol
-//! requires SERVICE_UNKNOWN and an open stream, and it starts as SERVING. Tests: `tests/gateway/server.rs`.
+//! requires SERVICE_UNKNOWN and an open stream, and it starts as SERVING. Tests: `tests/gateway/grpc_health.rs`.
 
 use std::pin::Pin;
 
