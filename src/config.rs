@@ -4,7 +4,7 @@
 //! The flags of `serve` ([`flags`]) keep the errors of their values ([`value`]), so that all problems, of values and of files,
 //! are reported together ([`validator`]). The result, [`Config`], is composed of the `Config` of each module. Nothing in it
 //! runs or is connected: `app` builds the gateway from it. This module must not know how commands run. What it reports is
-//! tested in `tests/gateway/process.rs`.
+//! tested in `tests/gateway/cli.rs`.
 
 mod client;
 mod flags;
