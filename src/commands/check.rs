@@ -70,7 +70,7 @@ fn check_configuration(config: &Config) -> bool {
 /// Checks the identity service, if the gateway has an account, and the upstream up to a call.
 async fn check_services(config: Config) -> Result<(), String> {
     let http = &config.upstream.http;
-    let credentials = CredentialProvider::new(config.credentials)
+    let credentials = CredentialProvider::new(config.credentials, http)
         .map_err(|problem| format!("credential: {problem}; {BUG}"))?;
     let issued = match &credentials {
         CredentialProvider::Keystone(keystone) => Some(check_identity(keystone, http).await?),
