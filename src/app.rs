@@ -58,7 +58,8 @@ pub async fn build(config: Config) -> Result<App, Error> {
         .map_err(|error| Error::Setup(format!("cannot start the runtime: {error}")))?;
     let tls = config.tls.map(Arc::new);
     let authorization = config.authorization.map(Arc::new);
-    let credentials = CredentialProvider::new(config.credentials).map_err(Error::Setup)?;
+    let credentials =
+        CredentialProvider::new(config.credentials, &config.upstream.http).map_err(Error::Setup)?;
     let (base_url, sandbox) = match config.upstream_location {
         UpstreamLocation::Url(url) => (Some(url), None),
         UpstreamLocation::Catalog => (None, None),

@@ -5,36 +5,30 @@
 
 mod check;
 mod client;
-mod get;
-mod health;
-mod output;
 mod process;
 mod sandbox;
 mod serve;
-mod signals;
 
-use std::io;
 use std::process::ExitCode;
 
 use crate::config::{Command, ParseExit};
-use output::{write_line, write_stderr};
-use process::USAGE;
+use process::{USAGE, print, print_error};
 
 /// Runs the parsed command, or prints why there is none.
 pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
     match parsed {
         Err(ParseExit::Help(text)) => {
-            write_line(io::stdout(), text.trim_end());
+            print(text.trim_end());
             ExitCode::SUCCESS
         }
         Err(ParseExit::Usage(problems)) => {
             for problem in problems {
-                write_stderr(&problem);
+                print_error(&problem);
             }
             ExitCode::from(USAGE)
         }
         Ok(command) => run_command(command).unwrap_or_else(|error| {
-            write_stderr(&error);
+            print_error(&error);
             ExitCode::FAILURE
         }),
     }
@@ -42,10 +36,11 @@ pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
 
 fn run_command(command: Command) -> Result<ExitCode, String> {
     match command {
-        Command::Serve(config) => serve::run(*config),
-        Command::Check { config, connect } => check::run(*config, connect),
-        Command::Sandbox(arguments) => sandbox::run(arguments.listen),
-        Command::Get(arguments) => get::run(arguments),
-        Command::Health(arguments) => health::run(arguments),
+        Command::Serve(config) => serve::run(*config)?,
+        Command::Check { config, connect } => return check::run(*config, connect),
+        Command::Sandbox(arguments) => sandbox::run(arguments.listen)?,
+        Command::Get(arguments) => client::get(arguments)?,
+        Command::Health(arguments) => return client::health(arguments),
     }
+    Ok(ExitCode::SUCCESS)
 }

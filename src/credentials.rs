@@ -30,7 +30,7 @@ pub use keystone::{
 pub use secret_source::SecretSource;
 
 use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
-use crate::http::BaseUrl;
+use crate::http::{BaseUrl, Config as HttpConfig};
 use redact::redact;
 
 /// The mode, with what the configuration has read for it.
@@ -56,11 +56,12 @@ pub enum CredentialProvider {
 }
 
 impl CredentialProvider {
-    /// Starts with what the configuration has read. It connects to nothing yet. An error is a fault of the gateway.
-    pub fn new(config: Config) -> Result<Self, String> {
+    /// Starts with what the configuration has read. It connects to nothing yet; `http` is for the identity service. An error is a
+    /// fault of the gateway.
+    pub fn new(config: Config, http: &HttpConfig) -> Result<Self, String> {
         Ok(match config {
             Config::PassThrough => Self::PassThrough,
-            Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone)?)),
+            Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone, http.clone())?)),
             Config::AkSk(aksk) => Self::AkSk(Arc::new(AkSk::new(aksk))),
         })
     }

@@ -1,55 +1,164 @@
 //! The `check` command: tests the configuration of `serve`, and with `--connect` the services that it names. It starts nothing.
 //!
 //! A [`Config`] exists only if flags, files, rules and credentials could be read, and certificate and key match. Each step
-//! returns what it found or what failed; [`Report`] prints it as one line. `tests/gateway/check_command.rs` makes each step fail.
+//! prints one line, and those of `--connect` end with the first that fails. An error names the step, the problem, and what to do.
+//! `tests/gateway/check_command.rs` makes each step fail.
 
 mod connection;
-mod report;
-mod upstream;
 
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use super::process::{UNAVAILABLE, USAGE, runtime};
-use crate::config::Config;
-use crate::credentials;
-use crate::pem::Certificate;
-use report::{Failure, Report, Stopped};
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::process::{UNAVAILABLE, USAGE, print, runtime};
+use crate::config::{Config, UpstreamLocation};
+use crate::credentials::{self, CachedToken, CredentialProvider, Keystone};
+use crate::domain::{
+    BackupShares, CallContext, CallStats, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
+};
+use crate::grpc::{AuthorizationPolicy, RpcError};
+use crate::metrics::Metrics;
+use crate::upstream::{HttpConfig, Upstream};
+
+/// A share and a project that do not exist.
+const NO_SHARE: &str = "00000000-0000-4000-8000-000000000000";
+const NO_PROJECT: &str = "00000000000000000000000000000000";
+/// The advice for what cannot happen.
+const BUG: &str = "this is a bug of the gateway";
 
 pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
-    if check_configuration(&config, &Report).is_err() {
+    if !check_configuration(&config) {
         return Ok(ExitCode::from(USAGE));
     }
-    if connect && runtime()?.block_on(upstream::check(config, &Report)).is_err() {
+    if connect && let Err(failure) = runtime()?.block_on(check_services(config)) {
+        print(&format!("FAIL  {failure}"));
         return Ok(ExitCode::from(UNAVAILABLE));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check_configuration(config: &Config, report: &Report) -> Result<(), Stopped> {
-    report.ok("configuration", "all flags and files are valid");
-    let certificate = match &config.tls {
-        Some(tls) => report.step("certificate", check_certificate(&tls.certificate())),
-        None => Ok(()),
-    };
-    if let Some(rules) = &config.authorization {
-        for rule in rules.summary() {
-            report.ok("rule", &rule);
+/// Describes the configuration. Returns whether the certificate is still valid.
+fn check_configuration(config: &Config) -> bool {
+    print("ok    configuration: all flags and files are valid");
+    let mut is_valid = true;
+    if let Some(tls) = &config.tls {
+        let certificate = tls.certificate();
+        is_valid = !certificate.has_expired(SystemTime::now());
+        if is_valid {
+            print(&format!("ok    certificate: {certificate}; the key matches"));
+        } else {
+            print(&format!(
+                "FAIL  certificate: {certificate}; the key matches; it has expired: renew it (--tls-cert, --tls-key)"
+            ));
         }
+    }
+    for rule in config.authorization.iter().flat_map(AuthorizationPolicy::summary) {
+        print(&format!("ok    rule: {rule}"));
     }
     let credential = match &config.credentials {
         credentials::Config::PassThrough => "the caller's token",
         credentials::Config::Keystone(_) => "a token of the gateway's own account",
         credentials::Config::AkSk(_) => "the gateway's own access key",
     };
-    report.ok("credential", credential);
-    certificate
+    print(&format!("ok    credential: {credential}"));
+    is_valid
 }
 
-fn check_certificate(certificate: &Certificate) -> Result<(String, ()), Failure> {
-    let description = format!("{certificate}; the key matches");
-    if certificate.has_expired(SystemTime::now()) {
-        return Err(Failure::new(description, "it has expired: renew it (--tls-cert, --tls-key)"));
+/// Checks the identity service, if the gateway has an account, and the upstream up to a call.
+async fn check_services(config: Config) -> Result<(), String> {
+    let http = &config.upstream.http;
+    let credentials = CredentialProvider::new(config.credentials, http)
+        .map_err(|problem| format!("credential: {problem}; {BUG}"))?;
+    let issued = match &credentials {
+        CredentialProvider::Keystone(keystone) => Some(check_identity(keystone, http).await?),
+        CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => None,
+    };
+    let url = match config.upstream_location {
+        UpstreamLocation::Sandbox => {
+            print("skip  upstream: the embedded upstream starts with the gateway");
+            return Ok(());
+        }
+        UpstreamLocation::Url(url) => url,
+        UpstreamLocation::Catalog => issued
+            .as_ref()
+            .and_then(|issued| issued.endpoint.clone())
+            .ok_or("upstream: the catalog has no endpoint of VBS; set --upstream-url")?,
+    };
+    connection::check("upstream", &url, &http.roots, http).await?;
+
+    let issued_for = issued.and_then(|issued| issued.project_id.clone());
+    let allowed = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
+    let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
+    let token = match &credentials {
+        CredentialProvider::PassThrough => Some(Token::placeholder()),
+        CredentialProvider::Keystone(_) | CredentialProvider::AkSk(_) => None,
+    };
+    let upstream = Metrics::new(crate::telemetry::dropped_log_lines)
+        .map_err(|error| error.to_string())
+        .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
+        .map_err(|problem| format!("upstream, route: {problem}; {BUG}"))?;
+    let finding = request_share(&upstream, project, token, config.grpc.deadlines.max).await?;
+    print(&format!("ok    upstream, route: {finding}"));
+    Ok(())
+}
+
+async fn check_identity(keystone: &Keystone, http: &HttpConfig) -> Result<Arc<CachedToken>, String> {
+    let (url, roots) = keystone.identity_service();
+    connection::check("identity service", &url, &roots, http).await?;
+    let issued = keystone.fetch_token().await.map_err(|problem| {
+        format!("identity service, token: {problem}; check the OS_ variables, in the environment or in --secrets-dir")
+    })?;
+    let project = issued.project_id.as_deref().unwrap_or("no project");
+    let lifetime_s = issued.lifetime.as_secs();
+    print(&format!("ok    identity service, token: issued for {project}, valid for {lifetime_s} s"));
+    if let Some(endpoint) = &issued.endpoint {
+        print(&format!("ok    identity service, catalog: the upstream is {endpoint}"));
     }
-    Ok((description, ()))
+    Ok(issued)
+}
+
+/// Requests a share that does not exist, and decides from the response whether it comes from VBS. In pass-through mode the
+/// gateway has no credential: `token` is a placeholder, which VBS rejects.
+async fn request_share(
+    upstream: &Upstream,
+    project: String,
+    token: Option<Token>,
+    limit: Duration,
+) -> Result<&'static str, String> {
+    let (Some(project_id), Some(id)) = (ProjectId::parse(project), ShareId::parse(NO_SHARE.into())) else {
+        return Err(format!("upstream, route: invalid ID; {BUG}"));
+    };
+    let has_credential = token.is_none();
+    let call = CallContext {
+        request_id: HeaderValue::from_static("backup-share-gateway-check"),
+        token,
+        trace: TraceContext::default(),
+        deadline: Instant::now() + limit,
+        may_retry: false,
+        stats: CallStats::default(),
+    };
+    let error = match upstream.get(&call, &ShareRef { project_id, id }).await {
+        Ok(_) => return Ok("VBS answered with a share"),
+        Err(error) => error,
+    };
+    if error.kind == ErrorKind::ShareNotFound {
+        return Ok("VBS answered: it has no such share, as expected");
+    }
+    let requires_token = matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::Forbidden);
+    let is_from_vbs = error.code.is_some() || error.message.is_some();
+    if requires_token && !has_credential && is_from_vbs {
+        return Ok("it requires a token, like VBS; use `get` with a valid token to test a call");
+    }
+    let detail = error.detail.clone();
+    let error = RpcError::Upstream(Box::new(error));
+    let status = error.status(&HeaderValue::from_static("check"));
+    let advice = if requires_token && !has_credential {
+        "the response is not from VBS: check the URL"
+    } else {
+        status.message()
+    };
+    Err(format!("upstream, route: {} ({detail}); {advice}", error.reason()))
 }

@@ -1,28 +1,72 @@
-//! A gRPC client for `get` and `health`, for containers without a shell and without grpcurl. `tests/gateway/cli.rs` and
+//! The commands `get` and `health`: a gRPC client for containers without a shell and without grpcurl. `tests/gateway/cli.rs` and
 //! `tests/gateway/tls.rs` show what it prints.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use super::process::runtime;
-use crate::config::Target;
-use crate::domain::error_chain;
+use super::process::{print, runtime};
+use crate::config::{GetArgs, HealthArgs, Target};
+use crate::domain::{TOKEN_HEADER_NAME, error_chain};
 use crate::grpc::code_name;
+use crate::proto::backup_share_service_client::BackupShareServiceClient;
+use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
 
 /// The gateway enforces the deadline; the client waits this much longer for the status.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Connects to a gateway and makes one call. The error is text to print.
-pub(super) fn call<T, F>(target: &Target, send: impl FnOnce(Channel) -> F) -> Result<T, String>
-where
-    F: Future<Output = Result<Response<T>, Status>>,
-{
+/// Prints the share as JSON.
+pub(super) fn get(arguments: GetArgs) -> Result<(), String> {
+    let GetArgs { id, project_id, token, target } = arguments;
+    let mut request = Request::new(GetBackupShareRequest { project_id, id });
+    if let Some(token) = token {
+        request.metadata_mut().as_mut().insert(TOKEN_HEADER_NAME, token.value());
+    }
+    let response = call(&target, request, async |channel, request| {
+        BackupShareServiceClient::new(channel).get_backup_share(request).await
+    })?;
+    print(&to_json(&response)?);
+    Ok(())
+}
+
+/// The response in protobuf's JSON mapping.
+fn to_json(response: &GetBackupShareResponse) -> Result<String, String> {
+    let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())?;
+    let name = "vbs.v2.GetBackupShareResponse";
+    let descriptor = pool.get_message_by_name(name).ok_or_else(|| format!("{name} has no descriptor"))?;
+    let mut message = DynamicMessage::new(descriptor);
+    message.transcode_from(response).map_err(|error| error.to_string())?;
+    serde_json::to_string_pretty(&message).map_err(|error| error.to_string())
+}
+
+/// Prints whether the gateway is SERVING.
+pub(super) fn health(arguments: HealthArgs) -> Result<ExitCode, String> {
+    let HealthArgs { service, target } = arguments;
+    let request = Request::new(HealthCheckRequest { service });
+    let response =
+        call(&target, request, async |channel, request| HealthClient::new(channel).check(request).await)?;
+    let status = response.status();
+    print(status.as_str_name());
+    Ok(if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Connects to a gateway and makes one call. The error is text to print: the status with its details.
+fn call<Q, R>(
+    target: &Target,
+    mut request: Request<Q>,
+    send: impl AsyncFnOnce(Channel, Request<Q>) -> Result<Response<R>, Status>,
+) -> Result<R, String> {
+    request.set_timeout(target.deadline);
     let connect_and_send = async {
         let channel = connect(target).await?;
-        let response = send(channel).await.map_err(|status| format_status(&status))?;
+        let response = send(channel, request).await.map_err(|status| format_status(&status))?;
         Ok(response.into_inner())
     };
     let limited = async { tokio::time::timeout(target.deadline + GRACE, connect_and_send).await };
@@ -30,13 +74,6 @@ where
         Ok(result) => result,
         Err(_) => Err(format!("{} did not answer within {:?}", target.address, target.deadline)),
     }
-}
-
-/// A request with the deadline of the command.
-pub(super) fn request<T>(target: &Target, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(target.deadline);
-    request
 }
 
 async fn connect(target: &Target) -> Result<Channel, String> {

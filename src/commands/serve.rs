@@ -1,14 +1,12 @@
 //! The `serve` command: runs the gateway until a signal stops it.
 
+use std::convert::Infallible;
 use std::io;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::output::write_stderr;
-use super::process::runtime;
-use super::signals::Signals;
+use super::process::{Signals, print_error, runtime};
 use crate::app::{self, Shutdown};
 use crate::config::{Config, UpstreamLocation};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE};
@@ -19,7 +17,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_millis(200);
 /// The time limit for the export of the last spans after an orderly shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn run(config: Config) -> Result<ExitCode, String> {
+pub(super) fn run(config: Config) -> Result<(), String> {
     let limit = raise_descriptor_limit();
     let runtime = runtime()?;
     // The log is dropped last, because calls that a forced shutdown cancels are still logged.
@@ -33,21 +31,29 @@ pub(super) fn run(config: Config) -> Result<ExitCode, String> {
     if let Some(exporter) = exporter {
         exporter.shutdown(if ended.is_ok() { FLUSH_TIMEOUT } else { EXIT_TIMEOUT });
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
 }
 
 async fn serve(config: Config) -> Result<(), String> {
     let has_sandbox = matches!(config.upstream_location, UpstreamLocation::Sandbox);
-    let signals = Signals::handle()?;
+    let mut signals = Signals::handle()?;
     let app = app::build(config).await.map_err(|error| error.to_string())?;
     let app = app.bind().map_err(|error| error.to_string())?;
     if has_sandbox {
-        write_stderr(&quickstart_hint(app.grpc_address().port()));
+        print_error(&quickstart_hint(app.grpc_address().port()));
     }
     let shutdown = Shutdown::default();
+    // The first signal drains the gateway, the second one ends the process immediately.
+    let forward_signals = async {
+        signals.next().await;
+        shutdown.drain.cancel();
+        signals.next().await;
+        shutdown.now.cancel();
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
         ended = app.run(shutdown.clone()) => ended.map_err(|error| error.to_string()),
-        never = signals.forward(shutdown) => match never {},
+        never = forward_signals => match never {},
     }
 }
 

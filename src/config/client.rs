@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::value::FlagValue;
+use super::value::duration;
 use crate::domain::Token;
 
 /// The arguments of `sandbox`.
@@ -83,7 +83,7 @@ fn read_pem(path: &str) -> Result<Pem, String> {
 
 fn deadline(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    let deadline = Duration::parse(text)?;
+    let deadline = duration(text)?;
     if deadline > DAY { Err("must be at most 24h".into()) } else { Ok(deadline) }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::env::VarError;
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use zeroize::Zeroizing;
@@ -16,14 +17,6 @@ use crate::credentials::{
 };
 use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
-use crate::upstream::HttpConfig;
-
-/// The credential for the upstream, as it was read. The connections to the identity service are added later.
-pub(super) enum Auth {
-    PassThrough,
-    Keystone(Box<AccountConfig>),
-    AkSk(AkSkConfig),
-}
 
 impl ServeFlags {
     pub(super) fn tls(&self, validator: &mut Validator) -> Result<Option<Tls>, Reported> {
@@ -31,7 +24,7 @@ impl ServeFlags {
             (Some(certificate), Some(key)) => {
                 let certificate = validator.value(certificate);
                 let key = validator.value(key);
-                let client_ca = validator.optional(self.tls_client_ca.as_ref());
+                let client_ca = validator.optional(&self.tls_client_ca);
                 let files = TlsFiles { certificate: certificate?, key: key?, client_ca: client_ca? };
                 let config = Tls::load(files).map_err(|problem| {
                     validator.report(format!("--tls-cert (GATEWAY_TLS_CERT), --tls-key (GATEWAY_TLS_KEY), --tls-client-ca (GATEWAY_TLS_CLIENT_CA): {problem}"))
@@ -54,10 +47,10 @@ impl ServeFlags {
             validator.report("--allow (GATEWAY_ALLOW) and --allow-file (GATEWAY_ALLOW_FILE) need --tls-client-ca (GATEWAY_TLS_CLIENT_CA): the rules name callers by their certificates");
         }
         let lists: Vec<_> = self.allow.iter().map(|list| validator.value(list)).collect();
-        let file = validator.optional(self.allow_file.as_ref());
+        let file = validator.optional(&self.allow_file);
         let mut rules = Vec::new();
         for list in lists {
-            rules.extend(list?.0);
+            rules.extend(list?);
         }
         let config = AuthorizationPolicy::load(rules, file?);
         Ok(Some(validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE): ", config)?))
@@ -68,48 +61,33 @@ impl ServeFlags {
         !self.allow.is_empty() || self.allow_file.is_some()
     }
 
-    /// Reads the gateway's own account or keys, if the mode has one.
-    pub(super) fn auth(
+    /// The credential for the upstream, with the gateway's own account or keys, if the mode has one.
+    pub(super) fn credentials(
         &self,
         validator: &mut Validator,
-        mode: Result<AuthMode, Reported>,
         allow_plaintext: bool,
-    ) -> Result<Auth, Reported> {
+    ) -> Result<credentials::Config, Reported> {
+        let mode = validator.value(&self.auth);
         let scheme = validator.value(&self.aksk_scheme);
-        let secrets_dir = validator.optional(self.secrets_dir.as_ref());
+        let secrets_dir = validator.optional(&self.secrets_dir);
         match mode? {
-            AuthMode::PassThrough => Ok(Auth::PassThrough),
+            AuthMode::PassThrough => Ok(credentials::Config::PassThrough),
             AuthMode::Keystone => {
                 self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)");
-                let variables = SecretSource {
-                    directory: secrets_dir?,
-                    variables: variables(validator, &KEYSTONE_VARIABLES),
-                };
-                let account = AccountConfig::load(variables, allow_plaintext);
+                let source = secret_source(validator, secrets_dir?, &KEYSTONE_VARIABLES);
+                let account = AccountConfig::load(source, allow_plaintext);
                 let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
-                Ok(Auth::Keystone(Box::new(account)))
+                let endpoint_from_catalog = self.upstream_url.is_none();
+                let keystone = KeystoneConfig { account, endpoint_from_catalog };
+                Ok(credentials::Config::Keystone(Box::new(keystone)))
             }
             AuthMode::AkSk => {
                 self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
-                let variables =
-                    SecretSource { directory: secrets_dir?, variables: variables(validator, AKSK_VARIABLES) };
-                let keys = LoadedKeys::load(variables)
+                let source = secret_source(validator, secrets_dir?, AKSK_VARIABLES);
+                let keys = LoadedKeys::load(source)
                     .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
-                Ok(Auth::AkSk(AkSkConfig { keys, scheme: scheme? }))
+                Ok(credentials::Config::AkSk(AkSkConfig { keys, scheme: scheme? }))
             }
-        }
-    }
-
-    /// What `auth` has read, with the connections to the identity service.
-    pub(super) fn credentials(&self, auth: Auth, http: &HttpConfig) -> credentials::Config {
-        match auth {
-            Auth::PassThrough => credentials::Config::PassThrough,
-            Auth::AkSk(keys) => credentials::Config::AkSk(keys),
-            Auth::Keystone(account) => credentials::Config::Keystone(Box::new(KeystoneConfig {
-                account: *account,
-                endpoint_from_catalog: self.upstream_url.is_none(),
-                http: http.clone(),
-            })),
         }
     }
 
@@ -121,13 +99,17 @@ impl ServeFlags {
     }
 }
 
-/// The variables that are set.
-fn variables(validator: &mut Validator, names: &[&'static str]) -> HashMap<&'static str, SecretString> {
-    let mut set = HashMap::new();
+/// The directory, and those of the variables that are set.
+fn secret_source(
+    validator: &mut Validator,
+    directory: Option<PathBuf>,
+    names: &[&'static str],
+) -> SecretSource {
+    let mut variables = HashMap::new();
     for name in names {
         match std::env::var(name).map(Zeroizing::new) {
             Ok(value) => {
-                set.insert(*name, SecretString::from(value.as_str()));
+                variables.insert(*name, SecretString::from(value.as_str()));
             }
             Err(VarError::NotPresent) => {}
             Err(VarError::NotUnicode(_)) => {
@@ -135,5 +117,5 @@ fn variables(validator: &mut Validator, names: &[&'static str]) -> HashMap<&'sta
             }
         }
     }
-    set
+    SecretSource { directory, variables }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::flags::ServeFlags;
 use super::upstream::UpstreamLocation;
 use super::validator::{Reported, Validator};
-use super::value::{AuthMode, DurationOrZero};
 use crate::telemetry::{self, LogFormat, traces};
 use crate::upstream;
 use crate::{credentials, grpc, server};
@@ -58,14 +57,13 @@ impl ServeFlags {
         // An invalid value allows nothing.
         let allow_plaintext = validator.value(&self.allow_plaintext_upstream).unwrap_or(false);
         let upstream_location = self.upstream_location(validator, allow_plaintext);
-        let mode = validator.value(&self.auth);
-        let auth = self.auth(validator, mode, allow_plaintext);
-        let upstream = self.upstream(validator, &upstream_location, &auth);
+        let credentials = self.credentials(validator, allow_plaintext);
+        let upstream = self.upstream(validator, &upstream_location, &credentials);
         let max_deadline = validator.value(&self.max_deadline);
         let listen = validator.value(&self.listen);
         let admin_listen = validator.value(&self.admin_listen);
         let server = self.server(validator, max_deadline);
-        let grpc = self.grpc(validator, max_deadline, mode);
+        let grpc = self.grpc(validator, max_deadline, &credentials);
         let authorization = self.authorization(validator);
         let tls = self.tls(validator);
         let drain_delay = validator.value(&self.drain_delay);
@@ -74,9 +72,6 @@ impl ServeFlags {
         let log = self.log(validator);
         let traces = validator.check_all("", traces::Config::read(otel_variable));
 
-        let upstream = upstream?;
-        let DurationOrZero(drain_delay) = drain_delay?;
-        let DurationOrZero(drain_timeout) = drain_timeout?;
         Ok(Config {
             listen: listen?,
             admin_listen: admin_listen?,
@@ -85,11 +80,11 @@ impl ServeFlags {
             tls: tls?,
             grpc: grpc?,
             authorization: authorization?,
-            credentials: self.credentials(auth?, &upstream.http),
+            credentials: credentials?,
             upstream_location: upstream_location?,
-            upstream,
-            drain_delay,
-            drain_timeout,
+            upstream: upstream?,
+            drain_delay: drain_delay?,
+            drain_timeout: drain_timeout?,
             reload_interval: RELOAD_INTERVAL,
             log: log?,
             traces: traces?,
@@ -110,8 +105,8 @@ impl ServeFlags {
         let keepalive_timeout = validator.value(&self.keepalive_timeout);
         Ok(server::Config {
             protocol: server::Protocol::Http2,
-            max_connections: max_connections?.0 as usize,
-            max_streams: max_streams?.0,
+            max_connections: max_connections? as usize,
+            max_streams: max_streams?,
             max_connection_age: max_age?,
             max_connection_idle: max_idle?,
             handshake_timeout: handshake_timeout?,
@@ -125,22 +120,22 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         max_deadline: Result<Duration, Reported>,
-        mode: Result<AuthMode, Reported>,
+        credentials: &Result<credentials::Config, Reported>,
     ) -> Result<grpc::Config, Reported> {
         let max_in_flight = validator.value(&self.max_in_flight);
         let default_deadline = validator.value(&self.default_deadline);
         let no_reflection = validator.value(&self.no_reflection);
         Ok(grpc::Config {
-            max_in_flight: max_in_flight?.0 as usize,
+            max_in_flight: max_in_flight? as usize,
             deadlines: grpc::DeadlineLimits { default: default_deadline?, max: max_deadline? },
             reflection: !no_reflection?,
-            uses_callers_token: mode? == AuthMode::PassThrough,
+            uses_callers_token: matches!(credentials.as_ref()?, credentials::Config::PassThrough),
         })
     }
 
     fn workers(&self, validator: &mut Validator) -> Result<usize, Reported> {
-        match validator.optional(self.workers.as_ref())? {
-            Some(workers) => Ok(workers.0 as usize),
+        match validator.optional(&self.workers)? {
+            Some(workers) => Ok(workers as usize),
             // The standard library reads the quota of the cgroup.
             None => Ok(available_parallelism().map_or(1, usize::from)),
         }
@@ -148,9 +143,9 @@ impl ServeFlags {
 
     fn log(&self, validator: &mut Validator) -> Result<telemetry::Config, Reported> {
         let filter = validator.value(&self.log);
-        let format = validator.optional(self.log_format.as_ref());
+        let format = validator.optional(&self.log_format);
         let format = format?.unwrap_or_else(LogFormat::for_stdout);
-        Ok(telemetry::Config { filter: filter?.0, format })
+        Ok(telemetry::Config { filter: filter?, format })
     }
 }
 

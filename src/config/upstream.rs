@@ -1,9 +1,9 @@
 //! Where the upstream is, and the HTTP connections to it.
 
 use super::flags::ServeFlags;
-use super::security::Auth;
 use super::validator::{Reported, Validator};
 use super::value::AuthMode;
+use crate::credentials;
 use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
 
 /// Where the upstream is.
@@ -55,9 +55,9 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         location: &Result<UpstreamLocation, Reported>,
-        auth: &Result<Auth, Reported>,
+        credentials: &Result<credentials::Config, Reported>,
     ) -> Result<upstream::Config, Reported> {
-        let roots = self.roots(validator, location, auth);
+        let roots = self.roots(validator, location, credentials);
         let proxy = self.proxy(validator, location);
         let connect_timeout = validator.value(&self.connect_timeout);
         let idle_timeout = validator.value(&self.upstream_idle_timeout);
@@ -72,10 +72,10 @@ impl ServeFlags {
                 connect_timeout: connect_timeout?,
                 idle_timeout: idle_timeout?,
                 connection_lifetime: connection_lifetime?,
-                max_response_bytes: max_response_bytes?.0,
+                max_response_bytes: max_response_bytes?,
             },
             attempt_timeout: attempt_timeout?,
-            max_attempts: max_attempts?.0,
+            max_attempts: max_attempts?,
             first_backoff: upstream::FIRST_BACKOFF,
         })
     }
@@ -93,10 +93,7 @@ impl ServeFlags {
         {
             validator.report("--upstream-url (GATEWAY_UPSTREAM_URL) must have a name in place of an IPv6 address if --upstream-proxy (GATEWAY_UPSTREAM_PROXY) is set: TLS to an IPv6 address through a proxy is not supported");
         }
-        let text = validator.value(flag)?;
-        let proxy =
-            Proxy::parse(&text).map_err(|problem| validator.report(format!("{}: {problem}", flag.name)))?;
-        Ok(Some(proxy))
+        Ok(Some(validator.value(flag)?))
     }
 
     /// The CA certificates that verify the upstream.
@@ -104,16 +101,14 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         location: &Result<UpstreamLocation, Reported>,
-        auth: &Result<Auth, Reported>,
+        credentials: &Result<credentials::Config, Reported>,
     ) -> Result<Roots, Reported> {
         if let Some(flag) = &self.upstream_ca {
-            let file = validator.value(flag)?;
-            return Roots::from_pem_file(&file)
-                .map_err(|problem| validator.report(format!("{}: {problem}", flag.name)));
+            return validator.value(flag);
         }
         // OpenStack uses the file of OS_CACERT for every service, not only for the identity service.
-        if let Auth::Keystone(account) = auth.as_ref()?
-            && let Some(roots) = account.custom_roots()
+        if let credentials::Config::Keystone(keystone) = credentials.as_ref()?
+            && let Some(roots) = keystone.account.custom_roots()
         {
             return Ok(roots.clone());
         }

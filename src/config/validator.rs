@@ -1,6 +1,44 @@
 //! Collects what is wrong with a configuration, so that all problems are reported together.
+//!
+//! clap stops at the first value that does not parse. A [`Flag`] keeps the error instead, until a [`Validator`] reads it.
 
-use super::value::{Flag, FlagValue};
+use std::ffi::OsStr;
+
+use clap::builder::TypedValueParser;
+use clap::{Arg, Command};
+
+/// The value of a flag, or why its text is invalid.
+#[derive(Clone)]
+pub(super) struct Flag<T> {
+    /// The flag and its variable: `--listen (GATEWAY_LISTEN)`.
+    pub(super) name: String,
+    pub(super) value: Result<T, String>,
+}
+
+/// Makes a parser of [`Flag`], which never fails, from one of its value.
+pub(super) fn flag<T: Clone + Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl TypedValueParser<Value = Flag<T>> {
+    FlagParser(parse)
+}
+
+#[derive(Clone)]
+struct FlagParser<T>(fn(&str) -> Result<T, String>);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for FlagParser<T> {
+    type Value = Flag<T>;
+
+    fn parse_ref(&self, _: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Flag<T>, clap::Error> {
+        let flag = arg.and_then(Arg::get_long).unwrap_or_default();
+        let value = value.to_str().ok_or_else(|| "the value is not UTF-8".to_owned()).and_then(self.0);
+        Ok(Flag { name: format!("--{flag} ({})", variable(flag)), value })
+    }
+}
+
+/// The environment variable of a flag: `GATEWAY_UPSTREAM_URL` of `upstream-url`.
+pub(super) fn variable(flag: &str) -> String {
+    format!("GATEWAY_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
 
 /// The problems found so far, one line for each.
 #[derive(Debug, Default)]
@@ -40,12 +78,12 @@ impl Validator {
     }
 
     /// The value of a flag.
-    pub(super) fn value<T: FlagValue>(&mut self, flag: &Flag<T>) -> Result<T, Reported> {
+    pub(super) fn value<T: Clone>(&mut self, flag: &Flag<T>) -> Result<T, Reported> {
         flag.value.clone().map_err(|problem| self.report(format!("{}: {problem}", flag.name)))
     }
 
     /// The value of a flag that may be missing.
-    pub(super) fn optional<T: FlagValue>(&mut self, flag: Option<&Flag<T>>) -> Result<Option<T>, Reported> {
+    pub(super) fn optional<T: Clone>(&mut self, flag: &Option<Flag<T>>) -> Result<Option<T>, Reported> {
         match flag {
             Some(flag) => Ok(Some(self.value(flag)?)),
             None => Ok(None),

@@ -30,15 +30,13 @@ use token::IssuedToken;
 pub use token_cache::CachedToken;
 use token_cache::{Refresh, TokenCache};
 
-/// The account, and how the identity service is reached.
+/// The account, and what its tokens are for.
 #[derive(Debug)]
 pub struct Config {
     /// The account.
     pub account: AccountConfig,
     /// Whether the upstream's endpoint is taken from the catalog.
     pub endpoint_from_catalog: bool,
-    /// The connections. Their CA certificates are those of the account.
-    pub http: HttpConfig,
 }
 
 /// The account as the configuration has read it, and where it was read from.
@@ -75,8 +73,9 @@ pub struct Keystone {
 
 impl Keystone {
     /// Starts with the account that the configuration has read. It connects to nothing yet. An error is a fault of the gateway.
-    pub fn new(config: Config) -> Result<Self, String> {
-        let Config { account: AccountConfig { source, account }, endpoint_from_catalog, http } = config;
+    /// Of `http`, all but the CA certificates is used: these are the account's.
+    pub fn new(config: Config, http: HttpConfig) -> Result<Self, String> {
+        let Config { account: AccountConfig { source, account }, endpoint_from_catalog } = config;
         let Loaded { value: account, snapshot } = account;
         let client = IdentityClient::new(account, &http, endpoint_from_catalog)?;
         let client = ArcSwap::from_pointee(client);

@@ -317,7 +317,8 @@ async fn handler_panic_is_internal_and_counted() {
     };
     let metrics = metrics::Metrics::new(telemetry::dropped_log_lines).unwrap();
     let url = upstream::BaseUrl::parse("http://127.0.0.1:1", true).unwrap();
-    let credentials = credentials::CredentialProvider::new(config.credentials).unwrap();
+    let credentials =
+        credentials::CredentialProvider::new(config.credentials, &config.upstream.http).unwrap();
     let shares = upstream::Upstream::new(Some(url), config.upstream, credentials, metrics.clone()).unwrap();
     let (readiness, stop) = (Readiness::default(), Default::default());
     let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();

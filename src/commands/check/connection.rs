@@ -1,4 +1,4 @@
-//! The steps to a service: name resolution, TCP, TLS.
+//! The steps to a service: name resolution, TCP, TLS. The error of the first that fails says what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,85 +11,82 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::report::{Failure, Report, Stopped};
+use super::super::process::print;
 use crate::http::{BaseUrl, tls_config};
 use crate::pem::Certificate;
 use crate::upstream::{HttpConfig, Roots};
 
 /// Connects to `service`. Each step takes at most the connect timeout.
 pub(super) async fn check(
-    report: &Report,
     service: &str,
     url: &BaseUrl,
     roots: &Roots,
     http: &HttpConfig,
-) -> Result<(), Stopped> {
+) -> Result<(), String> {
     if http.proxy.is_some() {
-        let step = format!("{service}, name, TCP and TLS");
-        report.skip(&step, "the proxy of --upstream-proxy connects to it");
+        print(&format!("skip  {service}, name, TCP and TLS: the proxy of --upstream-proxy connects to it"));
         return Ok(());
     }
     let limit = http.connect_timeout;
     let (host, port) = url.host_and_port();
-    let addresses = report.step(&format!("{service}, name"), resolve(&host, port, limit).await)?;
-    let stream = report.step(&format!("{service}, TCP"), connect(&addresses, limit).await)?;
-    let tls = format!("{service}, TLS");
+    let addresses = resolve(&host, port, limit).await.map_err(|problem| {
+        format!("{service}, name: {host} cannot be resolved ({problem}); check the URL and the name server")
+    })?;
+    let texts: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    print(&format!("ok    {service}, name: {host} is {}", texts.join(", ")));
+
+    let (address, stream) = connect(&addresses, limit).await.map_err(|problem| {
+        format!("{service}, TCP: {problem}; check port, firewall and network policy, or set --upstream-proxy")
+    })?;
+    print(&format!("ok    {service}, TCP: {address} accepts connections"));
+
     if url.is_plaintext() {
-        report.skip(&tls, "the URL is http: tokens are sent unencrypted");
+        print(&format!("skip  {service}, TLS: the URL is http: tokens are sent unencrypted"));
         return Ok(());
     }
-    report.step(&tls, handshake(&host, roots, stream, limit).await)
+    let handshake = handshake(&host, roots, stream, limit).await;
+    let certificate = handshake.map_err(|problem| format!("{service}, TLS: {problem}"))?;
+    print(&format!("ok    {service}, TLS: {certificate}"));
+    Ok(())
 }
 
-async fn resolve(host: &str, port: u16, limit: Duration) -> Result<(String, Vec<SocketAddr>), Failure> {
-    let addresses: Vec<SocketAddr> = match timeout(limit, lookup_host((host, port))).await {
-        Ok(Ok(addresses)) => addresses.collect(),
-        Ok(Err(error)) => return Err(unresolved(host, &error.to_string())),
-        Err(_) => return Err(unresolved(host, &no_answer(limit))),
-    };
-    if addresses.is_empty() {
-        return Err(unresolved(host, "it has no address"));
+async fn resolve(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, String> {
+    match timeout(limit, lookup_host((host, port))).await {
+        Ok(Ok(addresses)) => {
+            let addresses: Vec<SocketAddr> = addresses.collect();
+            if addresses.is_empty() { Err("it has no address".into()) } else { Ok(addresses) }
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(no_answer(limit)),
     }
-    let texts: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    Ok((format!("{host} is {}", texts.join(", ")), addresses))
 }
 
-fn unresolved(host: &str, reason: &str) -> Failure {
-    Failure::new(format!("{host} cannot be resolved ({reason})"), "check the URL and the name server")
-}
-
-async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<(String, TcpStream), Failure> {
+async fn connect(addresses: &[SocketAddr], limit: Duration) -> Result<(SocketAddr, TcpStream), String> {
     let mut problems = Vec::new();
     for address in addresses {
         match timeout(limit, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok((format!("{address} accepts connections"), stream)),
+            Ok(Ok(stream)) => return Ok((*address, stream)),
             Ok(Err(error)) => problems.push(format!("{address}: {error}")),
             Err(_) => problems.push(format!("{address}: {}", no_answer(limit))),
         }
     }
-    let advice = "check port, firewall and network policy, or set --upstream-proxy";
-    Err(Failure::new(problems.join(", "), advice))
+    Err(problems.join(", "))
 }
 
-async fn handshake(
-    host: &str,
-    roots: &Roots,
-    stream: TcpStream,
-    limit: Duration,
-) -> Result<(String, ()), Failure> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| Failure::new(error, "check the URL"))?;
-    let config = tls_config(roots).map_err(Failure::internal)?;
+/// Returns what the peer's certificate is. The error says what to do.
+async fn handshake(host: &str, roots: &Roots, stream: TcpStream, limit: Duration) -> Result<String, String> {
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{error}; check the URL"))?;
+    let config = tls_config(roots).map_err(|problem| format!("{problem}; this is a bug of the gateway"))?;
     let connector = TlsConnector::from(Arc::new(config));
     let stream = match timeout(limit, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Failure::new(&error, handshake_advice(&error))),
-        Err(_) => return Err(Failure::new(no_answer(limit), NOT_TLS)),
+        Ok(Err(error)) => return Err(format!("{error}; {}", handshake_advice(&error))),
+        Err(_) => return Err(format!("{}; {NOT_TLS}", no_answer(limit))),
     };
     let (_, connection) = stream.get_ref();
     let leaf = connection.peer_certificates().and_then(<[_]>::first);
-    let leaf = leaf.and_then(|leaf| Certificate::parse(leaf).ok());
-    let finding = leaf.map_or_else(|| "no certificate".to_owned(), |leaf| leaf.to_string());
-    Ok((finding, ()))
+    let certificate = leaf.and_then(|leaf| Certificate::parse(leaf).ok());
+    Ok(certificate.map_or_else(|| "no certificate".to_owned(), |certificate| certificate.to_string()))
 }
 
 fn no_answer(limit: Duration) -> String {
