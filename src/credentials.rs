@@ -24,7 +24,7 @@ pub use aksk::{
     AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
 };
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, CachedToken, Config as KeystoneConfig, IdentityError, Keystone,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret_source::SecretSource;
@@ -71,7 +71,7 @@ impl CredentialProvider {
         match (self, token) {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
             (Self::PassThrough, None) => Err(Error::new(ErrorKind::Unauthenticated, "the call has no token")),
-            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.current().await?)),
+            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.cache.current().await?)),
             (Self::AkSk(aksk), _) => Ok(AuthMaterial::Keys(aksk.keys(), aksk.scheme())),
         }
     }
@@ -79,7 +79,7 @@ impl CredentialProvider {
     /// The upstream has rejected `material` with a 401.
     pub fn invalidate(&self, material: &AuthMaterial) {
         if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
-            keystone.cache().invalidate(rejected);
+            keystone.cache.invalidate(rejected);
         }
     }
 
@@ -90,7 +90,7 @@ impl CredentialProvider {
     ) -> Result<Option<AuthMaterial>, IdentityError> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let token = keystone.cache().wait_for_token(Some(rejected)).await?;
+                let token = keystone.cache.wait_for_token(Some(rejected)).await?;
                 Ok(token.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
@@ -99,13 +99,13 @@ impl CredentialProvider {
 
     /// Whether there is, or was, a credential, so that calls can be served.
     pub fn is_ready(&self) -> bool {
-        if let Self::Keystone(keystone) = self { keystone.cache().is_ready() } else { true }
+        if let Self::Keystone(keystone) = self { keystone.cache.is_ready() } else { true }
     }
 
     /// Waits until [`CredentialProvider::is_ready`] is true.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
-            keystone.cache().ready().await;
+            keystone.cache.ready().await;
         }
     }
 }
@@ -116,7 +116,7 @@ pub enum AuthMaterial {
     /// The caller's token.
     Caller(Token),
     /// The gateway's token.
-    Issued(Arc<CachedToken>),
+    Issued(Arc<IssuedToken>),
     /// The gateway's keys, and how they sign.
     Keys(Arc<Keys>, Scheme),
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::connection;
 use super::report::{Failure, Report, Stopped};
 use crate::config::{Config, UpstreamLocation};
-use crate::credentials::{CachedToken, CredentialProvider, Keystone};
+use crate::credentials::{CredentialProvider, IssuedToken, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, Error, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
@@ -63,7 +63,7 @@ async fn check_identity(
     report: &Report,
     keystone: &Keystone,
     http: &HttpConfig,
-) -> Result<Arc<CachedToken>, Stopped> {
+) -> Result<Arc<IssuedToken>, Stopped> {
     let (url, roots) = keystone.identity_service();
     connection::check(report, "identity service", &url, &roots, http).await?;
     let issued = report.step("identity service, token", request_token(keystone).await)?;
@@ -73,7 +73,7 @@ async fn check_identity(
     Ok(issued)
 }
 
-async fn request_token(keystone: &Keystone) -> Result<(String, Arc<CachedToken>), Failure> {
+async fn request_token(keystone: &Keystone) -> Result<(String, Arc<IssuedToken>), Failure> {
     let issued = keystone.fetch_token().await.map_err(|problem| {
         Failure::new(problem, "check the OS_ variables, in the environment or in --secrets-dir")
     })?;
