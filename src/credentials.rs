@@ -20,9 +20,7 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{
-    AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
-};
+pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
     AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
@@ -41,7 +39,7 @@ pub enum Config {
     /// A token of the gateway's own account at the identity service.
     Keystone(Box<KeystoneConfig>),
     /// Signatures with the gateway's own keys.
-    AkSk(AkSkConfig),
+    AkSk(AkSk, Scheme),
 }
 
 /// Where the credential of a call comes from.
@@ -52,7 +50,7 @@ pub enum CredentialProvider {
     /// A token of the gateway's own account at the identity service.
     Keystone(Arc<Keystone>),
     /// Signatures with the gateway's own keys.
-    AkSk(Arc<AkSk>),
+    AkSk(Arc<AkSk>, Scheme),
 }
 
 impl CredentialProvider {
@@ -61,7 +59,7 @@ impl CredentialProvider {
         Ok(match config {
             Config::PassThrough => Self::PassThrough,
             Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone)?)),
-            Config::AkSk(aksk) => Self::AkSk(Arc::new(AkSk::new(aksk))),
+            Config::AkSk(keys, scheme) => Self::AkSk(Arc::new(keys), scheme),
         })
     }
 
@@ -72,7 +70,7 @@ impl CredentialProvider {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
             (Self::PassThrough, None) => Err(Error::new(ErrorKind::Unauthenticated, "the call has no token")),
             (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.cache.current().await?)),
-            (Self::AkSk(aksk), _) => Ok(AuthMaterial::Keys(aksk.keys(), aksk.scheme())),
+            (Self::AkSk(aksk, scheme), _) => Ok(AuthMaterial::Keys(aksk.keys(), *scheme)),
         }
     }
 

@@ -40,7 +40,7 @@ fn check_configuration(config: &Config, report: &Report) -> Result<(), Stopped> 
     let credential = match &config.credentials {
         credentials::Config::PassThrough => "the caller's token",
         credentials::Config::Keystone(_) => "a token of the gateway's own account",
-        credentials::Config::AkSk(_) => "the gateway's own access key",
+        credentials::Config::AkSk(..) => "the gateway's own access key",
     };
     report.ok("credential", credential);
     certificate

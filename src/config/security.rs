@@ -11,8 +11,7 @@ use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use super::value::AuthMode;
 use crate::credentials::{
-    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys,
-    SecretSource,
+    self, AKSK_VARIABLES, AccountConfig, AkSk, KEYSTONE_VARIABLES, KeystoneConfig, Scheme, SecretSource,
 };
 use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
@@ -22,7 +21,7 @@ use crate::upstream::HttpConfig;
 pub(super) enum Auth {
     PassThrough,
     Keystone(Box<AccountConfig>),
-    AkSk(AkSkConfig),
+    AkSk(AkSk, Scheme),
 }
 
 impl ServeFlags {
@@ -93,9 +92,9 @@ impl ServeFlags {
                 self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
                 let variables =
                     SecretSource { directory: secrets_dir?, variables: variables(validator, AKSK_VARIABLES) };
-                let keys = LoadedKeys::load(variables)
+                let keys = AkSk::load(variables)
                     .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
-                Ok(Auth::AkSk(AkSkConfig { keys, scheme: scheme? }))
+                Ok(Auth::AkSk(keys, scheme?))
             }
         }
     }
@@ -104,7 +103,7 @@ impl ServeFlags {
     pub(super) fn credentials(&self, auth: Auth, http: &HttpConfig) -> credentials::Config {
         match auth {
             Auth::PassThrough => credentials::Config::PassThrough,
-            Auth::AkSk(keys) => credentials::Config::AkSk(keys),
+            Auth::AkSk(keys, scheme) => credentials::Config::AkSk(keys, scheme),
             Auth::Keystone(account) => credentials::Config::Keystone(Box::new(KeystoneConfig {
                 account: *account,
                 endpoint_from_catalog: self.upstream_url.is_none(),

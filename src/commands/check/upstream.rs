@@ -27,7 +27,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
         .map_err(|problem| report.fail("credential", &Failure::internal(problem)))?;
     let issued = match &credentials {
         CredentialProvider::Keystone(keystone) => Some(check_identity(report, keystone, http).await?),
-        CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => None,
+        CredentialProvider::PassThrough | CredentialProvider::AkSk(..) => None,
     };
     let url = match config.upstream_location {
         UpstreamLocation::Sandbox => {
@@ -50,7 +50,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
     let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
     let token = match &credentials {
         CredentialProvider::PassThrough => Some(Token::placeholder()),
-        CredentialProvider::Keystone(_) | CredentialProvider::AkSk(_) => None,
+        CredentialProvider::Keystone(_) | CredentialProvider::AkSk(..) => None,
     };
     let upstream = Metrics::new(crate::telemetry::dropped_log_lines)
         .map_err(|error| error.to_string())
