@@ -20,11 +20,9 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 
-pub use aksk::{
-    AkSk, Config as AkSkConfig, Keys, LoadedKeys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES,
-};
+pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, CachedToken, Config as KeystoneConfig, IdentityError, Keystone,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken, Keystone,
     VARIABLES as KEYSTONE_VARIABLES,
 };
 pub use secret_source::SecretSource;
@@ -41,7 +39,7 @@ pub enum Config {
     /// A token of the gateway's own account at the identity service.
     Keystone(Box<KeystoneConfig>),
     /// Signatures with the gateway's own keys.
-    AkSk(AkSkConfig),
+    AkSk(AkSk, Scheme),
 }
 
 /// Where the credential of a call comes from.
@@ -52,7 +50,7 @@ pub enum CredentialProvider {
     /// A token of the gateway's own account at the identity service.
     Keystone(Arc<Keystone>),
     /// Signatures with the gateway's own keys.
-    AkSk(Arc<AkSk>),
+    AkSk(Arc<AkSk>, Scheme),
 }
 
 impl CredentialProvider {
@@ -62,7 +60,7 @@ impl CredentialProvider {
         Ok(match config {
             Config::PassThrough => Self::PassThrough,
             Config::Keystone(keystone) => Self::Keystone(Arc::new(Keystone::new(*keystone, http.clone())?)),
-            Config::AkSk(aksk) => Self::AkSk(Arc::new(AkSk::new(aksk))),
+            Config::AkSk(keys, scheme) => Self::AkSk(Arc::new(keys), scheme),
         })
     }
 
@@ -72,15 +70,15 @@ impl CredentialProvider {
         match (self, token) {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
             (Self::PassThrough, None) => Err(Error::new(ErrorKind::Unauthenticated, "the call has no token")),
-            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.current().await?)),
-            (Self::AkSk(aksk), _) => Ok(AuthMaterial::Keys(aksk.keys(), aksk.scheme())),
+            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.cache.current().await?)),
+            (Self::AkSk(aksk, scheme), _) => Ok(AuthMaterial::Keys(aksk.keys(), *scheme)),
         }
     }
 
     /// The upstream has rejected `material` with a 401.
     pub fn invalidate(&self, material: &AuthMaterial) {
         if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
-            keystone.cache().invalidate(rejected);
+            keystone.cache.invalidate(rejected);
         }
     }
 
@@ -91,7 +89,7 @@ impl CredentialProvider {
     ) -> Result<Option<AuthMaterial>, IdentityError> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let token = keystone.cache().wait_for_token(Some(rejected)).await?;
+                let token = keystone.cache.wait_for_token(Some(rejected)).await?;
                 Ok(token.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
@@ -100,13 +98,13 @@ impl CredentialProvider {
 
     /// Whether there is, or was, a credential, so that calls can be served.
     pub fn is_ready(&self) -> bool {
-        if let Self::Keystone(keystone) = self { keystone.cache().is_ready() } else { true }
+        if let Self::Keystone(keystone) = self { keystone.cache.is_ready() } else { true }
     }
 
     /// Waits until [`CredentialProvider::is_ready`] is true.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
-            keystone.cache().ready().await;
+            keystone.cache.ready().await;
         }
     }
 }
@@ -117,7 +115,7 @@ pub enum AuthMaterial {
     /// The caller's token.
     Caller(Token),
     /// The gateway's token.
-    Issued(Arc<CachedToken>),
+    Issued(Arc<IssuedToken>),
     /// The gateway's keys, and how they sign.
     Keys(Arc<Keys>, Scheme),
 }

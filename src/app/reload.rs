@@ -54,7 +54,7 @@ async fn reload_credential(interval: Duration, credentials: CredentialProvider) 
         CredentialProvider::Keystone(keystone) => {
             watch(interval, "credential", keystone.snapshot(), || keystone.reload()).await;
         }
-        CredentialProvider::AkSk(aksk) => {
+        CredentialProvider::AkSk(aksk, _) => {
             watch(interval, "credential", aksk.snapshot(), || aksk.reload()).await
         }
     }

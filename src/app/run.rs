@@ -167,6 +167,6 @@ impl Process {
 async fn token_refresh_task(credentials: CredentialProvider, metrics: Metrics) {
     match credentials {
         CredentialProvider::Keystone(keystone) => keystone.run(&metrics).await,
-        CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => std::future::pending().await,
+        CredentialProvider::PassThrough | CredentialProvider::AkSk(..) => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::process::{UNAVAILABLE, USAGE, print, runtime};
 use crate::config::{Config, UpstreamLocation};
-use crate::credentials::{self, CachedToken, CredentialProvider, Keystone};
+use crate::credentials::{self, CredentialProvider, IssuedToken, Keystone};
 use crate::domain::{
     BackupShares, CallContext, CallStats, ErrorKind, ProjectId, ShareId, ShareRef, Token, TraceContext,
 };
@@ -61,7 +61,7 @@ fn check_configuration(config: &Config) -> bool {
     let credential = match &config.credentials {
         credentials::Config::PassThrough => "the caller's token",
         credentials::Config::Keystone(_) => "a token of the gateway's own account",
-        credentials::Config::AkSk(_) => "the gateway's own access key",
+        credentials::Config::AkSk(..) => "the gateway's own access key",
     };
     print(&format!("ok    credential: {credential}"));
     is_valid
@@ -74,7 +74,7 @@ async fn check_services(config: Config) -> Result<(), String> {
         .map_err(|problem| format!("credential: {problem}; {BUG}"))?;
     let issued = match &credentials {
         CredentialProvider::Keystone(keystone) => Some(check_identity(keystone, http).await?),
-        CredentialProvider::PassThrough | CredentialProvider::AkSk(_) => None,
+        CredentialProvider::PassThrough | CredentialProvider::AkSk(..) => None,
     };
     let url = match config.upstream_location {
         UpstreamLocation::Sandbox => {
@@ -94,7 +94,7 @@ async fn check_services(config: Config) -> Result<(), String> {
     let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
     let token = match &credentials {
         CredentialProvider::PassThrough => Some(Token::placeholder()),
-        CredentialProvider::Keystone(_) | CredentialProvider::AkSk(_) => None,
+        CredentialProvider::Keystone(_) | CredentialProvider::AkSk(..) => None,
     };
     let upstream = Metrics::new(crate::telemetry::dropped_log_lines)
         .map_err(|error| error.to_string())
@@ -105,7 +105,7 @@ async fn check_services(config: Config) -> Result<(), String> {
     Ok(())
 }
 
-async fn check_identity(keystone: &Keystone, http: &HttpConfig) -> Result<Arc<CachedToken>, String> {
+async fn check_identity(keystone: &Keystone, http: &HttpConfig) -> Result<Arc<IssuedToken>, String> {
     let (url, roots) = keystone.identity_service();
     connection::check("identity service", &url, &roots, http).await?;
     let issued = keystone.fetch_token().await.map_err(|problem| {

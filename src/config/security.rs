@@ -12,8 +12,7 @@ use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use super::value::AuthMode;
 use crate::credentials::{
-    self, AKSK_VARIABLES, AccountConfig, AkSkConfig, KEYSTONE_VARIABLES, KeystoneConfig, LoadedKeys,
-    SecretSource,
+    self, AKSK_VARIABLES, AccountConfig, AkSk, KEYSTONE_VARIABLES, KeystoneConfig, SecretSource,
 };
 use crate::grpc::AuthorizationPolicy;
 use crate::server::{Tls, TlsFiles};
@@ -84,9 +83,9 @@ impl ServeFlags {
             AuthMode::AkSk => {
                 self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
                 let source = secret_source(validator, secrets_dir?, AKSK_VARIABLES);
-                let keys = LoadedKeys::load(source)
+                let keys = AkSk::load(source)
                     .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
-                Ok(credentials::Config::AkSk(AkSkConfig { keys, scheme: scheme? }))
+                Ok(credentials::Config::AkSk(keys, scheme?))
             }
         }
     }

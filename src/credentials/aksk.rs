@@ -21,45 +21,19 @@ const SECURITY_TOKEN: [&str; 2] = ["OS_SECURITY_TOKEN", "HUAWEICLOUD_SDK_SECURIT
 /// The variables that are read: for each value one that is named as OpenStack's are, which comes first, and the vendor's.
 pub const VARIABLES: &[&str] = [ACCESS_KEY, SECRET_KEY, SECURITY_TOKEN].as_flattened();
 
-/// The keys as the configuration has read them, and how they sign.
-#[derive(Debug)]
-pub struct Config {
-    /// The keys.
-    pub keys: LoadedKeys,
-    /// The form of the signature.
-    pub scheme: Scheme,
-}
-
-/// Keys, and where they were read from.
-#[derive(Debug)]
-pub struct LoadedKeys {
-    source: SecretSource,
-    keys: Loaded<Keys>,
-}
-
-impl LoadedKeys {
-    /// Reads the keys. The error names the variable, and says what is wrong with it.
-    pub fn load(source: SecretSource) -> Result<Self, String> {
-        let keys = Loaded::read(source.files(VARIABLES), || read_keys(&source))?;
-        Ok(Self { source, keys })
-    }
-}
-
 /// The gateway's keys, which may change while it runs.
 #[derive(Debug)]
 pub struct AkSk {
     source: SecretSource,
-    scheme: Scheme,
     snapshot: Snapshot,
     current: ArcSwap<Keys>,
 }
 
 impl AkSk {
-    /// Starts with the keys that the configuration has read.
-    pub fn new(config: Config) -> Self {
-        let LoadedKeys { source, keys } = config.keys;
-        let current = ArcSwap::from_pointee(keys.value);
-        Self { source, scheme: config.scheme, snapshot: keys.snapshot, current }
+    /// Reads the keys. The error names the variable, and says what is wrong with it.
+    pub fn load(source: SecretSource) -> Result<Self, String> {
+        let keys = Loaded::read(source.files(VARIABLES), || read_keys(&source))?;
+        Ok(Self { source, snapshot: keys.snapshot, current: ArcSwap::from_pointee(keys.value) })
     }
 
     /// Reads the keys again. After an error the old ones stay in use.
@@ -68,17 +42,13 @@ impl AkSk {
         Ok(())
     }
 
-    /// The files of the keys, as they were when the configuration was read.
+    /// The files of the keys, as they were when the keys were first read.
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
     }
 
     pub(super) fn keys(&self) -> Arc<Keys> {
         self.current.load_full()
-    }
-
-    pub(super) fn scheme(&self) -> Scheme {
-        self.scheme
     }
 }
 
@@ -119,13 +89,9 @@ mod tests {
         put("OS_ACCESS_KEY", "access\n");
         let variables = [("HUAWEICLOUD_SDK_SK", SecretString::from("of the environment"))].into();
         let source = SecretSource { directory: Some(directory.path().into()), variables };
-        assert!(
-            LoadedKeys::load(source.clone())
-                .unwrap_err()
-                .contains("HUAWEICLOUD_SDK_SK must be visible ASCII")
-        );
+        assert!(AkSk::load(source.clone()).unwrap_err().contains("HUAWEICLOUD_SDK_SK must be visible ASCII"));
         put("OS_SECRET_KEY", "secret\r\n");
-        let aksk = AkSk::new(Config { keys: LoadedKeys::load(source).unwrap(), scheme: Scheme::Sdk });
+        let aksk = AkSk::load(source).unwrap();
         let exposed = |aksk: &AkSk| aksk.keys().secrets().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(exposed(&aksk), ["access", "secret"]);
         put("OS_ACCESS_KEY", "");

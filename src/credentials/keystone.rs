@@ -9,7 +9,6 @@
 
 mod account;
 mod client;
-mod token;
 mod token_cache;
 mod token_document;
 
@@ -17,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::secret_source::SecretSource;
 use crate::files::{Loaded, Snapshot};
@@ -25,10 +25,8 @@ use crate::metrics::Metrics;
 use account::Account;
 pub use account::{CA_VARIABLE, VARIABLES};
 use client::IdentityClient;
-pub use token::IdentityError;
-use token::IssuedToken;
-pub use token_cache::CachedToken;
-use token_cache::{Refresh, TokenCache};
+pub use client::{IdentityError, IssuedToken};
+use token_cache::TokenCache;
 
 /// The account, and what its tokens are for.
 #[derive(Debug)]
@@ -68,7 +66,7 @@ pub struct Keystone {
     http: HttpConfig,
     snapshot: Snapshot,
     client: ArcSwap<IdentityClient>,
-    cache: TokenCache,
+    pub(super) cache: TokenCache,
 }
 
 impl Keystone {
@@ -84,7 +82,7 @@ impl Keystone {
 
     /// Reads the account again, and requests a token with it. After an error the old account stays in use.
     pub fn reload(&self) -> Result<(), String> {
-        let allow_plaintext = self.client.load().account.allow_plaintext;
+        let allow_plaintext = self.client.load().account.catalog.allow_plaintext;
         let account = Account::read(&self.source, allow_plaintext).map_err(|problems| problems.join("; "))?;
         let client = IdentityClient::new(account, &self.http, self.endpoint_from_catalog)?;
         self.client.store(Arc::new(client));
@@ -106,84 +104,55 @@ impl Keystone {
 
     /// Refreshes the token whenever that is due. Never ends.
     pub async fn run(&self, metrics: &Metrics) {
-        let mut is_diagnosed = false;
+        // Only the first refusal in a row is diagnosed: that is another attempt with the password.
+        let mut may_diagnose = true;
         loop {
-            let refresh = self.cache.begin_refresh().await;
+            self.cache.refresh_due().await;
             let client = self.client.load_full();
-            let result = client.fetch_token().await;
-            metrics.renewal(outcome(&result));
-            is_diagnosed &= result.is_err();
-            let is_refused = result.as_ref().is_err_and(|error| error.is_refused);
-            self.finish_refresh(&refresh, result);
-            // Only after the first refusal in a row: it is another attempt with the password.
-            if is_refused && !is_diagnosed {
-                is_diagnosed = true;
-                if let Some(diagnosis) = client.diagnose_refusal().await {
-                    tracing::error!("{diagnosis}");
+            let result = client.fetch_token(may_diagnose).await;
+            let outcome = match &result {
+                Ok(_) => "success",
+                Err(error) if error.is_refused => "refused",
+                Err(_) => "unreachable",
+            };
+            metrics.renewal(outcome);
+            may_diagnose = result.is_ok() || (may_diagnose && outcome != "refused");
+            if !Arc::ptr_eq(&client, &self.client.load()) {
+                // The account has been replaced meanwhile, and the next refresh is due at once.
+                continue;
+            }
+            self.cache.finish_refresh(result.clone());
+            match result {
+                Ok(token) => {
+                    let holds_s = token.lifetime.as_secs();
+                    let endpoint = token.endpoint.as_ref().map(tracing::field::display);
+                    tracing::info!(holds_s, endpoint, "the identity service issued a token");
+                }
+                Err(IdentityError { detail, http_status, .. }) => {
+                    let next_s = (self.cache.refresh_at() - Instant::now()).as_secs_f64();
+                    let in_use = self.cache.valid_token().is_some();
+                    tracing::error!(
+                        detail,
+                        http_status,
+                        next_s,
+                        in_use,
+                        "no token: a valid one stays in use"
+                    );
                 }
             }
         }
     }
 
-    /// Stores and logs the result of a refresh, unless the account has been replaced since.
-    fn finish_refresh(&self, refresh: &Refresh, result: Result<IssuedToken, IdentityError>) {
-        let error = result.as_ref().err().cloned();
-        let Some(next) = self.cache.finish_refresh(refresh, result) else { return };
-        let token = self.cache.valid_token();
-        if let Some(error) = error {
-            let IdentityError { detail, http_status, .. } = error;
-            let (next_s, in_use) = (next.as_secs_f64(), token.is_some());
-            tracing::error!(detail, http_status, next_s, in_use, "no token: a valid one stays in use");
-        } else if let Some(token) = token {
-            let holds_s = token.lifetime.as_secs();
-            let endpoint = token.endpoint.as_ref().map(tracing::field::display);
-            tracing::info!(holds_s, endpoint, "the identity service issued a token");
-        }
-    }
-
     /// Requests one token, which is then the one in use. The error is for people.
-    pub(crate) async fn fetch_token(&self) -> Result<Arc<CachedToken>, String> {
-        let refresh = self.cache.begin_refresh().await;
-        let client = self.client.load_full();
-        match client.fetch_token().await {
-            Ok(issued) => {
-                self.cache.finish_refresh(&refresh, Ok(issued));
-                self.current().await.map_err(|error| error.detail)
-            }
-            Err(error) if error.is_refused => match client.diagnose_refusal().await {
-                Some(diagnosis) => Err(format!("{}: {diagnosis}", error.detail)),
-                None => Err(error.detail),
-            },
-            Err(error) => Err(error.detail),
-        }
-    }
-
-    /// The token to use now. Waits for one if there is none and a refresh is in progress or due soon.
-    pub(super) async fn current(&self) -> Result<Arc<CachedToken>, IdentityError> {
-        if let Some(token) = self.cache.valid_token() {
-            return Ok(token);
-        }
-        // Boxed: it is rare, and the future of every call would have room for it.
-        let token = Box::pin(self.cache.wait_for_token(None)).await?;
-        token.ok_or_else(|| IdentityError::unreachable("the identity service gave no token in time".into()))
-    }
-
-    pub(super) fn cache(&self) -> &TokenCache {
-        &self.cache
+    pub(crate) async fn fetch_token(&self) -> Result<Arc<IssuedToken>, String> {
+        let result = self.client.load_full().fetch_token(true).await;
+        self.cache.finish_refresh(result.clone());
+        result.map_err(|error| error.detail)
     }
 }
 
 impl fmt::Debug for Keystone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keystone([redacted])")
-    }
-}
-
-/// The value of the label `outcome` of `auth_token_renewals_total`.
-fn outcome(result: &Result<IssuedToken, IdentityError>) -> &'static str {
-    match result {
-        Ok(_) => "success",
-        Err(error) if error.is_refused => "refused",
-        Err(_) => "unreachable",
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tonic::Code;
@@ -310,6 +311,23 @@ async fn changed_account_files_are_reloaded() {
     identity.wait_for_requests(2).await;
     let body: Value = serde_json::from_slice(&identity.requests()[1].body).unwrap();
     assert_eq!(body["auth"]["identity"]["password"]["user"]["password"], "another");
+}
+
+#[tokio::test]
+async fn refusal_of_a_replaced_account_is_discarded() {
+    let upstream = Upstream::documented().await;
+    let identity = Upstream::scripted(|seen, _| {
+        if String::from_utf8_lossy(&seen.body).contains("another") {
+            return token_reply(&format!("{GATEWAY_TOKEN}-1"), 3600, &json!([]));
+        }
+        // Later than the next look at the files.
+        [vec![Step::Pause(Duration::from_millis(500))], reply(404, &[], "")].concat()
+    })
+    .await;
+    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
+    identity.wait_for_requests(1).await;
+    gateway.files.write_secrets(&[("OS_PASSWORD", "another")]);
+    gateway.get().await.unwrap();
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ impl Keys {
     /// The value of `Authorization`.
     fn authorization(&self, scheme: Scheme, date: &str, request: &CanonicalRequest) -> String {
         let (access_key, secret_key) = (self.access_key.expose_secret(), self.secret_key.expose_secret());
-        let (names, hash) = (&request.signed_headers, request.hash());
+        let CanonicalRequest { hash, signed_headers: names } = request;
         match scheme {
             Scheme::Sdk => {
                 let signature = hmac(secret_key.as_bytes(), &format!("{ALGORITHM}\n{date}\n{hash}"));
@@ -126,9 +126,10 @@ impl Keys {
     }
 }
 
-/// The canonical form of a request, whose hash is signed.
+/// The canonical form of a request.
 struct CanonicalRequest {
-    text: String,
+    /// Its SHA-256, in hexadecimal.
+    hash: String,
     /// The names of the signed headers, joined with semicolons.
     signed_headers: String,
 }
@@ -145,11 +146,7 @@ impl CanonicalRequest {
             let _ = writeln!(text, "{name}:{}", value.trim());
         }
         let _ = write!(text, "\n{signed_headers}\n{}", sha256(""));
-        Self { text, signed_headers }
-    }
-
-    fn hash(&self) -> String {
-        sha256(&self.text)
+        Self { hash: sha256(&text), signed_headers }
     }
 }
 
@@ -218,7 +215,7 @@ mod tests {
             query,
             vec![("content-type", "application/json"), service, ("x-sdk-date", november)],
         );
-        assert_eq!(documented.hash(), "b25362e603ee30f4f25e7858e8a7160fd36e803bb2dfe206278659d71a9bcd7a");
+        assert_eq!(documented.hash, "b25362e603ee30f4f25e7858e8a7160fd36e803bb2dfe206278659d71a9bcd7a");
         let keys_of_document = keys("QTWAOYTTINDUT2QVKYUC", "MFyfvK41ba2giqM7Uio6PznpdUKGpownRZlmVmHc");
         assert_eq!(
             keys_of_document.authorization(Scheme::Sdk, november, &documented),

@@ -4,11 +4,14 @@
 //! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/), "Password authentication with scoped
 //! authorization" and "Authenticating with an Application Credential". This module sends nothing.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, Serializer};
-use zeroize::Zeroizing;
+use serde_json::{Value, json};
+use zeroize::{Zeroize, Zeroizing};
 
+use super::token_document::CatalogQuery;
 use crate::credentials::secret_source::{HOW_TO_SET, SecretSource};
 use crate::http::{BaseUrl, Roots};
 
@@ -34,175 +37,97 @@ pub const VARIABLES: [&str; 15] = [
     CA_VARIABLE,
 ];
 
+/// Where the secret stands in a token request, for each method of authentication.
+const PASSWORD: &str = "/identity/password/user/password";
+const APPLICATION_CREDENTIAL: &str = "/identity/application_credential/secret";
+
 /// An account, and what else the variables say of the identity service.
 #[derive(Debug)]
 pub(super) struct Account {
     /// The identity service, with `/v3`.
     pub(super) auth_url: BaseUrl,
-    /// Whether `http` is allowed, here and for the endpoint in the catalog.
-    pub(super) allow_plaintext: bool,
     /// The CA certificates of the identity service: those of `OS_CACERT`, else the system's.
     pub(super) roots: Roots,
     pub(super) has_custom_roots: bool,
-    /// The region of the endpoint in the catalog; any if there is only one.
-    pub(super) region: Option<String>,
-    /// `public`, `internal` or `admin`.
-    pub(super) interface: &'static str,
-    /// The scope of tokens. `None` for an application credential, which belongs to one project: a scope would be rejected.
-    pub(super) scope: Option<Scope>,
+    /// The upstream's endpoint in the catalog.
+    pub(super) catalog: CatalogQuery,
     credential: Credential,
 }
 
-/// What a token is for.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Scope {
-    Project(Project),
-    /// Nothing: only to find out whether the password is right.
-    Unscoped,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Project {
-    Id { id: String },
-    Name { name: String, domain: Domain },
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Domain {
-    Id(String),
-    Name(String),
-}
-
-#[derive(Debug, Serialize)]
-struct User {
-    name: String,
-    domain: Domain,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Credential {
-    Password(PasswordMethod),
-    ApplicationCredential(ApplicationCredential),
-}
-
-#[derive(Debug, Serialize)]
-struct PasswordMethod {
-    user: PasswordUser,
-}
-
-#[derive(Debug, Serialize)]
-struct PasswordUser {
-    #[serde(flatten)]
-    user: User,
-    #[serde(serialize_with = "expose")]
-    password: SecretString,
-}
-
-/// It has an ID, or a name and its user.
-#[derive(Debug, Serialize)]
-struct ApplicationCredential {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<User>,
-    #[serde(serialize_with = "expose")]
+/// The parts of a token request.
+#[derive(Debug)]
+struct Credential {
+    /// With `null` for the secret.
+    identity: Value,
+    /// `None` for an application credential, which belongs to one project: a scope would be rejected.
+    scope: Option<Value>,
+    secret_pointer: &'static str,
     secret: SecretString,
-}
-
-fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(secret.expose_secret())
-}
-
-#[derive(Serialize)]
-struct TokenRequest<'a> {
-    auth: Auth<'a>,
-}
-
-#[derive(Serialize)]
-struct Auth<'a> {
-    identity: Identity<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<&'a Scope>,
-}
-
-#[derive(Serialize)]
-struct Identity<'a> {
-    methods: [&'static str; 1],
-    #[serde(flatten)]
-    credential: &'a Credential,
 }
 
 impl Account {
     /// Reads the variables and the file of `OS_CACERT`. The error has a line for each problem.
     pub(super) fn read(source: &SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
         let mut reader = Reader { source, problems: Vec::new() };
-        match reader.account(allow_plaintext) {
-            Some(account) if reader.problems.is_empty() => Ok(account),
+        let auth_url = reader.auth_url(allow_plaintext);
+        let credential = reader.credential();
+        let interface = reader.interface();
+        let region = reader.text("OS_REGION_NAME");
+        let ca_file = reader.text(CA_VARIABLE);
+        let roots = reader.roots(ca_file.as_deref(), auth_url.as_ref().is_some_and(BaseUrl::is_plaintext));
+        match (auth_url, roots) {
+            (Some(auth_url), Some(roots)) if reader.problems.is_empty() => {
+                let catalog = CatalogQuery { region, interface, allow_plaintext };
+                Ok(Self { auth_url, roots, has_custom_roots: ca_file.is_some(), catalog, credential })
+            }
             _ => Err(reader.problems),
         }
     }
 
-    /// The body of `POST /v3/auth/tokens`, in memory that is wiped.
-    pub(super) fn token_request(&self, scope: Option<&Scope>) -> Result<Bytes, serde_json::Error> {
-        let methods = [if self.has_password() { "password" } else { "application_credential" }];
-        let auth = Auth { identity: Identity { methods, credential: &self.credential }, scope };
+    /// The body of `POST /v3/auth/tokens`, in memory that is wiped. A token that is unscoped is for no project: it only shows
+    /// whether the password is right.
+    pub(super) fn token_request(&self, is_unscoped: bool) -> Bytes {
+        let Credential { identity, scope, secret_pointer, secret } = &self.credential;
+        let mut auth = json!({"identity": identity});
+        if let (Some(scope), Value::Object(auth)) = (scope, &mut auth) {
+            auth.insert("scope".into(), if is_unscoped { "unscoped".into() } else { scope.clone() });
+        }
+        if let Some(place) = auth.pointer_mut(secret_pointer) {
+            *place = secret.expose_secret().into();
+        }
         // Large enough not to grow, which would leave a copy of the secret behind: a character takes at most six bytes in JSON.
-        let mut body = Zeroizing::new(Vec::with_capacity(4096 + 6 * self.secret().len()));
-        serde_json::to_writer(&mut *body, &TokenRequest { auth })?;
-        Ok(Bytes::from_owner(body))
+        let mut body = Zeroizing::new(Vec::with_capacity(4096 + 6 * secret.expose_secret().len()));
+        // Writing to memory does not fail.
+        let _ = serde_json::to_writer(&mut *body, &HashMap::from([("auth", &auth)]));
+        if let Some(Value::String(copy)) = auth.pointer_mut(secret_pointer) {
+            copy.zeroize();
+        }
+        Bytes::from_owner(body)
     }
 
     /// Whether the account has a password, with which the identity service may lock it.
     pub(super) fn has_password(&self) -> bool {
-        matches!(self.credential, Credential::Password(_))
+        self.credential.secret_pointer == PASSWORD
     }
 
     /// The password or the secret of the application credential, which must not be repeated.
     pub(super) fn secret(&self) -> &str {
-        let secret = match &self.credential {
-            Credential::Password(method) => &method.user.password,
-            Credential::ApplicationCredential(credential) => &credential.secret,
-        };
-        secret.expose_secret()
+        self.credential.secret.expose_secret()
     }
 }
 
-/// Reads variables and collects the problems. A function that returns `None` for a value that is needed has reported why.
+/// Reads variables and collects the problems. A value that is needed and not set is empty afterwards.
 struct Reader<'a> {
     source: &'a SecretSource,
     problems: Vec<String>,
 }
 
 impl Reader<'_> {
-    fn account(&mut self, allow_plaintext: bool) -> Option<Account> {
-        let auth_url = self.auth_url(allow_plaintext);
-        let (credential, project) = self.credential();
-        let interface = self.interface();
-        let region = self.text("OS_REGION_NAME");
-        let ca_file = self.text(CA_VARIABLE);
-        let roots = self.roots(ca_file.as_deref(), auth_url.as_ref().is_some_and(BaseUrl::is_plaintext));
-        Some(Account {
-            auth_url: auth_url?,
-            allow_plaintext,
-            roots: roots?,
-            has_custom_roots: ca_file.is_some(),
-            region,
-            interface: interface?,
-            scope: project.map(Scope::Project),
-            credential: credential?,
-        })
-    }
-
     /// With `/v3` at its end, which may be left out.
     fn auth_url(&mut self, allow_plaintext: bool) -> Option<BaseUrl> {
-        let url = self.text("OS_AUTH_URL");
-        let url = self.required(url, "OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,")?;
+        let Some(url) = self.text("OS_AUTH_URL") else {
+            return self.missing("OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,");
+        };
         let url = url.trim_end_matches('/');
         if url.ends_with("/v2.0") || url.contains("/auth/tokens") {
             let problem = "OS_AUTH_URL must be the URL of Identity API v3, without /v2.0 and /auth/tokens";
@@ -213,73 +138,86 @@ impl Reader<'_> {
         self.report(url.map_err(|problem| format!("OS_AUTH_URL {problem}")))
     }
 
-    /// The credential, and the project of a password. An application credential comes first, since it may do less.
-    fn credential(&mut self) -> (Option<Credential>, Option<Project>) {
+    /// An application credential comes first, since it may do less.
+    fn credential(&mut self) -> Credential {
         let id = self.text("OS_APPLICATION_CREDENTIAL_ID");
         let name = self.text("OS_APPLICATION_CREDENTIAL_NAME");
         let secret = self.secret("OS_APPLICATION_CREDENTIAL_SECRET");
         if id.is_none() && name.is_none() && secret.is_none() {
-            return (self.password().map(Credential::Password), self.project());
+            return self.password();
         }
-        let secret = self.required(secret, "OS_APPLICATION_CREDENTIAL_SECRET");
-        let (name, user) = match (&id, name) {
-            (Some(_), _) => (None, None),
-            (None, Some(name)) => (Some(name), self.user()),
-            (None, None) => (self.required(None, "OS_APPLICATION_CREDENTIAL_ID (or _NAME)"), None),
+        let credential = match (id, name) {
+            (Some(id), _) => json!({"id": id, "secret": null}),
+            (None, Some(name)) => {
+                let (user, domain) = self.user();
+                json!({"name": name, "user": {"name": user, "domain": domain}, "secret": null})
+            }
+            (None, None) => self.missing("OS_APPLICATION_CREDENTIAL_ID (or _NAME)"),
         };
-        let credential = secret.map(|secret| ApplicationCredential { id, name, user, secret });
-        (credential.map(Credential::ApplicationCredential), None)
+        Credential {
+            identity: json!({"methods": ["application_credential"], "application_credential": credential}),
+            scope: None,
+            secret_pointer: APPLICATION_CREDENTIAL,
+            secret: secret.unwrap_or_else(|| self.missing("OS_APPLICATION_CREDENTIAL_SECRET")),
+        }
     }
 
-    fn password(&mut self) -> Option<PasswordMethod> {
-        let user = self.user();
+    fn password(&mut self) -> Credential {
+        let (name, domain) = self.user();
+        let user = json!({"name": name, "domain": domain, "password": null});
         let password = self.secret("OS_PASSWORD");
-        let password = self.required(password, "OS_PASSWORD (or OS_APPLICATION_CREDENTIAL_ID and _SECRET)");
-        Some(PasswordMethod { user: PasswordUser { user: user?, password: password? } })
+        let or_missing = || self.missing("OS_PASSWORD (or OS_APPLICATION_CREDENTIAL_ID and _SECRET)");
+        Credential {
+            identity: json!({"methods": ["password"], "password": {"user": user}}),
+            secret: password.unwrap_or_else(or_missing),
+            scope: Some(json!({"project": self.project()})),
+            secret_pointer: PASSWORD,
+        }
     }
 
-    fn user(&mut self) -> Option<User> {
-        let name = self.text("OS_USERNAME");
-        let name = self.required(name, "OS_USERNAME");
+    /// The user's name and domain.
+    fn user(&mut self) -> (String, Value) {
+        let name = self.text("OS_USERNAME").unwrap_or_else(|| self.missing("OS_USERNAME"));
         let domain = self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME");
-        let domain = self.required(domain, "OS_USER_DOMAIN_NAME (or _ID)");
-        Some(User { name: name?, domain: domain? })
+        (name, domain.unwrap_or_else(|| self.missing("OS_USER_DOMAIN_NAME (or _ID)")))
     }
 
     /// A project that is named without a domain is in that of the user.
-    fn project(&mut self) -> Option<Project> {
+    fn project(&mut self) -> Value {
         if let Some(id) = self.text("OS_PROJECT_ID") {
-            return Some(Project::Id { id });
+            return json!({"id": id});
         }
-        let name = self.text("OS_PROJECT_NAME");
-        let name = self.required(name, "OS_PROJECT_ID (or _NAME)")?;
+        let Some(name) = self.text("OS_PROJECT_NAME") else {
+            return self.missing("OS_PROJECT_ID (or _NAME)");
+        };
         let domain = self.domain("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME");
-        let domain = domain.or_else(|| self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"))?;
-        Some(Project::Name { name, domain })
+        let domain = domain.or_else(|| self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"));
+        json!({"name": name, "domain": domain})
     }
 
-    fn domain(&mut self, id: &'static str, name: &'static str) -> Option<Domain> {
-        let id = self.text(id).map(Domain::Id);
-        id.or_else(|| self.text(name).map(Domain::Name))
+    fn domain(&mut self, id: &'static str, name: &'static str) -> Option<Value> {
+        let id = self.text(id).map(|id| json!({"id": id}));
+        id.or_else(|| self.text(name).map(|name| json!({"name": name})))
     }
 
-    fn interface(&mut self) -> Option<&'static str> {
+    fn interface(&mut self) -> &'static str {
         let text = self.text("OS_INTERFACE").unwrap_or_else(|| "public".into());
         // The older form ends in `URL`.
         let name = text.trim_end_matches("URL");
         let interface = ["public", "internal", "admin"].into_iter().find(|known| *known == name);
-        if interface.is_none() {
+        interface.unwrap_or_else(|| {
             self.problems.push("OS_INTERFACE must be public, internal or admin".into());
-        }
-        interface
+            ""
+        })
     }
 
     fn roots(&mut self, ca_file: Option<&str>, is_plaintext: bool) -> Option<Roots> {
         let Some(file) = ca_file else {
             let system = Roots::system();
-            let is_usable = is_plaintext || !system.is_empty();
-            return self
-                .required(is_usable.then_some(system), "OS_CACERT (the system has no CA certificates)");
+            if system.is_empty() && !is_plaintext {
+                return self.missing("OS_CACERT (the system has no CA certificates)");
+            }
+            return Some(system);
         };
         let roots = Roots::from_pem_file(file.as_ref());
         self.report(roots.map_err(|problem| format!("{CA_VARIABLE}: {problem}")))
@@ -294,20 +232,13 @@ impl Reader<'_> {
     }
 
     fn report<T>(&mut self, result: Result<T, String>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(problem) => {
-                self.problems.push(problem);
-                None
-            }
-        }
+        result.map_err(|problem| self.problems.push(problem)).ok()
     }
 
-    fn required<T>(&mut self, value: Option<T>, variables: &str) -> Option<T> {
-        if value.is_none() {
-            self.problems.push(format!("{variables} is needed: {HOW_TO_SET}"));
-        }
-        value
+    /// Reports that a value is needed. Returns an empty one, so that the others are read as well.
+    fn missing<T: Default>(&mut self, variables: &str) -> T {
+        self.problems.push(format!("{variables} is needed: {HOW_TO_SET}"));
+        T::default()
     }
 }
 

@@ -3,18 +3,21 @@
 //! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/), `POST /v3/auth/tokens`. The token is in the
 //! header `X-Subject-Token`. This module decides neither when a token is requested nor who uses it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde::Deserialize;
-use tokio::time::timeout;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
 
-use super::account::{Account, Scope};
-use super::token::{IdentityError, IssuedToken};
-use super::token_document::{CatalogQuery, TokenDocument};
+use super::account::Account;
+use super::token_document::TokenDocument;
 use crate::credentials::redact::redact_passphrase;
 use crate::domain::{REQUEST_ID_HEADER, Token};
-use crate::http::{Body, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
+use crate::http::{
+    BaseUrl, Body, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text,
+};
 
 /// The longest time of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +31,51 @@ const MAX_REQUEST_ID: usize = 128;
 const MAX_MESSAGE: usize = 512;
 /// The longest description of a catalog that is logged, in characters.
 const MAX_CATALOG_MESSAGE: usize = 4096;
+
+/// A token of the gateway's own account.
+#[derive(Debug)]
+pub struct IssuedToken {
+    pub(crate) token: Token,
+    pub(super) requested_at: Instant,
+    /// How long it is valid, from the moment of the request.
+    pub(crate) lifetime: Duration,
+    /// The upstream's URL in the catalog, if the gateway takes it from there.
+    pub(crate) endpoint: Option<BaseUrl>,
+    /// The project that it is for.
+    pub(crate) project_id: Option<String>,
+    pub(super) was_accepted: AtomicBool,
+}
+
+impl IssuedToken {
+    /// The upstream has accepted it.
+    pub(crate) fn mark_accepted(&self) {
+        self.was_accepted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_accepted(&self) -> bool {
+        self.was_accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug)]
+pub struct IdentityError {
+    /// The identity service rejected the account. Otherwise it could not be reached, or its response was not usable.
+    pub is_refused: bool,
+    /// The HTTP status, if there was a complete response.
+    pub http_status: Option<u16>,
+    /// The identity service's ID of the request.
+    pub request_id: Option<String>,
+    /// What happened and what to do, for the log.
+    pub detail: String,
+}
+
+impl IdentityError {
+    /// There was no response.
+    pub(super) fn unreachable(detail: String) -> Self {
+        Self { is_refused: false, http_status: None, request_id: None, detail }
+    }
+}
 
 /// An account, and the connections to its identity service.
 pub(super) struct IdentityClient {
@@ -49,33 +97,40 @@ impl IdentityClient {
         Ok(Self { account, http: HttpClient::new(config)?, endpoint_from_catalog })
     }
 
-    /// Requests a token of the account's scope.
-    pub(super) async fn fetch_token(&self) -> Result<IssuedToken, IdentityError> {
-        let response = self.request(self.account.scope.as_ref(), self.endpoint_from_catalog).await?;
-        let error = |is_refused, detail| IdentityError {
-            is_refused,
-            http_status: Some(response.status),
-            request_id: first_text(&response.headers, &REQUEST_ID_HEADERS)
-                .map(|id| self.sanitize(id, MAX_REQUEST_ID)),
-            detail,
+    /// Requests a token of the account's scope. With `may_diagnose`, the error of a refusal says why, if that can be found out.
+    pub(super) async fn fetch_token(&self, may_diagnose: bool) -> Result<Arc<IssuedToken>, IdentityError> {
+        let requested_at = Instant::now();
+        let response = self.request(false).await?;
+        let status = response.status;
+        let is_refused = matches!(status, 400 | 401 | 403 | 404);
+        let mut detail = if status == 201 {
+            match self.read_token(&response, requested_at) {
+                Ok(token) => return Ok(Arc::new(token)),
+                Err(detail) => detail,
+            }
+        } else {
+            let advice = if is_refused { "check the account" } else { "this may be temporary" };
+            let message = self.message(&response);
+            format!("the identity service answered with HTTP status {status}{message}; {advice}")
         };
-        if response.status == 201 {
-            return self.read_token(&response).map_err(|detail| error(false, detail));
+        if is_refused
+            && may_diagnose
+            && let Some(diagnosis) = self.diagnose_refusal().await
+        {
+            detail = format!("{detail}: {diagnosis}");
         }
-        let is_refused = matches!(response.status, 400 | 401 | 403 | 404);
-        let advice = if is_refused { "check the account" } else { "this may be temporary" };
-        let (status, message) = (response.status, self.message(&response));
-        let detail = format!("the identity service answered with HTTP status {status}{message}; {advice}");
-        Err(error(is_refused, detail))
+        let request_id = first_text(&response.headers, &REQUEST_ID_HEADERS);
+        let request_id = request_id.map(|id| self.sanitize(id, MAX_REQUEST_ID));
+        Err(IdentityError { is_refused, http_status: Some(status), request_id, detail })
     }
 
-    /// Why a token of a project was refused to a password, if that can be found out: the identity service answers alike to a wrong
-    /// password and to an unknown project. This is another attempt with the password, which may lock the account: do it once.
-    pub(super) async fn diagnose_refusal(&self) -> Option<&'static str> {
+    /// The identity service answers alike to a wrong password and to an unknown project. A token without a scope tells them
+    /// apart. This is another attempt with the password, which may lock the account: do it once.
+    async fn diagnose_refusal(&self) -> Option<&'static str> {
         if !self.account.has_password() {
             return None;
         }
-        match self.request(Some(&Scope::Unscoped), false).await.ok()?.status {
+        match self.request(true).await.ok()?.status {
             201 => Some(
                 "the password is right: there is no such project, or the user has no role in it (OS_PROJECT_…)",
             ),
@@ -86,59 +141,52 @@ impl IdentityClient {
         }
     }
 
-    async fn request(&self, scope: Option<&Scope>, with_catalog: bool) -> Result<Response, IdentityError> {
-        let body = self.account.token_request(scope).map_err(|error| {
-            IdentityError::unreachable(format!("cannot serialize the authentication request: {error}"))
-        })?;
+    async fn request(&self, is_unscoped: bool) -> Result<Response, IdentityError> {
         let mut url = self.account.auth_url.join(&["auth/tokens"]);
-        if !with_catalog {
+        if is_unscoped || !self.endpoint_from_catalog {
             url.set_query(Some("nocatalog=true"));
         }
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(header::ACCEPT, json.clone()), (header::CONTENT_TYPE, json)]);
-        match timeout(TIMEOUT, self.http.post(url, headers, body)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(transport_error(error)),
-            Err(_) => {
-                let detail = format!("the identity service did not answer within {} s", TIMEOUT.as_secs());
-                Err(IdentityError::unreachable(detail))
+        let response = self.http.post(url, headers, self.account.token_request(is_unscoped));
+        let detail = match timeout(TIMEOUT, response).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(HttpError::Unreachable(why))) => {
+                format!("the identity service cannot be reached: {why} (OS_AUTH_URL, OS_CACERT)")
             }
-        }
+            Ok(Err(HttpError::ProxyAuthentication(why))) => {
+                format!("the forward proxy requires authentication: {why} (--upstream-proxy)")
+            }
+            Ok(Err(HttpError::Lost { detail, .. })) => {
+                format!("the connection to the identity service was lost: {detail}")
+            }
+            Err(_) => format!("the identity service did not answer within {} s", TIMEOUT.as_secs()),
+        };
+        Err(IdentityError::unreachable(detail))
     }
 
-    fn read_token(&self, response: &Response) -> Result<IssuedToken, String> {
-        let invalid = |why: String| format!("the identity service's response {why}");
+    fn read_token(&self, response: &Response, requested_at: Instant) -> Result<IssuedToken, String> {
+        let invalid = |why: &str| format!("the identity service's response {why}");
         let header = response.headers.get("x-subject-token");
         let token = header.and_then(|value| Token::issued(value).ok());
-        let token = token.ok_or_else(|| invalid("has no valid X-Subject-Token".into()))?;
-        let document = TokenDocument::parse(body(response)).map_err(invalid)?;
+        let token = token.ok_or_else(|| invalid("has no valid X-Subject-Token"))?;
+        let document = TokenDocument::parse(body(response)).map_err(|why| invalid(&why))?;
         let lifetime = document.lifetime().map_err(invalid)?;
         let mut endpoint = None;
         if self.endpoint_from_catalog {
-            let query = CatalogQuery {
-                region: self.account.region.as_deref(),
-                interface: self.account.interface,
-                allow_plaintext: self.account.allow_plaintext,
-            };
-            let found = document.endpoint(query);
+            let found = document.endpoint(&self.account.catalog);
             endpoint = Some(found.map_err(|detail| self.sanitize(&detail, MAX_CATALOG_MESSAGE))?);
         }
-        Ok(IssuedToken { token, lifetime, endpoint, project_id: document.project_id().map(str::to_owned) })
+        let project_id = document.project_id().map(str::to_owned);
+        Ok(IssuedToken { token, requested_at, lifetime, endpoint, project_id, was_accepted: false.into() })
     }
 
     /// The message of an error response, in brackets.
     fn message(&self, response: &Response) -> String {
-        #[derive(Deserialize)]
-        struct ErrorResponse {
-            error: ErrorDocument,
-        }
-        #[derive(Deserialize)]
-        struct ErrorDocument {
-            message: String,
-        }
-        match serde_json::from_slice::<ErrorResponse>(body(response)) {
-            Ok(ErrorResponse { error }) => format!(" ({})", self.sanitize(&error.message, MAX_MESSAGE)),
-            Err(_) => String::new(),
+        let document: Value = serde_json::from_slice(body(response)).unwrap_or_default();
+        match document.pointer("/error/message").and_then(Value::as_str) {
+            Some(message) => format!(" ({})", self.sanitize(message, MAX_MESSAGE)),
+            None => String::new(),
         }
     }
 
@@ -154,18 +202,4 @@ fn body(response: &Response) -> &[u8] {
         Body::Complete(bytes) => bytes,
         Body::TooLarge => b"",
     }
-}
-
-fn transport_error(error: HttpError) -> IdentityError {
-    IdentityError::unreachable(match error {
-        HttpError::Unreachable(why) => {
-            format!("the identity service cannot be reached: {why} (OS_AUTH_URL, OS_CACERT)")
-        }
-        HttpError::ProxyAuthentication(why) => {
-            format!("the forward proxy requires authentication: {why} (--upstream-proxy)")
-        }
-        HttpError::Lost { detail, .. } => {
-            format!("the connection to the identity service was lost: {detail}")
-        }
-    })
 }

@@ -7,15 +7,12 @@
 //! This module does not know how a token is requested.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::token::{IdentityError, IssuedToken};
-use crate::domain::Token;
-use crate::http::BaseUrl;
+use super::client::{IdentityError, IssuedToken};
 
 /// After a failed refresh, a call waits this long for the next one.
 const MAX_REFRESH_WAIT: Duration = Duration::from_secs(1);
@@ -23,31 +20,6 @@ const MAX_REFRESH_WAIT: Duration = Duration::from_secs(1);
 const REVOCATION_GRANULARITY: Duration = Duration::from_secs(1);
 /// The longest interval between forced refreshes, while the upstream rejects every token.
 const MAX_FORCED_INTERVAL: Duration = Duration::from_secs(60);
-
-/// A token of the gateway's own account.
-#[derive(Debug)]
-pub struct CachedToken {
-    pub(crate) token: Token,
-    /// How long it is valid, from the moment of the request.
-    pub(crate) lifetime: Duration,
-    /// The upstream's URL in the catalog, if the gateway takes it from there.
-    pub(crate) endpoint: Option<BaseUrl>,
-    /// The project that it is for.
-    pub(crate) project_id: Option<String>,
-    requested_at: Instant,
-    valid_until: Instant,
-    refresh_at: Instant,
-    /// It was requested because the upstream had rejected the one before.
-    is_forced: bool,
-    was_accepted: AtomicBool,
-}
-
-impl CachedToken {
-    /// The upstream has accepted it.
-    pub(crate) fn mark_accepted(&self) {
-        self.was_accepted.store(true, Ordering::Relaxed);
-    }
-}
 
 /// One token, shared by the calls that use it and the task that refreshes it.
 pub(crate) struct TokenCache {
@@ -57,20 +29,30 @@ pub(crate) struct TokenCache {
 impl TokenCache {
     /// An empty cache, whose first refresh is due at once.
     pub(super) fn new() -> Self {
-        Self { state: watch::Sender::new(State::new(Instant::now())) }
+        Self { state: watch::Sender::new(State::new(None, Instant::now())) }
     }
 
     /// The token, if there is a valid one.
-    pub(super) fn valid_token(&self) -> Option<Arc<CachedToken>> {
+    pub(super) fn valid_token(&self) -> Option<Arc<IssuedToken>> {
         self.state.borrow().valid_token(Instant::now()).cloned()
+    }
+
+    /// The token to use now. Waits for one if there is none and a refresh is in progress or due soon.
+    pub(crate) async fn current(&self) -> Result<Arc<IssuedToken>, IdentityError> {
+        if let Some(token) = self.valid_token() {
+            return Ok(token);
+        }
+        // Boxed: it is rare, and the future of every call would have room for it.
+        let token = Box::pin(self.wait_for_token(None)).await?;
+        token.ok_or_else(|| IdentityError::unreachable("the identity service gave no token in time".into()))
     }
 
     /// Waits for a token other than `rejected`. `None` if the upstream has rejected all tokens lately, and the next one is not
     /// requested soon. The error is that of the last refresh.
     pub(crate) async fn wait_for_token(
         &self,
-        rejected: Option<&Arc<CachedToken>>,
-    ) -> Result<Option<Arc<CachedToken>>, IdentityError> {
+        rejected: Option<&Arc<IssuedToken>>,
+    ) -> Result<Option<Arc<IssuedToken>>, IdentityError> {
         let mut changes = self.state.subscribe();
         let mut give_up_at = None;
         loop {
@@ -95,13 +77,13 @@ impl TokenCache {
     }
 
     /// The upstream has rejected this token: a refresh is due, unless another token has replaced it.
-    pub(crate) fn invalidate(&self, rejected: &Arc<CachedToken>) {
+    pub(crate) fn invalidate(&self, rejected: &Arc<IssuedToken>) {
         self.state.send_if_modified(|state| state.invalidate(rejected, Instant::now()));
     }
 
-    /// The account has changed: a refresh is due at once, and the result of one in progress is discarded.
+    /// The account has changed: a refresh is due at once. The old token stays in use until then.
     pub(super) fn reset(&self) {
-        self.state.send_modify(|state| state.reset(Instant::now()));
+        self.state.send_modify(|state| *state = State::new(state.token.take(), Instant::now()));
     }
 
     /// Whether there has been a token.
@@ -115,48 +97,34 @@ impl TokenCache {
         let _ = self.state.subscribe().wait_for(|state| state.token.is_some()).await;
     }
 
-    /// Waits until a refresh is due, and begins it.
-    pub(super) async fn begin_refresh(&self) -> Refresh {
+    /// When the next refresh is due.
+    pub(super) fn refresh_at(&self) -> Instant {
+        self.state.borrow().refresh_at
+    }
+
+    /// Waits until a refresh is due. It is in progress from then until [`TokenCache::finish_refresh`].
+    pub(super) async fn refresh_due(&self) {
         let mut changes = self.state.subscribe();
         loop {
             let refresh_at = changes.borrow_and_update().refresh_at;
             if refresh_at <= Instant::now() {
-                break;
+                return;
             }
             // A change may bring the refresh forward.
             let _ = timeout_at(refresh_at, changes.changed()).await;
         }
-        let mut generation = 0;
-        self.state.send_modify(|state| generation = state.begin_refresh());
-        Refresh { generation, requested_at: Instant::now() }
     }
 
-    /// Stores the result of a refresh. Returns when the next one is due, or `None` if the result was discarded.
-    pub(super) fn finish_refresh(
-        &self,
-        refresh: &Refresh,
-        result: Result<IssuedToken, IdentityError>,
-    ) -> Option<Duration> {
-        let now = Instant::now();
-        let mut is_current = false;
-        self.state
-            .send_modify(|state| is_current = state.finish_refresh(refresh, result, now, fastrand::f64()));
-        is_current.then(|| self.state.borrow().refresh_at - now)
+    /// Stores the result of a refresh.
+    pub(super) fn finish_refresh(&self, result: Result<Arc<IssuedToken>, IdentityError>) {
+        self.state.send_modify(|state| state.finish_refresh(result, Instant::now(), fastrand::f64()));
     }
-}
-
-/// A refresh in progress.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Refresh {
-    /// Which account it belongs to.
-    generation: u64,
-    requested_at: Instant,
 }
 
 /// What a call that needs a token has to do.
 #[derive(Debug)]
 enum Lookup {
-    Found(Arc<CachedToken>),
+    Found(Arc<IssuedToken>),
     /// There is none, and the next refresh is far away. With the error of the last one.
     NotSoon(Option<IdentityError>),
     /// A refresh is in progress or due soon. With the error of the last one.
@@ -166,69 +134,50 @@ enum Lookup {
 /// What is known, and when the next refresh is due. All times are arguments.
 #[derive(Debug)]
 struct State {
-    token: Option<Arc<CachedToken>>,
+    token: Option<Arc<IssuedToken>>,
     /// Of the last refresh.
     last_error: Option<IdentityError>,
     /// Failed refreshes in a row.
     failures: u32,
-    /// Tokens in a row that the upstream never accepted.
-    rejections: u32,
     /// The upstream has rejected `token`.
     is_rejected: bool,
-    is_refreshing: bool,
+    /// Refreshes in a row that a rejection forced, without a token that the upstream accepted.
+    forced: u32,
+    /// In the past while a refresh is in progress.
     refresh_at: Instant,
-    /// Counts the accounts.
-    generation: u64,
 }
 
 impl State {
-    fn new(now: Instant) -> Self {
-        Self {
-            token: None,
-            last_error: None,
-            failures: 0,
-            rejections: 0,
-            is_rejected: false,
-            is_refreshing: false,
-            refresh_at: now,
-            generation: 0,
-        }
+    /// The state of an account that has not had a token yet; `token` is that of another account.
+    fn new(token: Option<Arc<IssuedToken>>, now: Instant) -> Self {
+        Self { token, last_error: None, failures: 0, is_rejected: false, forced: 0, refresh_at: now }
     }
 
-    fn valid_token(&self, now: Instant) -> Option<&Arc<CachedToken>> {
-        self.token.as_ref().filter(|token| now < token.valid_until)
+    fn valid_token(&self, now: Instant) -> Option<&Arc<IssuedToken>> {
+        self.token.as_ref().filter(|token| now < token.requested_at + token.lifetime)
     }
 
-    fn lookup(&self, rejected: Option<&Arc<CachedToken>>, now: Instant) -> Lookup {
-        let is_rejected = |token: &Arc<CachedToken>| rejected.is_some_and(|other| Arc::ptr_eq(token, other));
+    fn lookup(&self, rejected: Option<&Arc<IssuedToken>>, now: Instant) -> Lookup {
+        let is_rejected = |token: &Arc<IssuedToken>| rejected.is_some_and(|other| Arc::ptr_eq(token, other));
         match self.valid_token(now) {
             Some(token) if !is_rejected(token) => Lookup::Found(Arc::clone(token)),
-            _ if self.is_refreshing || self.refresh_at <= now + MAX_REFRESH_WAIT => {
-                Lookup::Pending(self.last_error.clone())
-            }
+            _ if self.refresh_at <= now + MAX_REFRESH_WAIT => Lookup::Pending(self.last_error.clone()),
             _ => Lookup::NotSoon(self.last_error.clone()),
         }
     }
 
-    fn begin_refresh(&mut self) -> u64 {
-        self.is_refreshing = true;
-        self.generation
-    }
-
-    /// Whether the result counts: that of an account that has been replaced does not.
-    fn finish_refresh(
-        &mut self,
-        refresh: &Refresh,
-        result: Result<IssuedToken, IdentityError>,
-        now: Instant,
-        random: f64,
-    ) -> bool {
-        self.is_refreshing = false;
-        if refresh.generation != self.generation {
-            return false;
-        }
+    fn finish_refresh(&mut self, result: Result<Arc<IssuedToken>, IdentityError>, now: Instant, random: f64) {
         match result {
-            Ok(issued) => self.store(issued, refresh.requested_at, random),
+            Ok(token) => {
+                self.refresh_at = token.requested_at + token.lifetime.mul_f64(0.5 + 0.2 * random);
+                if !self.is_rejected {
+                    self.forced = 0;
+                }
+                self.token = Some(token);
+                self.is_rejected = false;
+                self.last_error = None;
+                self.failures = 0;
+            }
             Err(error) => {
                 let wait = backoff(error.is_refused, self.failures);
                 self.refresh_at = now + wait.mul_f64(0.75 + 0.25 * random);
@@ -236,54 +185,29 @@ impl State {
                 self.last_error = Some(error);
             }
         }
-        true
-    }
-
-    fn store(&mut self, issued: IssuedToken, requested_at: Instant, random: f64) {
-        self.refresh_at = requested_at + issued.lifetime.mul_f64(0.5 + 0.2 * random);
-        self.token = Some(Arc::new(CachedToken {
-            requested_at,
-            valid_until: requested_at + issued.lifetime,
-            refresh_at: self.refresh_at,
-            is_forced: self.is_rejected,
-            was_accepted: AtomicBool::new(false),
-            token: issued.token,
-            lifetime: issued.lifetime,
-            endpoint: issued.endpoint,
-            project_id: issued.project_id,
-        }));
-        self.last_error = None;
-        self.failures = 0;
-        self.is_rejected = false;
-    }
-
-    /// There is another account. Its first refresh is due at once.
-    fn reset(&mut self, now: Instant) {
-        self.generation += 1;
-        self.last_error = None;
-        self.failures = 0;
-        self.rejections = 0;
-        self.refresh_at = now;
     }
 
     /// The upstream has rejected this token. Whether that changes anything: it may have been replaced already.
-    fn invalidate(&mut self, rejected: &Arc<CachedToken>, now: Instant) -> bool {
+    fn invalidate(&mut self, rejected: &Arc<IssuedToken>, now: Instant) -> bool {
         let is_current = self.token.as_ref().is_some_and(|token| Arc::ptr_eq(token, rejected));
         if !is_current || self.is_rejected {
             return false;
         }
         self.is_rejected = true;
-        let earliest = if rejected.is_forced && !rejected.was_accepted.load(Ordering::Relaxed) {
-            let interval = REVOCATION_GRANULARITY * 2u32.saturating_pow(self.rejections.min(16));
-            self.rejections += 1;
-            rejected.requested_at + interval.min(MAX_FORCED_INTERVAL)
-        } else {
-            self.rejections = 0;
-            now
+        if rejected.was_accepted() {
+            self.forced = 0;
+        }
+        let earliest = match self.forced.checked_sub(1) {
+            None => now,
+            Some(doublings) => {
+                let interval = REVOCATION_GRANULARITY * 2u32.pow(doublings.min(16));
+                rejected.requested_at + interval.min(MAX_FORCED_INTERVAL)
+            }
         };
+        self.forced = self.forced.saturating_add(1);
         // An identity service that is unavailable gets no more requests for that.
         if self.last_error.is_none() {
-            self.refresh_at = earliest.min(rejected.refresh_at).max(now);
+            self.refresh_at = self.refresh_at.min(earliest);
         }
         true
     }
@@ -299,43 +223,47 @@ fn backoff(is_refused: bool, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Token;
     use http::HeaderValue;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn issued(seconds: u64) -> IssuedToken {
-        let token = Token::issued(&HeaderValue::from_static("gAAAAABl-of-the-gateway")).unwrap();
-        IssuedToken { token, lifetime: Duration::from_secs(seconds), endpoint: None, project_id: None }
-    }
 
     fn error(is_refused: bool) -> IdentityError {
         IdentityError { is_refused, ..IdentityError::unreachable("for the test".into()) }
     }
 
-    fn refresh(state: &mut State, result: Result<IssuedToken, IdentityError>, now: Instant, random: f64) {
-        let refresh = Refresh { generation: state.begin_refresh(), requested_at: now };
-        assert!(state.finish_refresh(&refresh, result, now, random));
+    /// A token of 1,000 s.
+    fn issued(requested_at: Instant) -> Arc<IssuedToken> {
+        Arc::new(IssuedToken {
+            token: Token::issued(&HeaderValue::from_static("gAAAAABl-of-the-gateway")).unwrap(),
+            requested_at,
+            lifetime: 1000 * SECOND,
+            endpoint: None,
+            project_id: None,
+            was_accepted: false.into(),
+        })
     }
 
-    /// A state with a token of 1,000 s, and the token.
-    fn with_token(now: Instant) -> (State, Arc<CachedToken>) {
-        let mut state = State::new(now);
-        refresh(&mut state, Ok(issued(1000)), now, 0.0);
-        let token = current(&state);
+    fn refresh(state: &mut State, now: Instant) -> Arc<IssuedToken> {
+        let token = issued(now);
+        state.finish_refresh(Ok(Arc::clone(&token)), now, 0.0);
+        token
+    }
+
+    /// A state with a token, and the token.
+    fn with_token(now: Instant) -> (State, Arc<IssuedToken>) {
+        let mut state = State::new(None, now);
+        let token = refresh(&mut state, now);
         (state, token)
-    }
-
-    fn current(state: &State) -> Arc<CachedToken> {
-        Arc::clone(state.token.as_ref().unwrap())
     }
 
     #[test]
     fn token_is_refreshed_between_half_and_seven_tenths_of_its_lifetime() {
         let now = Instant::now();
         for (random, seconds) in [(0.0, 500), (1.0, 700)] {
-            let mut state = State::new(now);
+            let mut state = State::new(None, now);
             assert_eq!(state.refresh_at, now);
-            refresh(&mut state, Ok(issued(1000)), now, random);
+            state.finish_refresh(Ok(issued(now)), now, random);
             assert!((state.refresh_at - now).abs_diff(seconds * SECOND) < Duration::from_millis(1));
             assert!(state.valid_token(now + 999 * SECOND).is_some());
             assert!(state.valid_token(now + 1000 * SECOND).is_none());
@@ -348,7 +276,7 @@ mod tests {
         for (is_refused, waits) in [(false, [1, 2, 4, 8, 15, 15]), (true, [10, 40, 160, 600, 600, 600])] {
             let (mut state, token) = with_token(now);
             for seconds in waits {
-                refresh(&mut state, Err(error(is_refused)), now, 1.0);
+                state.finish_refresh(Err(error(is_refused)), now, 1.0);
                 assert_eq!(state.refresh_at - now, seconds * SECOND);
                 assert!(state.valid_token(now).is_some());
             }
@@ -357,8 +285,11 @@ mod tests {
             let before = state.refresh_at;
             assert!(state.invalidate(&token, now));
             assert_eq!(state.refresh_at, before, "a rejection by the upstream does not shorten a backoff");
-            state.reset(now);
+            let mut state = State::new(state.token, now);
             assert_eq!(state.refresh_at, now, "another account is tried at once");
+            assert!(state.valid_token(now).is_some(), "until then the old token is used");
+            state.finish_refresh(Err(error(is_refused)), now, 1.0);
+            assert_eq!(state.refresh_at - now, waits[0] * SECOND);
         }
     }
 
@@ -370,30 +301,15 @@ mod tests {
         assert!(!state.invalidate(&first, now), "many calls, one refresh");
         assert_eq!(state.refresh_at, now);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            refresh(&mut state, Ok(issued(1000)), now, 0.0);
-            let token = current(&state);
+            let token = refresh(&mut state, now);
             assert!(!state.invalidate(&first, now), "a late rejection of an old token");
             assert!(state.invalidate(&token, now));
             assert_eq!(state.refresh_at - now, seconds * SECOND);
         }
-        refresh(&mut state, Ok(issued(1000)), now, 0.0);
-        let token = current(&state);
+        let token = refresh(&mut state, now);
         token.mark_accepted();
         assert!(state.invalidate(&token, now));
         assert_eq!(state.refresh_at, now, "one that was in use for a while is replaced at once");
-    }
-
-    #[test]
-    fn result_for_a_replaced_account_is_discarded() {
-        let now = Instant::now();
-        for result in [Ok(issued(10)), Err(error(true))] {
-            let (mut state, token) = with_token(now);
-            let refresh = Refresh { generation: state.begin_refresh(), requested_at: now };
-            state.reset(now);
-            assert!(!state.finish_refresh(&refresh, result, now, 0.0));
-            assert!(Arc::ptr_eq(&current(&state), &token) && state.last_error.is_none());
-            assert_eq!((state.refresh_at, state.is_refreshing), (now, false), "the next one is due at once");
-        }
     }
 
     #[test]
@@ -404,11 +320,12 @@ mod tests {
         assert!(matches!(state.lookup(Some(&token), now), Lookup::NotSoon(None)), "due in 500 s");
         assert!(state.invalidate(&token, now));
         assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(None)));
-        refresh(&mut state, Err(error(false)), now, 1.0);
+        state.finish_refresh(Err(error(false)), now, 1.0);
         assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(Some(_))), "due in 1 s");
-        refresh(&mut state, Err(error(false)), now, 1.0);
+        state.finish_refresh(Err(error(false)), now, 1.0);
         assert!(matches!(state.lookup(Some(&token), now), Lookup::NotSoon(Some(_))), "due in 2 s");
-        state.begin_refresh();
-        assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(Some(_))), "in progress");
+        let due = now + 2 * SECOND;
+        assert!(matches!(state.lookup(Some(&token), due), Lookup::Pending(Some(_))), "in progress");
+        assert!(matches!(state.lookup(Some(&token), due + SECOND), Lookup::Pending(Some(_))), "still");
     }
 }

@@ -4,26 +4,25 @@
 //! read must be well-formed: services and endpoints that are not are skipped. This module is pure.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::domain::Timestamp;
 use crate::http::BaseUrl;
 
 /// The types under which a catalog lists VBS, in the order in which they are looked for.
 const SERVICE_TYPES: [&str; 2] = ["vbsv2", "vbs"];
-/// The times are truncated to whole seconds, so that a token may expire up to one second earlier.
-const TRUNCATION: Duration = Duration::from_secs(1);
 
 /// Which endpoint of the catalog is wanted.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CatalogQuery<'a> {
+#[derive(Debug)]
+pub(super) struct CatalogQuery {
     /// The region; any if there is only one.
-    pub(super) region: Option<&'a str>,
+    pub(super) region: Option<String>,
     /// `public`, `internal` or `admin`.
-    pub(super) interface: &'a str,
+    pub(super) interface: &'static str,
     /// Whether the URL may be `http`.
     pub(super) allow_plaintext: bool,
 }
@@ -33,20 +32,18 @@ pub(super) struct CatalogQuery<'a> {
 pub(super) struct TokenDocument {
     expires_at: String,
     issued_at: Option<String>,
-    project: Option<Lenient<Project>>,
-    catalog: Option<Vec<Lenient<Service>>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Project {
-    id: String,
+    #[serde(default)]
+    project: Value,
+    #[serde(default, deserialize_with = "well_formed")]
+    catalog: Vec<Service>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Service {
     #[serde(rename = "type")]
     service_type: String,
-    endpoints: Vec<Lenient<Endpoint>>,
+    #[serde(deserialize_with = "well_formed")]
+    endpoints: Vec<Endpoint>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,21 +60,10 @@ impl Endpoint {
     }
 }
 
-/// A part that is skipped if it is not well-formed.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Lenient<T> {
-    Valid(T),
-    Invalid(IgnoredAny),
-}
-
-impl<T> Lenient<T> {
-    fn valid(&self) -> Option<&T> {
-        match self {
-            Self::Valid(value) => Some(value),
-            Self::Invalid(_) => None,
-        }
-    }
+/// The entries of a list, without those that are not well-formed.
+fn well_formed<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let entries = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
+    Ok(entries.into_iter().filter_map(|entry| T::deserialize(entry).ok()).collect())
 }
 
 impl TokenDocument {
@@ -88,45 +74,38 @@ impl TokenDocument {
             token: TokenDocument,
         }
         let response: Result<Response, _> = serde_json::from_slice(body);
-        match response {
-            Ok(response) => Ok(response.token),
-            Err(error) => {
-                Err(format!("cannot be parsed at line {}, column {}", error.line(), error.column()))
-            }
-        }
+        response
+            .map(|response| response.token)
+            .map_err(|error| format!("cannot be parsed at line {}, column {}", error.line(), error.column()))
     }
 
     /// How long the token is valid, by the clock of the identity service, which ours need not agree with.
-    pub(super) fn lifetime(&self) -> Result<Duration, String> {
-        let seconds = |text: &str| Timestamp::parse(text).map(|time| time.seconds);
-        let expires = seconds(&self.expires_at).ok_or("has an invalid expires_at")?;
+    pub(super) fn lifetime(&self) -> Result<Duration, &'static str> {
+        let expires = Timestamp::parse(&self.expires_at).ok_or("has an invalid expires_at")?.seconds;
         let issued = match &self.issued_at {
-            Some(text) => seconds(text).ok_or("has an invalid issued_at")?,
-            None => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-            }
+            Some(text) => Timestamp::parse(text).ok_or("has an invalid issued_at")?.seconds,
+            None => jiff::Timestamp::now().as_second(),
         };
-        let lifetime = match u64::try_from(expires.saturating_sub(issued)) {
-            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
-            _ => return Err("has a token that has already expired".into()),
-        };
-        Ok(lifetime.saturating_sub(TRUNCATION).max(lifetime / 2))
+        let lifetime = Duration::from_secs(u64::try_from(expires.saturating_sub(issued)).unwrap_or_default());
+        if lifetime.is_zero() {
+            return Err("has a token that has already expired");
+        }
+        // The times are truncated to whole seconds, so that a token may expire up to one second earlier.
+        Ok(lifetime.saturating_sub(Duration::from_secs(1)).max(lifetime / 2))
     }
 
     /// The project that the token is for.
     pub(super) fn project_id(&self) -> Option<&str> {
-        Some(self.project.as_ref()?.valid()?.id.as_str())
+        self.project.get("id")?.as_str()
     }
 
     /// The upstream's URL, without the path that each call adds.
-    pub(super) fn endpoint(&self, query: CatalogQuery<'_>) -> Result<BaseUrl, String> {
+    pub(super) fn endpoint(&self, query: &CatalogQuery) -> Result<BaseUrl, String> {
         for service_type in SERVICE_TYPES {
-            let endpoints = self.endpoints().filter(|(found_type, endpoint)| {
-                *found_type == service_type && endpoint.interface == query.interface
-            });
-            let endpoints: Vec<&Endpoint> = endpoints.map(|(_, endpoint)| endpoint).collect();
-            if let Some(endpoint) = choose(&endpoints, query.region)? {
+            let services = self.catalog.iter().filter(|service| service.service_type == service_type);
+            let endpoints = services.flat_map(|service| &service.endpoints);
+            let endpoints = endpoints.filter(|endpoint| endpoint.interface == query.interface).collect();
+            if let Some(endpoint) = choose(endpoints, query.region.as_deref())? {
                 return BaseUrl::parse(self.without_project(&endpoint.url), query.allow_plaintext)
                     .map_err(|why| format!("the catalog's URL of the upstream {why}"));
             }
@@ -135,18 +114,9 @@ impl TokenDocument {
             "the catalog has no {} endpoint of type {} for the region {} (OS_REGION_NAME, OS_INTERFACE); it has {}; or set --upstream-url",
             query.interface,
             SERVICE_TYPES.join(" or "),
-            query.region.unwrap_or("any"),
+            query.region.as_deref().unwrap_or("any"),
             self.available_endpoints(),
         ))
-    }
-
-    /// Each endpoint with the type of its service.
-    fn endpoints(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
-        let services = self.catalog.iter().flatten().filter_map(Lenient::valid);
-        services.flat_map(|service| {
-            let endpoints = service.endpoints.iter().filter_map(Lenient::valid);
-            endpoints.map(|endpoint| (service.service_type.as_str(), endpoint))
-        })
     }
 
     /// `https://host/v2/PROJECT` without version and project.
@@ -158,30 +128,34 @@ impl TokenDocument {
     }
 
     fn available_endpoints(&self) -> String {
-        let endpoints = self.endpoints().map(|(service_type, endpoint)| {
-            format!("{service_type} ({} {})", endpoint.interface, endpoint.region())
+        let endpoints = self.catalog.iter().flat_map(|Service { service_type, endpoints }| {
+            let describe = move |endpoint: &Endpoint| {
+                format!("{service_type} ({} {})", endpoint.interface, endpoint.region())
+            };
+            endpoints.iter().map(describe)
         });
-        let endpoints: BTreeSet<String> = endpoints.collect();
-        if endpoints.is_empty() {
-            return "nothing".into();
-        }
-        endpoints.into_iter().collect::<Vec<_>>().join(", ")
+        let list = sorted(endpoints);
+        if list.is_empty() { "nothing".into() } else { list }
     }
 }
 
 /// The endpoint in this region, else in all regions (`*`). Without a region, all endpoints must have the same URL.
-fn choose<'a>(endpoints: &[&'a Endpoint], region: Option<&str>) -> Result<Option<&'a Endpoint>, String> {
+fn choose<'a>(endpoints: Vec<&'a Endpoint>, region: Option<&str>) -> Result<Option<&'a Endpoint>, String> {
     if let Some(region) = region {
         let within = |region: &str| endpoints.iter().find(|endpoint| endpoint.region() == region);
         return Ok(within(region).or_else(|| within("*")).copied());
     }
-    let Some(first) = endpoints.first() else { return Ok(None) };
-    if endpoints.iter().all(|endpoint| endpoint.url == first.url) {
-        return Ok(Some(first));
+    let urls: BTreeSet<&str> = endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
+    if urls.len() <= 1 {
+        return Ok(endpoints.first().copied());
     }
-    let regions: BTreeSet<&str> = endpoints.iter().map(|endpoint| endpoint.region()).collect();
-    let regions = regions.into_iter().collect::<Vec<_>>().join(", ");
+    let regions = sorted(endpoints.iter().map(|endpoint| endpoint.region().to_owned()));
     Err(format!("the catalog has the upstream in several regions ({regions}): set OS_REGION_NAME"))
+}
+
+/// The texts in order, each once.
+fn sorted(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -189,15 +163,14 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const QUERY: CatalogQuery<'_> =
-        CatalogQuery { region: Some("eu-de"), interface: "public", allow_plaintext: false };
-
     fn parse(token: &Value) -> TokenDocument {
         TokenDocument::parse(json!({ "token": token }).to_string().as_bytes()).unwrap()
     }
 
     #[test]
     fn entries_that_are_not_read_need_not_be_well_formed() {
+        let query =
+            CatalogQuery { region: Some("eu-de".into()), interface: "public", allow_plaintext: false };
         let vbs = json!({"interface": "public", "region": "eu-de", "url": "https://vbs.example/v2/p"});
         let expires = "2026-11-24T08:00:00Z";
         let odd_endpoints = json!([null, 1, {}, {"url": null, "interface": "public", "region": "eu-de"},
@@ -209,13 +182,13 @@ mod tests {
         ] {
             for project in [json!({"id": "p"}), json!({}), json!(null), json!({"id": 1})] {
                 let document = parse(&json!({"expires_at": expires, "project": project, "catalog": catalog}));
-                let url = document.endpoint(QUERY).unwrap().to_string();
+                let url = document.endpoint(&query).unwrap().to_string();
                 let has_id = document.project_id().is_some();
                 let expected = if has_id { "https://vbs.example/" } else { "https://vbs.example/v2/p" };
                 assert_eq!((url.as_str(), has_id), (expected, project == json!({"id": "p"})), "{catalog}");
             }
         }
-        let without = parse(&json!({"expires_at": expires, "catalog": null})).endpoint(QUERY).unwrap_err();
+        let without = parse(&json!({"expires_at": expires, "catalog": null})).endpoint(&query).unwrap_err();
         assert!(without.contains("it has nothing"), "{without}");
     }
 
@@ -229,11 +202,7 @@ mod tests {
             ("now", "2026-11-23T08:00:00Z", Err("has an invalid issued_at")),
         ] {
             let lifetime = parse(&json!({"issued_at": issued, "expires_at": expires})).lifetime();
-            assert_eq!(
-                lifetime,
-                seconds.map(Duration::from_secs).map_err(str::to_owned),
-                "{issued}, {expires}"
-            );
+            assert_eq!(lifetime, seconds.map(Duration::from_secs), "{issued}, {expires}");
         }
     }
 }
