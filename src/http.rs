@@ -109,16 +109,8 @@ pub(crate) enum Reuse {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Body,
-}
-
-/// The body of a response.
-#[derive(Debug)]
-pub(crate) enum Body {
-    /// All of it.
-    Complete(Bytes),
-    /// It is longer than the limit, and the rest was not read.
-    TooLarge,
+    /// `None` if it is longer than the limit: the rest was not read.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// Why there is no complete response. The detail is for the log and holds no URL.
@@ -204,25 +196,25 @@ impl HttpClient {
     }
 }
 
-/// Reads a body to its end or to the limit.
-async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Body, Error> {
+/// Reads a body to its end. `None` if it is longer than the limit.
+async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Option<Bytes>, Error> {
     if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Ok(Body::TooLarge);
+        return Ok(None);
     }
     let mut body = BytesMut::new();
     // Every error here means that the body is incomplete.
     let lost = |error| Error::Lost { detail: error_text(error), is_stale: false };
     while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > limit {
-            return Ok(Body::TooLarge);
+            return Ok(None);
         }
         // A body of one chunk is not copied.
         if body.is_empty() && response.content_length() == Some(0) {
-            return Ok(Body::Complete(chunk));
+            return Ok(Some(chunk));
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Body::Complete(body.freeze()))
+    Ok(Some(body.freeze()))
 }
 
 /// The client that sends OTLP over HTTP. `timeout` limits each request, with its response.

@@ -14,7 +14,7 @@ use super::token::{IdentityError, IssuedToken};
 use super::token_document::{CatalogQuery, TokenDocument};
 use crate::credentials::redact::redact_passphrase;
 use crate::domain::{REQUEST_ID_HEADER, Token};
-use crate::http::{Body, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
+use crate::http::{Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,10 +150,7 @@ impl IdentityClient {
 }
 
 fn body(response: &Response) -> &[u8] {
-    match &response.body {
-        Body::Complete(bytes) => bytes,
-        Body::TooLarge => b"",
-    }
+    response.body.as_deref().unwrap_or_default()
 }
 
 fn transport_error(error: HttpError) -> IdentityError {
