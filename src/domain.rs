@@ -17,7 +17,7 @@ pub use ids::{ProjectId, ShareId, ShareRef};
 pub use share::{Backup, BackupShare};
 pub(crate) use share::{Object, REQUIRED_KEYS, expected_value};
 pub use timestamp::Timestamp;
-pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, TOKEN_HEADER_NAME, Token, TokenError};
+pub use token::{TOKEN_HEADER, Token, TokenError};
 
 /// Reads backup shares.
 pub trait BackupShares: Send + Sync + 'static {

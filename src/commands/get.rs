@@ -8,7 +8,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use super::client;
 use super::output::write_line;
 use crate::config::GetArgs;
-use crate::domain::TOKEN_HEADER_NAME;
+use crate::domain::TOKEN_HEADER;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
 
@@ -16,7 +16,7 @@ pub(super) fn run(arguments: GetArgs) -> Result<ExitCode, String> {
     let GetArgs { id, project_id, token, target } = arguments;
     let mut request = client::request(&target, GetBackupShareRequest { project_id, id });
     if let Some(token) = token {
-        request.metadata_mut().as_mut().insert(TOKEN_HEADER_NAME, token.value());
+        request.metadata_mut().as_mut().insert(TOKEN_HEADER, token.value());
     }
     let response = client::call(&target, |channel| async {
         BackupShareServiceClient::new(channel).get_backup_share(request).await

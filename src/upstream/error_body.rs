@@ -44,8 +44,9 @@ impl ErrorBody {
         let Some(error) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
         // The raw text too: the parsed one has only the last value of a key that occurs twice.
         let raw = normalized(&String::from_utf8_lossy(body));
-        let is_vbs_wrapper =
-            !is_flat && top.len() == 1 && !is_keystone(top) && !contains_any(&raw, &API_GATEWAY);
+        // Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
+        let is_keystone = top.get("error").and_then(|error| error.get("title")).is_some();
+        let is_vbs_wrapper = !is_flat && top.len() == 1 && !is_keystone && !contains_any(&raw, &API_GATEWAY);
         let is_from_vbs = error.is_from_vbs(is_vbs_wrapper);
         let has_marker = contains_any(&raw, &CREDENTIAL_MARKERS) || value_has_credential_marker(&parsed);
         let message = if has_marker { None } else { error.message };
@@ -80,11 +81,6 @@ impl ParsedError {
             Some(_) | None => is_vbs_wrapper && self.message.is_some() && !self.has_invalid_code,
         }
     }
-}
-
-/// Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
-fn is_keystone(top: &Map<String, Value>) -> bool {
-    top.get("error").and_then(|error| error.get("title")).is_some()
 }
 
 fn text(value: &Value) -> Option<String> {
