@@ -96,10 +96,13 @@ impl Config {
     fn log_filter(&self) -> Box<dyn Filter<Registry> + Send + Sync> {
         let call_span = filter_fn(spans::is_call).with_max_level_hint(LevelFilter::INFO);
         let filter = EnvFilter::new(&self.filter);
-        // `EnvFilter` takes a lock each time a span is entered or left. Only directives such as `[call]=debug` need that.
+        // `EnvFilter` takes a lock each time a span is entered or left. Only directives such as `[attempt]=debug` need that.
         match filter.to_string().parse::<Targets>() {
             Ok(targets) if !self.filter.contains('[') => Box::new(targets.or(call_span)),
-            Ok(_) | Err(_) => Box::new(filter.or(call_span)),
+            Ok(_) | Err(_) => {
+                let others = filter_fn(|span| !spans::is_call(span)).with_max_level_hint(LevelFilter::TRACE);
+                Box::new(others.and(filter).or(call_span))
+            }
         }
     }
 }
