@@ -112,7 +112,7 @@ fn share() -> BackupShare {
     read_share(DOCUMENTED.as_bytes(), &share_id(), drop).unwrap()
 }
 
-fn headers(name: &'static str, value: &str) -> HeaderMap {
+fn headers(name: &str, value: &str) -> HeaderMap {
     HeaderMap::from_iter([(name.parse().unwrap(), HeaderValue::from_str(value).unwrap())])
 }
 
@@ -178,7 +178,8 @@ fn main() {
     // Criterion tells its progress on stdout, where only the result belongs.
     let mut result = File::from(rustix::io::dup(io::stdout()).unwrap());
     rustix::stdio::dup2_stdout(io::stderr()).unwrap();
-    let material = AuthMaterial::Caller(Token::from_headers(&headers(TOKEN_HEADER, &token())).unwrap());
+    let material =
+        AuthMaterial::Caller(Token::from_headers(&headers(TOKEN_HEADER.as_str(), &token())).unwrap());
     let mut bench = Bench::new(options.seconds);
     request(&mut bench);
     reply(&mut bench);

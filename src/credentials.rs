@@ -27,7 +27,7 @@ pub use keystone::{
 };
 pub use secret_source::SecretSource;
 
-use crate::domain::{Error, ErrorKind, TOKEN_HEADER_NAME, Token};
+use crate::domain::{Error, ErrorKind, TOKEN_HEADER, Token};
 use crate::http::{BaseUrl, Config as HttpConfig};
 use redact::redact;
 
@@ -125,10 +125,10 @@ impl AuthMaterial {
     pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: SystemTime) {
         match self {
             Self::Caller(token) => {
-                headers.insert(TOKEN_HEADER_NAME, token.value());
+                headers.insert(TOKEN_HEADER, token.value());
             }
             Self::Issued(token) => {
-                headers.insert(TOKEN_HEADER_NAME, token.token.value());
+                headers.insert(TOKEN_HEADER, token.token.value());
             }
             Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now)),
         }

@@ -12,12 +12,12 @@ mod token;
 
 pub use call::{CallContext, CallStats, REQUEST_ID_HEADER, TRACEPARENT, TRACESTATE, TraceContext};
 pub(crate) use error::error_chain;
-pub use error::{Error, ErrorKind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
+pub use error::{Error, ErrorKind};
 pub use ids::{ProjectId, ShareId, ShareRef};
 pub use share::{Backup, BackupShare};
 pub(crate) use share::{Object, REQUIRED_KEYS, expected_value};
 pub use timestamp::Timestamp;
-pub use token::{MAX_TOKEN_BYTES, TOKEN_HEADER, TOKEN_HEADER_NAME, Token, TokenError};
+pub use token::{TOKEN_HEADER, Token, TokenError};
 
 /// Reads backup shares.
 pub trait BackupShares: Send + Sync + 'static {

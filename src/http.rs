@@ -19,25 +19,25 @@
 //! a partial response head like none. hyper-util repeats a request by itself if the connection closed before it was written.
 
 mod base_url;
-mod roots;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, header};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, RootCertStore};
 use thread_local::ThreadLocal;
 use tower::util::MapResponseLayer;
 use url::Url;
 
 use crate::domain::error_chain;
+use crate::pem;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
-pub use roots::Roots;
-pub(crate) use roots::tls_config;
 
 /// Limits and CA certificates of a client.
 #[derive(Clone, Debug)]
@@ -54,6 +54,39 @@ pub struct Config {
     pub connection_lifetime: Duration,
     /// The longest body that is read, in bytes.
     pub max_response_bytes: usize,
+}
+
+/// The CA certificates that a server's certificate is verified against.
+#[derive(Clone, Debug)]
+pub struct Roots(Arc<RootCertStore>);
+
+impl Roots {
+    /// No certificate: for a server without TLS.
+    pub fn none() -> Self {
+        Self(Arc::new(RootCertStore::empty()))
+    }
+
+    /// The system's certificates.
+    pub fn system() -> Self {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Self(Arc::new(store))
+    }
+
+    /// The certificates of a PEM file, which replace the system's. The error names the path.
+    pub fn from_pem_file(path: &Path) -> Result<Self, String> {
+        Ok(Self(Arc::new(pem::read_roots(path)?)))
+    }
+
+    /// The same certificates as a rustls type.
+    pub(crate) fn store(&self) -> &Arc<RootCertStore> {
+        &self.0
+    }
+
+    /// Whether there is no certificate, so that every TLS handshake would fail.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A forward proxy. Its URL may hold a password and is never printed.
@@ -91,8 +124,7 @@ pub(crate) struct HttpClient {
 /// The client of one thread.
 struct PooledClient {
     client: Client,
-    created: Instant,
-    lifetime: Duration,
+    expires: Instant,
 }
 
 /// Which connection a request may use.
@@ -109,16 +141,8 @@ pub(crate) enum Reuse {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Body,
-}
-
-/// The body of a response.
-#[derive(Debug)]
-pub(crate) enum Body {
-    /// All of it.
-    Complete(Bytes),
-    /// It is longer than the limit, and the rest was not read.
-    TooLarge,
+    /// `None` if it is longer than the limit: the rest was not read.
+    pub(crate) body: Option<Bytes>,
 }
 
 /// Why there is no complete response. The detail is for the log and holds no URL.
@@ -174,14 +198,14 @@ impl HttpClient {
     fn pooled(&self) -> Result<Client, Error> {
         let mut slot = self.pooled.get_or_default().borrow_mut();
         if let Some(pooled) = slot.as_ref()
-            && pooled.created.elapsed() < pooled.lifetime
+            && Instant::now() < pooled.expires
         {
             return Ok(pooled.client.clone());
         }
         let client = build_client(&self.config, &self.tls, usize::MAX)
             .map_err(|error| Error::Unreachable(error_text(error)))?;
-        let lifetime = jittered(self.config.connection_lifetime);
-        *slot = Some(PooledClient { client: client.clone(), created: Instant::now(), lifetime });
+        let expires = Instant::now() + jittered(self.config.connection_lifetime);
+        *slot = Some(PooledClient { client: client.clone(), expires });
         Ok(client)
     }
 
@@ -204,25 +228,25 @@ impl HttpClient {
     }
 }
 
-/// Reads a body to its end or to the limit.
-async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Body, Error> {
+/// Reads a body to its end. `None` if it is longer than the limit.
+async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<Option<Bytes>, Error> {
     if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Ok(Body::TooLarge);
+        return Ok(None);
     }
     let mut body = BytesMut::new();
     // Every error here means that the body is incomplete.
     let lost = |error| Error::Lost { detail: error_text(error), is_stale: false };
     while let Some(chunk) = response.chunk().await.map_err(lost)? {
         if body.len() + chunk.len() > limit {
-            return Ok(Body::TooLarge);
+            return Ok(None);
         }
         // A body of one chunk is not copied.
         if body.is_empty() && response.content_length() == Some(0) {
-            return Ok(Body::Complete(chunk));
+            return Ok(Some(chunk));
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Body::Complete(body.freeze()))
+    Ok(Some(body.freeze()))
 }
 
 /// The client that sends OTLP over HTTP. `timeout` limits each request, with its response.
@@ -231,6 +255,17 @@ pub(crate) fn otlp_client(
     timeout: Duration,
 ) -> Result<impl opentelemetry_http::HttpClient + use<>, String> {
     client_builder(tls_config(roots)?).timeout(timeout).build().map_err(error_text)
+}
+
+/// The TLS configuration of a client: TLS 1.2 and 1.3, HTTP/1.1 as the only ALPN protocol, no client certificate.
+pub(crate) fn tls_config(roots: &Roots) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut config = builder.with_root_certificates(Arc::clone(&roots.0)).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// The settings of every client.
@@ -274,7 +309,10 @@ fn jittered(lifetime: Duration) -> Duration {
 
 /// The error of a request that got no complete response head.
 fn request_error(error: reqwest::Error, has_opened: bool) -> Error {
-    let (is_connect, is_parse) = (error.is_connect(), is_parse(&error));
+    let is_connect = error.is_connect();
+    // The server sent something that is not HTTP.
+    let is_parse = error_chain(&error)
+        .any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
     let detail = error_text(error);
     // The error type of a CONNECT request is private to hyper-util.
     if detail.contains("proxy authorization required") {
@@ -285,11 +323,6 @@ fn request_error(error: reqwest::Error, has_opened: bool) -> Error {
         // After an invalid response head, the connection was not closed before the request arrived.
         Error::Lost { detail, is_stale: !has_opened && !is_parse }
     }
-}
-
-/// Whether the server sent something that is not HTTP.
-fn is_parse(error: &reqwest::Error) -> bool {
-    error_chain(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
 /// An error and its causes, outermost first, without the URL.
@@ -327,10 +360,10 @@ mod tests {
         }
     }
 
-    /// When the client of this thread was created.
-    fn created(client: &HttpClient) -> Instant {
+    /// When the client of this thread expires, which differs for each.
+    fn expires(client: &HttpClient) -> Instant {
         client.pooled().unwrap();
-        client.pooled.get().unwrap().borrow().as_ref().unwrap().created
+        client.pooled.get().unwrap().borrow().as_ref().unwrap().expires
     }
 
     #[test]
@@ -345,13 +378,13 @@ mod tests {
     #[test]
     fn client_is_kept_for_its_lifetime_and_made_for_each_thread() {
         let client = HttpClient::new(config()).unwrap();
-        let first = created(&client);
-        assert_eq!(created(&client), first);
+        let first = expires(&client);
+        assert_eq!(expires(&client), first);
         std::thread::scope(|scope| {
-            scope.spawn(|| assert_ne!(created(&client), first));
+            scope.spawn(|| assert_ne!(expires(&client), first));
         });
-        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().lifetime = Duration::ZERO;
-        assert_ne!(created(&client), first);
+        client.pooled.get().unwrap().borrow_mut().as_mut().unwrap().expires = Instant::now();
+        assert_ne!(expires(&client), first);
     }
 
     #[tokio::test]

@@ -11,12 +11,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::core::{Collector, Desc};
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricFamily;
 use prometheus::{
-    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::proto::METHODS;
@@ -41,6 +40,7 @@ impl Deref for Metrics {
 #[derive(Debug)]
 pub struct MetricFamilies {
     registry: Registry,
+    dropped_log_lines: fn() -> u64,
     calls: HistogramVec,
     attempts: HistogramVec,
     retries: IntCounterVec,
@@ -70,20 +70,19 @@ pub struct MetricFamilies {
 impl Metrics {
     /// Registers every family. `dropped_log_lines` returns the number of lost log lines; each scrape calls it.
     pub fn new(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
-        let metrics = MetricFamilies::register(Registry::new())?;
+        let metrics = MetricFamilies::register(dropped_log_lines)?;
         metrics.initialize();
-        let registry = &metrics.registry;
-        let build =
-            IntGaugeVec::new(Opts::new("build_info", "Version of this build; always 1."), &["version"]);
-        register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(LogLinesDropped::new(dropped_log_lines)?))?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self(Arc::new(metrics)))
     }
 }
 
 impl MetricFamilies {
-    fn register(registry: Registry) -> Result<Self, Error> {
+    fn register(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = Opts::new("build_info", "Version of this build; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        register(&registry, IntGauge::with_opts(build))?.set(1);
         let gauge = |name, help| register(&registry, IntGauge::new(name, help));
         let float_gauge = |name, help| register(&registry, Gauge::new(name, help));
         let counter = |name, help| register(&registry, IntCounter::new(name, help));
@@ -126,6 +125,7 @@ impl MetricFamilies {
                 "Invalid certificates that were not loaded.",
             )?,
             admin_connections: IntGauge::new("admin_connections", "Open connections on the admin port.")?,
+            dropped_log_lines,
             registry: registry.clone(),
         })
     }
@@ -168,33 +168,14 @@ impl MetricFamilies {
 
     /// All families in the Prometheus text format.
     pub fn text(&self) -> Result<String, Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-}
-
-/// `log_lines_dropped_total`. The log counts the lines; the collector reads that count.
-struct LogLinesDropped {
-    family: IntCounter,
-    dropped: fn() -> u64,
-}
-
-impl LogLinesDropped {
-    fn new(dropped: fn() -> u64) -> Result<Self, Error> {
+        let mut families = self.registry.gather();
+        // The log counts its lines. A counter for each scrape: two may run at the same time.
         let help = "Log lines lost because the output was blocked or failed.";
-        Ok(Self { family: IntCounter::new("log_lines_dropped_total", help)?, dropped })
-    }
-}
-
-impl Collector for LogLinesDropped {
-    fn desc(&self) -> Vec<&Desc> {
-        self.family.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        // A counter of its own for each scrape: two scrapes may run at the same time.
-        let Ok(current) = Self::new(self.dropped) else { return Vec::new() };
-        current.family.inc_by((self.dropped)());
-        current.family.collect()
+        let dropped = IntCounter::new("log_lines_dropped_total", help)?;
+        dropped.inc_by((self.dropped_log_lines)());
+        families.extend(dropped.collect());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        TextEncoder::new().encode_to_string(&families)
     }
 }
 

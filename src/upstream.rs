@@ -13,14 +13,14 @@ mod json;
 mod retry;
 mod unknown_fields;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 pub use attempt::share_url;
 pub use error::from_response;
-pub use error_body::{ErrorBody, ErrorOrigin};
-pub use json::{MalformedBody, read_share};
+pub use json::read_share;
 pub use retry::{FIRST_BACKOFF, retry_after};
 
 pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
@@ -30,7 +30,7 @@ use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, Sh
 use crate::http::{HttpClient, Reuse};
 use crate::metrics::Metrics;
 use attempt::{AttemptClient, AttemptError};
-use error::deadline_exceeded;
+use error::DEADLINE_EXPIRED;
 use retry::{RetryState, RetryThrottle, Step};
 use unknown_fields::UnknownFields;
 
@@ -65,8 +65,6 @@ impl Upstream {
         credentials: CredentialProvider,
         metrics: Metrics,
     ) -> Result<Self, String> {
-        let throttle = RetryThrottle::full();
-        metrics.retry_tokens.set(throttle.tokens());
         let attempt_client = AttemptClient {
             base_url,
             http: HttpClient::new(config.http)?,
@@ -79,7 +77,7 @@ impl Upstream {
             max_attempts: config.max_attempts,
             first_backoff: config.first_backoff,
             credentials,
-            throttle,
+            throttle: RetryThrottle::full(metrics.retry_tokens.clone()),
             metrics,
         })
     }
@@ -100,19 +98,6 @@ impl Upstream {
             Err(identity) => Err(Error { attempts, ..identity.into() }),
         }
     }
-
-    fn on_success(&self, material: &AuthMaterial) {
-        material.mark_accepted();
-        self.throttle.on_success();
-        self.metrics.retry_tokens.set(self.throttle.tokens());
-    }
-
-    /// Whether the throttle allows a retry.
-    fn try_acquire_retry(&self) -> bool {
-        let is_allowed = self.throttle.try_acquire();
-        self.metrics.retry_tokens.set(self.throttle.tokens());
-        is_allowed
-    }
 }
 
 impl BackupShares for Upstream {
@@ -123,13 +108,15 @@ impl BackupShares for Upstream {
         let mut reuse = Reuse::Pooled;
         loop {
             if call.deadline <= Instant::now() {
-                return Err(Error { attempts: state.attempts, ..deadline_exceeded() });
+                let error = Error::new(ErrorKind::DeadlineExceeded, DEADLINE_EXPIRED);
+                return Err(Error { attempts: state.attempts, ..error });
             }
-            call.stats.set_attempts(state.attempts + 1);
+            call.stats.attempts.store(state.attempts + 1, Ordering::Relaxed);
             let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
             let failed = match attempt.await {
                 Ok(share) => {
-                    self.on_success(&material);
+                    material.mark_accepted();
+                    self.throttle.on_success();
                     return Ok(share);
                 }
                 Err(failed) => failed,
@@ -154,7 +141,7 @@ impl BackupShares for Upstream {
                     self.metrics.retry(retry_reason);
                 }
                 Step::Retry { delay, needs_new_connection } => {
-                    if !self.try_acquire_retry() {
+                    if !self.throttle.try_acquire() {
                         return Err(error);
                     }
                     self.metrics.retry(retry_reason);

@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 
 use super::process::{print, runtime};
 use crate::config::{GetArgs, HealthArgs, Target};
-use crate::domain::{TOKEN_HEADER_NAME, error_chain};
+use crate::domain::{TOKEN_HEADER, error_chain};
 use crate::grpc::code_name;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
@@ -27,7 +27,7 @@ pub(super) fn get(arguments: GetArgs) -> Result<(), String> {
     let GetArgs { id, project_id, token, target } = arguments;
     let mut request = Request::new(GetBackupShareRequest { project_id, id });
     if let Some(token) = token {
-        request.metadata_mut().as_mut().insert(TOKEN_HEADER_NAME, token.value());
+        request.metadata_mut().as_mut().insert(TOKEN_HEADER, token.value());
     }
     let response = call(&target, request, async |channel, request| {
         BackupShareServiceClient::new(channel).get_backup_share(request).await

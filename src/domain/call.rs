@@ -36,23 +36,16 @@ pub struct CallContext {
 /// The progress of a call, for the access log; also of a cancelled call.
 #[derive(Debug, Default)]
 pub struct CallStats {
-    attempts: AtomicU32,
+    /// Attempts at the upstream, including one in progress. One on a stale pooled connection does not count.
+    pub attempts: AtomicU32,
     credential_micros: AtomicU64,
-    upstream_request_id: OnceLock<String>,
-    target: OnceLock<(ShareRef, Instant)>,
+    /// The upstream's request ID of the successful attempt.
+    pub upstream_request_id: OnceLock<String>,
+    /// The requested share of a valid request, and when it was validated.
+    pub target: OnceLock<(ShareRef, Instant)>,
 }
 
 impl CallStats {
-    /// The number of attempts at the upstream. One on a stale pooled connection does not count.
-    pub fn attempts(&self) -> u32 {
-        self.attempts.load(Ordering::Relaxed)
-    }
-
-    /// Sets the number of attempts, including one in progress.
-    pub fn set_attempts(&self, attempts: u32) {
-        self.attempts.store(attempts, Ordering::Relaxed);
-    }
-
     /// How long the call has waited for a credential.
     pub fn credential_wait(&self) -> Duration {
         Duration::from_micros(self.credential_micros.load(Ordering::Relaxed))
@@ -65,26 +58,6 @@ impl CallStats {
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.credential_micros.fetch_add(micros, Ordering::Relaxed);
         result
-    }
-
-    /// The upstream's request ID of the successful attempt.
-    pub fn upstream_request_id(&self) -> Option<&str> {
-        self.upstream_request_id.get().map(String::as_str)
-    }
-
-    /// Sets [`CallStats::upstream_request_id`]. A second set is ignored.
-    pub fn set_upstream_request_id(&self, id: String) {
-        let _ = self.upstream_request_id.set(id);
-    }
-
-    /// The requested share of a valid request, and when it was validated.
-    pub fn target(&self) -> Option<(&ShareRef, Instant)> {
-        self.target.get().map(|(share, since)| (share, *since))
-    }
-
-    /// Sets [`CallStats::target`]. A second set is ignored.
-    pub fn set_target(&self, share: &ShareRef) {
-        let _ = self.target.set((share.clone(), Instant::now()));
     }
 }
 

@@ -70,11 +70,11 @@ pub struct Error {
     pub kind: ErrorKind,
     /// The HTTP status of a complete response.
     pub http_status: Option<u16>,
-    /// The upstream's own code, at most [`MAX_METADATA_BYTES`].
+    /// The upstream's own code, at most 128 bytes.
     pub code: Option<String>,
-    /// The upstream's ID of the request, at most [`MAX_METADATA_BYTES`] of visible ASCII.
+    /// The upstream's ID of the request, at most 128 bytes of visible ASCII.
     pub request_id: Option<String>,
-    /// The upstream's message, safe to pass on: at most [`MAX_MESSAGE_BYTES`], no control characters, no token.
+    /// The upstream's message, safe to pass on: at most 512 bytes, no control characters, no token.
     pub message: Option<String>,
     /// The gateway's own description, for the log: no URL, no token, nothing of a body.
     pub detail: String,
@@ -83,11 +83,6 @@ pub struct Error {
     /// Attempts made, including this one. One on a stale pooled connection does not count.
     pub attempts: u32,
 }
-
-/// The longest upstream message that is passed on, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 512;
-/// The longest upstream code or request ID that is passed on, in bytes.
-pub const MAX_METADATA_BYTES: usize = 128;
 
 impl Error {
     /// An error without a response of the upstream; `detail` is for the log.

@@ -7,12 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 /// The header that carries the token, towards the gateway and towards the upstream.
-pub const TOKEN_HEADER: &str = "x-auth-token";
-/// [`TOKEN_HEADER`], as a name.
-pub const TOKEN_HEADER_NAME: HeaderName = HeaderName::from_static(TOKEN_HEADER);
-
+pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-auth-token");
 /// The longest token that is accepted, in bytes. PKI tokens take 5 KB and more.
-pub const MAX_TOKEN_BYTES: usize = 32_768;
+const MAX_TOKEN_BYTES: usize = 32_768;
 
 /// A token. `Debug` prints a placeholder, and the header value is marked sensitive.
 #[derive(Clone)]
@@ -25,14 +22,14 @@ pub enum TokenError {
     Missing,
     /// There is more than one.
     Duplicate,
-    /// It is longer than [`MAX_TOKEN_BYTES`], or has other characters than visible ASCII.
+    /// It is longer than 32,768 bytes, or has other characters than visible ASCII.
     Invalid,
 }
 
 impl Token {
     /// Reads the only token of the HTTP headers. tonic's metadata must not be used here: it includes the trailers.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, TokenError> {
-        let mut values = headers.get_all(TOKEN_HEADER_NAME).iter();
+        let mut values = headers.get_all(TOKEN_HEADER).iter();
         let value = values.next().ok_or(TokenError::Missing)?;
         if values.next().is_some() {
             return Err(TokenError::Duplicate);

@@ -4,6 +4,7 @@
 //! Names of fields: OpenTelemetry's semantic conventions for RPC and HTTP. `tests/gateway/logging.rs` shows the lines.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -50,8 +51,7 @@ impl CallRecord {
     pub(super) fn succeed(&mut self) {
         self.outcome.code = Code::Ok;
         self.outcome.http_status = Some(200);
-        let upstream_request_id = self.call.context.stats.upstream_request_id();
-        self.outcome.upstream_request_id = upstream_request_id.map(str::to_owned);
+        self.outcome.upstream_request_id = self.call.context.stats.upstream_request_id.get().cloned();
     }
 
     /// The call failed.
@@ -76,7 +76,7 @@ impl Drop for CallRecord {
         self.metrics.active_requests.dec();
         self.metrics.call(method, code, duration);
         self.span.end(code, outcome.reason);
-        let target = context.stats.target();
+        let target = context.stats.target.get();
         let credential_wait = context.stats.credential_wait();
         let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
         // No parent: the line has the fields that the span would add.
@@ -91,7 +91,7 @@ impl Drop for CallRecord {
             peer = peer.address.map(|_| &*peer.address_display),
             project_id = target.map(|(share, _)| share.project_id.as_str()),
             share_id = target.map(|(share, _)| share.id.as_str()),
-            attempts = target.map(|_| context.stats.attempts()),
+            attempts = target.map(|_| context.stats.attempts.load(Ordering::Relaxed)),
             http.status = outcome.http_status,
             upstream_request_id = outcome.upstream_request_id,
             duration_ms = millis(duration),

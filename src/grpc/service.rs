@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::authorization::AuthorizationPolicy;
@@ -48,7 +49,7 @@ impl<S: BackupShares> BackupShareService for BackupShareGateway<S> {
         self.check_project(&call, &message.project_id)?;
         call.check_token()?;
         let share_ref = validate(message, &call)?;
-        call.context.stats.set_target(&share_ref);
+        let _ = call.context.stats.target.set((share_ref.clone(), Instant::now()));
         let share = self.shares.get(&call.context, &share_ref).await?;
         Ok(Response::new(share.into()))
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, Span};
 use url::Url;
 
-use super::error::{deadline_exceeded, from_response, safe_request_id};
+use super::error::{DEADLINE_EXPIRED, from_response, safe_request_id};
 use super::json::read_share;
 use super::retry::retry_after;
 use super::unknown_fields::UnknownFields;
@@ -20,7 +20,7 @@ use crate::domain::{
     BackupShare, CallContext, Error, ErrorKind, ProjectId, REQUEST_ID_HEADER, ShareId, ShareRef,
 };
 use crate::http::{
-    BaseUrl, Body, Error as HttpError, HttpClient, Response, Reuse, first_text, has_content_encoding,
+    BaseUrl, Error as HttpError, HttpClient, Response, Reuse, first_text, has_content_encoding,
 };
 use crate::metrics::Metrics;
 use crate::telemetry::spans;
@@ -95,26 +95,45 @@ impl AttemptClient {
         };
         let url = share_url(base_url, &share.project_id, &share.id);
         let span = spans::attempt(&url, resend_count);
-        let mut record = AttemptRecord::new(&self.metrics, span.clone());
+        let start = Instant::now();
+        let mut record = AttemptRecord {
+            metrics: &self.metrics,
+            span: span.clone(),
+            start,
+            http_status: None,
+            error_type: Some("cancelled"),
+        };
         let mut headers = request_headers(call, base_url);
         spans::inject(&span, &call.trace, &mut headers);
-        material.add_to(&mut headers, signable(&url, &share.project_id), SystemTime::now());
+        let signable = SignableRequest {
+            host: url.authority(),
+            path: url.path(),
+            project_id: share.project_id.as_str(),
+            user_agent: USER_AGENT,
+            accept: ACCEPT,
+        };
+        material.add_to(&mut headers, signable, SystemTime::now());
 
-        let timeout = record.start + self.timeout;
+        let timeout = start + self.timeout;
         let exchange = self.http.get(url, headers, reuse).instrument(span);
         let result = match timeout_at(call.deadline.min(timeout), exchange).await {
             Ok(Ok(response)) => self.read_response(call, share, material, &response),
             Ok(Err(error)) => Err(error.into()),
             // If both expire together, the deadline is reported.
             Err(_) if call.deadline <= timeout => {
-                Err(AttemptError { error: deadline_exceeded(), error_type: Some("timeout"), is_stale: false })
+                Err(AttemptError::new(ErrorKind::DeadlineExceeded, "timeout", DEADLINE_EXPIRED))
             }
             Err(_) => {
                 let detail = "no response within the attempt timeout";
                 Err(AttemptError::new(ErrorKind::Timeout, "timeout", detail))
             }
         };
-        record.end(result.as_ref().err());
+        match &result {
+            Ok(_) => (record.http_status, record.error_type) = (Some(200), None),
+            Err(failed) => {
+                (record.http_status, record.error_type) = (failed.error.http_status, failed.error_type)
+            }
+        }
         result
     }
 
@@ -133,13 +152,14 @@ impl AttemptClient {
         match self.read_body(response, &share.id, material) {
             Ok(found) => {
                 if let Some(id) = request_id {
-                    call.stats.set_upstream_request_id(id);
+                    let _ = call.stats.upstream_request_id.set(id);
                 }
                 Ok(found)
             }
-            Err(failed) => {
-                let error = Error { http_status: Some(200), request_id, ..failed.error };
-                Err(AttemptError { error, ..failed })
+            Err(mut failed) => {
+                failed.error.http_status = Some(200);
+                failed.error.request_id = request_id;
+                Err(failed)
             }
         }
     }
@@ -151,7 +171,7 @@ impl AttemptClient {
         id: &ShareId,
         material: &AuthMaterial,
     ) -> Result<BackupShare, AttemptError> {
-        let Body::Complete(body) = &response.body else {
+        let Some(body) = &response.body else {
             let detail = "the body is longer than the limit";
             return Err(AttemptError::new(ErrorKind::TooLarge, "too_large", detail));
         };
@@ -167,14 +187,11 @@ impl AttemptClient {
 
 /// The error for a response that is not 200.
 fn status_error(response: &Response, request_id: Option<&str>, material: &AuthMaterial) -> AttemptError {
-    let body = match &response.body {
-        Body::Complete(body) if !has_content_encoding(&response.headers) => Some(body.as_ref()),
-        Body::Complete(_) | Body::TooLarge => None,
-    };
-    let error = from_response(response.status, request_id, body, material);
+    let body = response.body.as_deref().filter(|_| !has_content_encoding(&response.headers));
+    let mut error = from_response(response.status, request_id, body, material);
     let mut values = response.headers.get_all(header::RETRY_AFTER).iter();
-    let retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
-    AttemptError { error: Error { retry_after, ..error }, error_type: None, is_stale: false }
+    error.retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
+    AttemptError { error, error_type: None, is_stale: false }
 }
 
 /// The URL of one share, below that of the upstream.
@@ -192,16 +209,6 @@ fn request_headers(call: &CallContext, base_url: &BaseUrl) -> HeaderMap {
     headers
 }
 
-fn signable<'a>(url: &'a Url, project_id: &'a ProjectId) -> SignableRequest<'a> {
-    SignableRequest {
-        host: url.authority(),
-        path: url.path(),
-        project_id: project_id.as_str(),
-        user_agent: USER_AGENT,
-        accept: ACCEPT,
-    }
-}
-
 /// Observes an attempt when it is dropped: after its end, or because the call was cancelled.
 struct AttemptRecord<'a> {
     metrics: &'a Metrics,
@@ -209,18 +216,6 @@ struct AttemptRecord<'a> {
     start: Instant,
     http_status: Option<u16>,
     error_type: Option<&'static str>,
-}
-
-impl<'a> AttemptRecord<'a> {
-    fn new(metrics: &'a Metrics, span: Span) -> Self {
-        let start = Instant::now();
-        Self { metrics, span, start, http_status: None, error_type: Some("cancelled") }
-    }
-
-    fn end(&mut self, failed: Option<&AttemptError>) {
-        self.http_status = failed.map_or(Some(200), |failed| failed.error.http_status);
-        self.error_type = failed.and_then(|failed| failed.error_type);
-    }
 }
 
 impl Drop for AttemptRecord<'_> {

@@ -3,18 +3,26 @@
 //! Statuses are those of RFC 9110, of RFC 6585 (429, 431) and of nginx, which the vendor's API gateway is built on (494). A 404
 //! has two kinds, by the origin of its body. `grpc/status.rs` maps kinds to gRPC codes.
 
-use super::error_body::{ErrorBody, ErrorOrigin};
+use super::error_body::ErrorBody;
 use crate::credentials::AuthMaterial;
-use crate::domain::{Error, ErrorKind, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES};
+use crate::domain::{Error, ErrorKind};
 
-/// The kind of a response that is not 200. `origin` matters for a 404 only.
-fn kind_of_status(status: u16, origin: ErrorOrigin) -> ErrorKind {
-    match (status, origin) {
+/// The longest upstream message that is passed on, in bytes.
+const MAX_MESSAGE_BYTES: usize = 512;
+/// The longest upstream code or request ID that is passed on, in bytes.
+const MAX_METADATA_BYTES: usize = 128;
+
+/// The detail of [`ErrorKind::DeadlineExceeded`].
+pub(super) const DEADLINE_EXPIRED: &str = "the caller's deadline expired";
+
+/// The kind of a response that is not 200. `is_from_vbs` matters for a 404 only.
+fn kind_of_status(status: u16, is_from_vbs: bool) -> ErrorKind {
+    match (status, is_from_vbs) {
         (400 | 413 | 414 | 422 | 431 | 494, _) => ErrorKind::BadRequest,
         (401, _) => ErrorKind::Unauthenticated,
         (403, _) => ErrorKind::Forbidden,
-        (404, ErrorOrigin::Vbs) => ErrorKind::ShareNotFound,
-        (404, ErrorOrigin::Other) => ErrorKind::RouteNotFound,
+        (404, true) => ErrorKind::ShareNotFound,
+        (404, false) => ErrorKind::RouteNotFound,
         (405, _) => ErrorKind::MethodNotAllowed,
         (406, _) => ErrorKind::NotAcceptable,
         (407, _) => ErrorKind::ProxyAuthenticationRequired,
@@ -32,11 +40,6 @@ fn kind_of_status(status: u16, origin: ErrorOrigin) -> ErrorKind {
     }
 }
 
-/// The error of a call whose deadline has expired.
-pub(super) fn deadline_exceeded() -> Error {
-    Error::new(ErrorKind::DeadlineExceeded, "the caller's deadline expired")
-}
-
 /// The error for a complete response that is not 200. `body` is `None` if it is longer than the limit, or has a content encoding.
 pub fn from_response(
     status: u16,
@@ -47,7 +50,7 @@ pub fn from_response(
     let parsed = body.map(ErrorBody::read).unwrap_or_default();
     let kind = match status {
         401 if material.is_gateway_owned() => ErrorKind::OwnCredentialRefused,
-        status => kind_of_status(status, parsed.origin),
+        status => kind_of_status(status, parsed.is_from_vbs),
     };
     let code = parsed.code.map(|code| sanitize(&code, material, MAX_METADATA_BYTES));
     let message = parsed.message.map(|message| sanitize(&message, material, MAX_MESSAGE_BYTES));

@@ -8,26 +8,15 @@
 use serde_json::{Map, Value};
 
 /// The content of an error body.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ErrorBody {
+#[derive(Default)]
+pub(super) struct ErrorBody {
     /// The service's own code, such as `VolumeBackup.0041` or `404`.
-    pub code: Option<String>,
+    pub(super) code: Option<String>,
     /// The message, as the upstream wrote it. `None` also if the body may hold credentials.
-    pub message: Option<String>,
-    /// The upstream's request ID.
-    pub request_id: Option<String>,
-    /// The service that it comes from: whether a 404 is about a share.
-    pub origin: ErrorOrigin,
-}
-
-/// The service that an error body comes from, by its shape and code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ErrorOrigin {
-    /// The Volume Backup Service itself.
-    Vbs,
-    /// A gateway, a proxy, the identity service, another service, or an unknown one.
-    #[default]
-    Other,
+    pub(super) message: Option<String>,
+    pub(super) request_id: Option<String>,
+    /// Whether it comes from the Volume Backup Service itself, by its shape and code: so that a 404 is about a share.
+    pub(super) is_from_vbs: bool,
 }
 
 /// The names of code and message, in the order of the vendor's SDKs.
@@ -45,7 +34,7 @@ const API_GATEWAY: [&str; 2] = ["apigw.", "apig."];
 
 impl ErrorBody {
     /// Parses the body of an error. A body of an unknown shape gives [`ErrorBody::default`], or its request ID alone.
-    pub fn read(body: &[u8]) -> Self {
+    pub(super) fn read(body: &[u8]) -> Self {
         let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
         let Some(top) = parsed.as_object() else { return Self::default() };
         let request_id = top.get("request_id").and_then(text);
@@ -55,12 +44,13 @@ impl ErrorBody {
         let Some(error) = flat.or_else(wrapped) else { return Self { request_id, ..Self::default() } };
         // The raw text too: the parsed one has only the last value of a key that occurs twice.
         let raw = normalized(&String::from_utf8_lossy(body));
-        let is_vbs_wrapper =
-            !is_flat && top.len() == 1 && !is_keystone(top) && !contains_any(&raw, &API_GATEWAY);
-        let origin = error.origin(is_vbs_wrapper);
+        // Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
+        let is_keystone = top.get("error").and_then(|error| error.get("title")).is_some();
+        let is_vbs_wrapper = !is_flat && top.len() == 1 && !is_keystone && !contains_any(&raw, &API_GATEWAY);
+        let is_from_vbs = error.is_from_vbs(is_vbs_wrapper);
         let has_marker = contains_any(&raw, &CREDENTIAL_MARKERS) || value_has_credential_marker(&parsed);
         let message = if has_marker { None } else { error.message };
-        Self { code: error.code, message, request_id, origin }
+        Self { code: error.code, message, request_id, is_from_vbs }
     }
 }
 
@@ -85,18 +75,12 @@ impl ParsedError {
     }
 
     /// The code determines the origin; if it is a number or missing, the shape does.
-    fn origin(&self, is_vbs_wrapper: bool) -> ErrorOrigin {
-        let is_vbs = match self.code.as_deref() {
+    fn is_from_vbs(&self, is_vbs_wrapper: bool) -> bool {
+        match self.code.as_deref() {
             Some(code) if !is_number(code) => VBS_CODES.iter().any(|prefix| code.starts_with(prefix)),
             Some(_) | None => is_vbs_wrapper && self.message.is_some() && !self.has_invalid_code,
-        };
-        if is_vbs { ErrorOrigin::Vbs } else { ErrorOrigin::Other }
+        }
     }
-}
-
-/// Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
-fn is_keystone(top: &Map<String, Value>) -> bool {
-    top.get("error").and_then(|error| error.get("title")).is_some()
 }
 
 fn text(value: &Value) -> Option<String> {

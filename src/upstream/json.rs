@@ -7,8 +7,6 @@
 //! An error names the JSON path and what is required there. It never holds a value of the body, nor serde's message, which
 //! quotes the value: it may be a secret. `tests/gateway/upstream_replies.rs` has an example of each rule.
 
-use std::fmt;
-
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::error::Category;
@@ -21,34 +19,25 @@ struct Envelope {
     shared: Object<BackupShare>,
 }
 
-/// Why a body is not the requested share: a JSON path and a reason, neither of which holds a value of the body.
-#[derive(Debug, PartialEq, Eq)]
-pub struct MalformedBody(String);
-
-impl fmt::Display for MalformedBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Parses the body of a 200 as the share with the `requested` ID. `on_unknown` gets the path of each unknown key.
+/// Parses the body of a 200 as the share with the `requested` ID. `on_unknown` gets the path of each unknown key. The error
+/// is a JSON path and a reason.
 pub fn read_share(
     body: &[u8],
     requested: &ShareId,
     on_unknown: impl FnMut(String),
-) -> Result<BackupShare, MalformedBody> {
+) -> Result<BackupShare, String> {
     if body.is_empty() {
-        return Err(MalformedBody("the body is empty".into()));
+        return Err("the body is empty".into());
     }
     // serde_json accepts invalid UTF-8 in values that are ignored.
     let text = std::str::from_utf8(body)
-        .map_err(|error| MalformedBody(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+        .map_err(|error| format!("the body is not UTF-8 at byte {}", error.valid_up_to()))?;
     let mut unknown_paths = Vec::new();
-    let share = parse(text, &mut unknown_paths).map_err(|_| MalformedBody::locate(text))?;
+    let share = parse(text, &mut unknown_paths).map_err(|_| locate_problem(text))?;
     // The unknown keys of a malformed body are not counted.
     unknown_paths.into_iter().for_each(on_unknown);
     if !requested.matches(&share.id) {
-        return Err(MalformedBody("shared.id: is not the requested ID".into()));
+        return Err("shared.id: is not the requested ID".into());
     }
     Ok(share)
 }
@@ -64,23 +53,21 @@ fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<Back
     Ok(share)
 }
 
-impl MalformedBody {
-    /// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
-    fn locate(text: &str) -> Self {
-        let json = &mut serde_json::Deserializer::from_str(text);
-        let parsed: Result<Object<Envelope>, _> = serde_path_to_error::deserialize(json);
-        let (path, category) = match parsed {
-            Err(error) => (error.path().to_string(), error.inner().classify()),
-            // The object is valid, so something follows it.
-            Ok(_) => (".".to_owned(), Category::Syntax),
-        };
-        let path: String = path.chars().filter(char::is_ascii_graphic).take(128).collect();
-        let location = if path == "." { "the body" } else { &path };
-        Self(match category {
-            Category::Data => format!("{location}: {}", data_problem(text, &path)),
-            Category::Eof => format!("{location}: the JSON is truncated"),
-            Category::Syntax | Category::Io => format!("{location}: is not JSON"),
-        })
+/// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
+fn locate_problem(text: &str) -> String {
+    let json = &mut serde_json::Deserializer::from_str(text);
+    let parsed: Result<Object<Envelope>, _> = serde_path_to_error::deserialize(json);
+    let (path, category) = match parsed {
+        Err(error) => (error.path().to_string(), error.inner().classify()),
+        // The object is valid, so something follows it.
+        Ok(_) => (".".to_owned(), Category::Syntax),
+    };
+    let path: String = path.chars().filter(char::is_ascii_graphic).take(128).collect();
+    let location = if path == "." { "the body" } else { &path };
+    match category {
+        Category::Data => format!("{location}: {}", data_problem(text, &path)),
+        Category::Eof => format!("{location}: the JSON is truncated"),
+        Category::Syntax | Category::Io => format!("{location}: is not JSON"),
     }
 }
 

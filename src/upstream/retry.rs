@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use prometheus::Gauge;
+
 use crate::domain::{Error, ErrorKind};
 
 /// The default of `Config::first_backoff`.
@@ -85,40 +87,47 @@ pub(super) fn next_step(
         state.has_refreshed_credential = true;
         return (state, Step::RefreshCredential);
     }
-    let delay = match (retry_class(error.kind), error.retry_after) {
-        (RetryClass::Never, _) | (RetryClass::OnlyWithRetryAfter, None) => return (state, Step::GiveUp),
-        (RetryClass::OnlyWithRetryAfter | RetryClass::Always, Some(retry_after)) => retry_after,
-        (RetryClass::Always, None) => backoff(state.first_backoff, state.attempts, random),
-    };
-    if delay >= time_left {
-        return (state, Step::GiveUp);
+    match retry_delay(error, backoff(state.first_backoff, state.attempts, random)) {
+        Some(delay) if delay < time_left => {
+            // A 408 or 504 is a timeout behind a working connection.
+            let is_own_timeout = error.kind == ErrorKind::Timeout && error.http_status.is_none();
+            let needs_new_connection = is_own_timeout || error.kind == ErrorKind::ConnectionLost;
+            (state, Step::Retry { delay, needs_new_connection })
+        }
+        Some(_) | None => (state, Step::GiveUp),
     }
-    (state, Step::Retry { delay, needs_new_connection: needs_new_connection(error) })
 }
 
-/// After a lost connection or a timeout, the other pooled connections may be broken, too. A 408 or 504 is a timeout behind
-/// a working connection.
-fn needs_new_connection(error: &Error) -> bool {
-    let is_own_timeout = error.kind == ErrorKind::Timeout && error.http_status.is_none();
-    is_own_timeout || error.kind == ErrorKind::ConnectionLost
-}
+/// How long to wait before a retry. `None` if there is none: only errors that are temporary by their nature are retried.
+fn retry_delay(error: &Error, backoff: Duration) -> Option<Duration> {
+    use ErrorKind as Kind;
 
-enum RetryClass {
-    Never,
-    OnlyWithRetryAfter,
-    Always,
-}
-
-/// Only errors that are temporary by their nature are retried; a kind that is not named here never is.
-fn retry_class(kind: ErrorKind) -> RetryClass {
-    use ErrorKind::{BadGateway, ConnectionLost, RateLimited, Timeout, Unavailable, Unreachable};
-
-    if matches!(kind, Timeout | BadGateway | Unavailable | Unreachable | ConnectionLost) {
-        RetryClass::Always
-    } else if kind == RateLimited {
-        RetryClass::OnlyWithRetryAfter
-    } else {
-        RetryClass::Never
+    match error.kind {
+        Kind::Timeout | Kind::BadGateway | Kind::Unavailable | Kind::Unreachable | Kind::ConnectionLost => {
+            Some(error.retry_after.unwrap_or(backoff))
+        }
+        Kind::RateLimited => error.retry_after,
+        Kind::BadRequest
+        | Kind::Unauthenticated
+        | Kind::OwnCredentialRefused
+        | Kind::Forbidden
+        | Kind::ShareNotFound
+        | Kind::RouteNotFound
+        | Kind::MethodNotAllowed
+        | Kind::NotImplemented
+        | Kind::NotAcceptable
+        | Kind::ProxyAuthenticationRequired
+        | Kind::Conflict
+        | Kind::PreconditionFailed
+        | Kind::Internal
+        | Kind::ClientError
+        | Kind::ServerError
+        | Kind::UnexpectedStatus
+        | Kind::Malformed
+        | Kind::TooLarge
+        | Kind::DeadlineExceeded
+        | Kind::IdentityRefused
+        | Kind::IdentityUnreachable => None,
     }
 }
 
@@ -143,9 +152,10 @@ pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
 /// and at 5 tokens or fewer there is no retry. So an upstream that is down gets a few per cent of additional requests.
 ///
 /// In gRFC A6 each failed RPC takes a token; here each retry does.
-#[derive(Debug)]
 pub(super) struct RetryThrottle {
     tenths: AtomicU32,
+    /// The metric of the tokens left, 0 to 10.
+    gauge: Gauge,
 }
 
 impl RetryThrottle {
@@ -154,26 +164,26 @@ impl RetryThrottle {
     const RETRY_COST: u32 = 10;
     const TOKEN_RATIO: u32 = 1;
 
-    pub(super) fn full() -> Self {
-        Self { tenths: AtomicU32::new(Self::MAX_TOKENS) }
+    pub(super) fn full(gauge: Gauge) -> Self {
+        gauge.set(f64::from(Self::MAX_TOKENS) / 10.0);
+        Self { tenths: AtomicU32::new(Self::MAX_TOKENS), gauge }
     }
 
     /// Takes a token, if there are enough.
     pub(super) fn try_acquire(&self) -> bool {
-        let take = |tenths| (tenths >= Self::MIN_FOR_RETRY).then(|| tenths - Self::RETRY_COST);
-        self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.update(|tenths| (tenths >= Self::MIN_FOR_RETRY).then(|| tenths - Self::RETRY_COST))
     }
 
     /// Returns a part of a token after a successful call.
     pub(super) fn on_success(&self) {
-        let add = |tenths| (tenths < Self::MAX_TOKENS).then(|| tenths + Self::TOKEN_RATIO);
-        // An error means that there are `MAX_TOKENS` already.
-        let _ = self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        self.update(|tenths| (tenths < Self::MAX_TOKENS).then(|| tenths + Self::TOKEN_RATIO));
     }
 
-    /// The tokens left, 0 to 10.
-    pub(super) fn tokens(&self) -> f64 {
-        f64::from(self.tenths.load(Ordering::Relaxed)) / 10.0
+    /// Whether `change` returned another number of tokens.
+    fn update(&self, change: impl FnMut(u32) -> Option<u32>) -> bool {
+        let is_changed = self.tenths.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok();
+        self.gauge.set(f64::from(self.tenths.load(Ordering::Relaxed)) / 10.0);
+        is_changed
     }
 }
 
@@ -291,17 +301,17 @@ mod tests {
 
     #[test]
     fn throttle_gives_half_its_tokens_and_ten_successes_return_one() {
-        let throttle = RetryThrottle::full();
+        let throttle = RetryThrottle::full(Gauge::new("tokens", "Tokens left.").unwrap());
         for _ in 0..5 {
             assert!(throttle.try_acquire());
         }
-        assert!((throttle.tokens() - 5.0).abs() < f64::EPSILON);
+        assert!((throttle.gauge.get() - 5.0).abs() < f64::EPSILON);
         assert!(!throttle.try_acquire());
         throttle.on_success();
         assert!(throttle.try_acquire(), "5.1 tokens are more than 5");
         for _ in 0..1000 {
             throttle.on_success();
         }
-        assert!((throttle.tokens() - 10.0).abs() < f64::EPSILON, "never more than 10");
+        assert!((throttle.gauge.get() - 10.0).abs() < f64::EPSILON, "never more than 10");
     }
 }

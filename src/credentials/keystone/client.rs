@@ -15,9 +15,7 @@ use super::account::Account;
 use super::token_document::TokenDocument;
 use crate::credentials::redact::redact_passphrase;
 use crate::domain::{REQUEST_ID_HEADER, Token};
-use crate::http::{
-    BaseUrl, Body, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text,
-};
+use crate::http::{BaseUrl, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -198,8 +196,5 @@ impl IdentityClient {
 }
 
 fn body(response: &Response) -> &[u8] {
-    match &response.body {
-        Body::Complete(bytes) => bytes,
-        Body::TooLarge => b"",
-    }
+    response.body.as_deref().unwrap_or_default()
 }
