@@ -23,8 +23,8 @@ use std::time::Duration;
 use crate::admin::Admin;
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::CredentialProvider;
+use crate::grpc::Router;
 use crate::grpc::health::Readiness;
-use crate::grpc::{self, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
@@ -78,7 +78,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
         tokens.grpc.clone(),
     )
     .map_err(Error::Setup)?;
-    let admin = Admin::new(readiness.clone(), metrics.clone(), &[grpc::SERVICE]);
+    let admin = Admin::new(readiness.clone(), metrics.clone());
     Ok(App {
         listen: config.listen,
         admin_listen: config.admin_listen,

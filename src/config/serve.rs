@@ -132,7 +132,8 @@ impl ServeFlags {
         let no_reflection = validator.value(&self.no_reflection);
         Ok(grpc::Config {
             max_in_flight: max_in_flight?.0 as usize,
-            deadlines: grpc::DeadlineLimits { default: default_deadline?, max: max_deadline? },
+            default_deadline: default_deadline?,
+            max_deadline: max_deadline?,
             reflection: !no_reflection?,
             uses_callers_token: mode? == AuthMode::PassThrough,
         })

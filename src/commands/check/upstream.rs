@@ -56,7 +56,7 @@ pub(super) async fn check(config: Config, report: &Report) -> Result<(), Stopped
         .map_err(|error| error.to_string())
         .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
         .map_err(|problem| report.fail(ROUTE, &Failure::internal(problem)))?;
-    report.step(ROUTE, request_share(&upstream, project, token, config.grpc.deadlines.max).await)
+    report.step(ROUTE, request_share(&upstream, project, token, config.grpc.max_deadline).await)
 }
 
 async fn check_identity(
