@@ -114,7 +114,7 @@ impl App {
     pub fn bind(self) -> Result<BoundApp, Error> {
         let process = self.process;
         let admin_config = server::Config {
-            protocol: server::Protocol::Http1And2,
+            http1: true,
             max_connections: ADMIN_CONNECTIONS,
             max_connection_idle: ADMIN_IDLE,
             ..self.server.clone()
@@ -134,7 +134,7 @@ impl App {
             None,
             process.tokens.admin_port.clone(),
             process.metrics.admin_connections.clone(),
-            WorkerPool::current(),
+            WorkerPool::start(1).map_err(setup)?,
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;
         Ok(BoundApp {

@@ -109,7 +109,7 @@ impl ServeFlags {
         let keepalive_interval = validator.value(&self.keepalive_interval);
         let keepalive_timeout = validator.value(&self.keepalive_timeout);
         Ok(server::Config {
-            protocol: server::Protocol::Http2,
+            http1: false,
             max_connections: max_connections?.0 as usize,
             max_streams: max_streams?.0,
             max_connection_age: max_age?,

@@ -79,7 +79,7 @@ mod tests {
     use crate::grpc::Config;
     use crate::grpc::call::CallHandler;
     use crate::metrics::Metrics;
-    use crate::proto::GET_BACKUP_SHARE;
+    use crate::proto::METHODS;
     use crate::server::Peer;
 
     const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
@@ -121,14 +121,14 @@ mod tests {
         let metrics = Metrics::new(|| 0).unwrap();
         let handler = CallHandler::new(config, None, Arc::clone(&shares), metrics, CancellationToken::new());
         let message = GetBackupShareRequest { project_id: project_id.into(), id: id.into() };
-        let request = http::Request::post(format!("/{GET_BACKUP_SHARE}"))
+        let request = http::Request::post(format!("/{}", METHODS[0]))
             .header("content-type", "application/grpc")
             .header("x-auth-token", "token-of-the-test")
             .body(Full::new(framed(&message)))
             .unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
         let peer = Peer { address, addr_display: "127.0.0.1:1".into(), names: Arc::default() };
-        let response = Arc::new(handler).call(GET_BACKUP_SHARE, request, peer).await;
+        let response = Arc::new(handler).call(METHODS[0], request, peer).await;
         let status = |headers: &HeaderMap| headers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned());
         let header_status = status(response.headers());
         let body = response.into_body().collect().await.unwrap();
