@@ -170,24 +170,18 @@ impl RpcError {
 
     /// The metadata of `ErrorInfo`.
     fn metadata(&self) -> HashMap<String, String> {
-        let mut metadata = HashMap::new();
-        let Some(error) = self.upstream() else { return metadata };
-        metadata.insert("attempts".to_owned(), error.attempts.to_string());
-        if let Some(status) = error.http_status {
-            metadata.insert("httpStatus".to_owned(), status.to_string());
-        }
-        if let Some(code) = &error.code {
-            metadata.insert("upstreamCode".to_owned(), code.clone());
-        }
-        if let Some(id) = &error.request_id {
-            metadata.insert("upstreamRequestId".to_owned(), id.clone());
-        }
+        let Some(error) = self.upstream() else { return HashMap::new() };
         let is_identity = matches!(error.kind, ErrorKind::IdentityRefused | ErrorKind::IdentityUnreachable);
-        if error.kind != ErrorKind::DeadlineExceeded {
+        let service = if is_identity { "identity" } else { "vbs" };
+        let entries = [
+            ("attempts", Some(error.attempts.to_string())),
+            ("httpStatus", error.http_status.map(|status| status.to_string())),
+            ("upstreamCode", error.code.clone()),
+            ("upstreamRequestId", error.request_id.clone()),
             // The service that reported the error.
-            metadata.insert("service".to_owned(), if is_identity { "identity" } else { "vbs" }.to_owned());
-        }
-        metadata
+            ("service", (error.kind != ErrorKind::DeadlineExceeded).then(|| service.to_owned())),
+        ];
+        entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
 
     /// The status with its details, for the call that `request_id` names.

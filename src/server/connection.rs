@@ -86,7 +86,7 @@ impl ConnectionHandler {
             }
         };
         let prefix = read_preface(&mut stream, self.config.http1).await?;
-        Ok((Rewind::new(prefix, stream), names))
+        Ok((Rewind { prefix, inner: stream }, names))
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
