@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post_service};
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use tonic_health::pb::health_server::SERVICE_NAME as HEALTH_SERVICE;
+use tonic_health::pb::health_server::{HealthServer, SERVICE_NAME as HEALTH_SERVICE};
 use tower_service::Service;
 
 use crate::grpc::health::Readiness;
@@ -30,9 +30,9 @@ grpc.health.v1.Health is served here too, for the kubelet's gRPC probes
 pub struct Admin(Router);
 
 impl Admin {
-    /// Creates the routes. `services` are the names that health knows besides `""`.
-    pub fn new(readiness: Readiness, metrics: Metrics, services: &'static [&'static str]) -> Self {
-        let health = readiness.service(services);
+    /// Creates the routes.
+    pub fn new(readiness: Readiness, metrics: Metrics) -> Self {
+        let health = HealthServer::new(readiness.clone());
         let router = Router::new()
             .route("/", get(INDEX))
             .route("/livez", get("ok\n"))
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn other_methods_are_answered_with_405_and_allow() {
         let metrics = Metrics::new(|| 0).unwrap();
-        let Admin(mut router) = Admin::new(Readiness::default(), metrics, &[]);
+        let Admin(mut router) = Admin::new(Readiness::default(), metrics);
         for (method, path, status, allow) in [
             ("HEAD", "/livez", 200, None),
             ("POST", "/livez", 405, Some("GET,HEAD")),

@@ -23,8 +23,8 @@ use std::time::Duration;
 use crate::admin::Admin;
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::CredentialProvider;
+use crate::grpc::Router;
 use crate::grpc::health::Readiness;
-use crate::grpc::{self, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
@@ -79,7 +79,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
         tokens.grpc.clone(),
     )
     .map_err(Error::Setup)?;
-    let admin = Admin::new(readiness.clone(), metrics.clone(), &[grpc::SERVICE]);
+    let admin = Admin::new(readiness.clone(), metrics.clone());
     Ok(App {
         listen: config.listen,
         admin_listen: config.admin_listen,
@@ -115,7 +115,7 @@ impl App {
     pub fn bind(self) -> Result<BoundApp, Error> {
         let process = self.process;
         let admin_config = server::Config {
-            protocol: server::Protocol::Http1And2,
+            http1: true,
             max_connections: ADMIN_CONNECTIONS,
             max_connection_idle: ADMIN_IDLE,
             ..self.server.clone()
@@ -135,7 +135,7 @@ impl App {
             None,
             process.tokens.admin_port.clone(),
             process.metrics.admin_connections.clone(),
-            WorkerPool::current(),
+            WorkerPool::start(1).map_err(setup)?,
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;
         Ok(BoundApp {

@@ -6,7 +6,7 @@
 //!
 //! This module must not know what the files contain, or when to read them: `app` polls them.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::PathBuf;
 
 /// The contents of files at one time.
@@ -20,7 +20,8 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Reads the files.
     pub(crate) fn take(paths: Vec<PathBuf>) -> Self {
-        let hashes = paths.iter().map(|path| Some(hash(&std::fs::read(path).ok()?))).collect();
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let hashes = paths.iter().map(|path| Some(hasher.hash_one(std::fs::read(path).ok()?))).collect();
         Self { paths, hashes }
     }
 
@@ -28,12 +29,6 @@ impl Snapshot {
     pub(crate) fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
-}
-
-fn hash(content: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// A value that was read from files, and a snapshot of them.

@@ -3,8 +3,8 @@
 //!
 //! Read `service.rs` first: it implements the trait that tonic generates, and its unit tests call it with shares that are kept
 //! in memory. A request passes `router.rs` (which service?), `call.rs` (the layer around a call: admission, deadline, panics),
-//! `message_guard.rs` (the request's body) and `service.rs`. Then `convert.rs` makes the response of a share, and the table in
-//! `status.rs` the status of an error. Health and reflection are tonic's services.
+//! `message_guard.rs` (the request's body) and `service.rs`. Then `convert.rs` makes the response of a share, and `status.rs` the
+//! status of an error. Reflection is tonic's service.
 //!
 //! Sources: gRPC over HTTP/2 (`PROTOCOL-HTTP2.md`), gRPC's health checking and server reflection protocols,
 //! `google/rpc/code.proto` and `google/rpc/error_details.proto`.
@@ -12,24 +12,58 @@
 mod access_log;
 mod authorization;
 mod call;
-mod config;
 mod context;
 mod convert;
-mod error_details;
-mod headers;
 pub mod health;
 mod message_guard;
 mod router;
 mod service;
 mod status;
 
-pub use authorization::AuthorizationPolicy;
-pub use config::{Config, DeadlineLimits};
-pub use context::PeerIdentity;
-pub use error_details::DOMAIN;
-pub use headers::{MalformedTimeout, grpc_timeout};
-pub use router::{CancelTokens, ResponseFuture, Router};
-pub use status::{RpcError, Violation, code_name};
+use std::time::Duration;
 
-/// The gRPC service, as health and reflection name it.
-pub use crate::proto::backup_share_service_server::SERVICE_NAME as SERVICE;
+pub use authorization::AuthorizationPolicy;
+pub use context::{MalformedTimeout, grpc_timeout};
+pub use router::{CancelTokens, Router};
+pub use status::{RpcError, code_name};
+
+/// Limits of the calls.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Calls in flight at once, in the whole process.
+    pub max_in_flight: usize,
+    /// How long a call without `grpc-timeout` may take, counted from its arrival.
+    pub default_deadline: Duration,
+    /// How long any call may take.
+    pub max_deadline: Duration,
+    /// Whether the reflection services are enabled.
+    pub reflection: bool,
+    /// Whether a call needs the caller's own token, in `x-auth-token`; otherwise that header is ignored.
+    pub uses_callers_token: bool,
+}
+
+impl Config {
+    /// The time for a call with this `grpc-timeout`.
+    pub fn deadline(&self, timeout: Option<Duration>) -> Duration {
+        timeout.unwrap_or(self.default_deadline).min(self.max_deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_limits_hold_for_every_timeout() {
+        let config = Config {
+            max_in_flight: 1,
+            default_deadline: Duration::from_secs(15),
+            max_deadline: Duration::from_secs(60),
+            reflection: false,
+            uses_callers_token: true,
+        };
+        assert_eq!(config.deadline(None), Duration::from_secs(15));
+        assert_eq!(config.deadline(Some(Duration::from_secs(3))), Duration::from_secs(3));
+        assert_eq!(config.deadline(Some(Duration::from_secs(3600))), Duration::from_secs(60));
+    }
+}

@@ -24,8 +24,8 @@
 //! 12. `grpc/access_log.rs` writes the access log line and observes the metrics, when the call ends.
 //!
 //! They use types of `domain`, the spans of `telemetry` and the families of `metrics`, which can be read on their own. If the
-//! call fails, `upstream/error.rs` finds the [`domain::ErrorKind`] of a response, `grpc/status.rs` has the table of codes, reasons
-//! and messages, and `grpc/error_details.rs` builds the status.
+//! call fails, `upstream/error.rs` finds the [`domain::ErrorKind`] of a response, and `grpc/status.rs` has the table of codes,
+//! reasons and messages, and builds the status.
 //!
 //! # The modules
 //!

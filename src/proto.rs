@@ -27,14 +27,12 @@ mod generated {
 /// The encoded `google.protobuf.FileDescriptorSet` of the service and its imports.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// `GetBackupShare`, as OpenTelemetry names a method (`rpc.method`).
-pub const GET_BACKUP_SHARE: &str = "vbs.v2.BackupShareService/GetBackupShare";
-/// The methods of the service.
-pub const METHODS: [&str; 1] = [GET_BACKUP_SHARE];
+/// The methods of the service, as OpenTelemetry names them (`rpc.method`).
+pub const METHODS: [&str; 1] = ["vbs.v2.BackupShareService/GetBackupShare"];
 
 /// tonic's protobuf codec with buffers of the size of this service's messages. The default of 8 KiB for each request and
 /// each response is served by the slow path of the allocator. A buffer grows for a larger message.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SmallMessageCodec<T, U>(PhantomData<(T, U)>);
 
 /// In bytes. A request has about 80, the response with the vendor's documented share about 350.
@@ -42,12 +40,6 @@ const REQUEST_BUFFER: usize = 256;
 const RESPONSE_BUFFER: usize = 1024;
 /// When a stream of messages is flushed: tonic's default. A unary call has one message.
 const YIELD_THRESHOLD: usize = 32 * 1024;
-
-impl<T, U> Default for SmallMessageCodec<T, U> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
 
 impl<T, U> Codec for SmallMessageCodec<T, U>
 where

@@ -11,17 +11,82 @@
 //! tonic's server is not used: its shutdown waits forever for a silent peer, its age limit sends no GOAWAY and cuts off
 //! calls, and it disables hyper's limits against floods. Tests: `tests/gateway/connection_limits.rs`, `tests/gateway/tls.rs`.
 
-mod config;
 mod connection;
 mod connection_age;
 mod in_flight;
 mod listener;
 mod rewind;
-mod service;
 mod tls;
 pub mod workers;
 
-pub use config::{Config, Protocol, ServerShutdown};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
 pub use listener::Server;
-pub use service::{Peer, Service};
 pub use tls::{Files as TlsFiles, Tls};
+
+/// Limits of one port's connections. The `max_connection_…` times are those of gRFC A9.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whether HTTP/1.1 is served, too, for curl and Prometheus; otherwise HTTP/2 with prior knowledge, as gRPC clients use it.
+    pub http1: bool,
+    /// Concurrent connections. A connection beyond it is closed immediately.
+    pub max_connections: usize,
+    /// Concurrent requests on one connection.
+    pub max_streams: u32,
+    /// The age at which a connection gets a GOAWAY, ±10 %, so that clients find new replicas.
+    pub max_connection_age: Duration,
+    /// How long requests may continue after the GOAWAY: as long as a call may take.
+    pub max_connection_age_grace: Duration,
+    /// How long a connection may have no request in flight before it gets a GOAWAY.
+    pub max_connection_idle: Duration,
+    /// The longest time for the TLS handshake and the HTTP/2 preface together, and for the head of an HTTP/1.1 request.
+    pub handshake_timeout: Duration,
+    /// How often an HTTP/2 PING is sent.
+    pub keepalive_interval: Duration,
+    /// How long the peer may take to acknowledge a PING before the connection is closed.
+    pub keepalive_timeout: Duration,
+}
+
+/// Stops a port.
+#[derive(Clone, Debug, Default)]
+pub struct ServerShutdown {
+    /// Stop accepting, send GOAWAY, and finish the requests in flight.
+    pub graceful: CancellationToken,
+    /// Close the remaining connections.
+    pub forced: CancellationToken,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The address as text, formatted once for each connection: every call logs it.
+    pub addr_display: Arc<str>,
+    /// The names in its verified certificate: its SPIFFE ID, or else its DNS names. Empty without mutual TLS.
+    pub names: Arc<[String]>,
+}
+
+/// Handles the requests of a port.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The body of a response.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// Handles one request. The future is dropped when the peer cancels the request or disconnects.
+    fn call(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+}

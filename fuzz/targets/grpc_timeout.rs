@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use backup_share_gateway::grpc::{DeadlineLimits, MalformedTimeout, grpc_timeout};
+use backup_share_gateway::grpc::{Config, MalformedTimeout, grpc_timeout};
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 
@@ -27,10 +27,16 @@ fuzz_target!(|input: &[u8]| {
     let read = grpc_timeout(&headers);
     assert_eq!(read.map(|timeout| timeout.map(|timeout| timeout.as_nanos())), expected, "{values:?}");
 
-    let limits = DeadlineLimits { default: Duration::from_secs(15), max: Duration::from_secs(60) };
+    let config = Config {
+        max_in_flight: 1,
+        default_deadline: Duration::from_secs(15),
+        max_deadline: Duration::from_secs(60),
+        reflection: false,
+        uses_callers_token: true,
+    };
     if let Ok(timeout) = read {
-        let time = limits.clamp(timeout);
-        assert_eq!(time, timeout.unwrap_or(limits.default).min(limits.max));
+        let time = config.deadline(timeout);
+        assert_eq!(time, timeout.unwrap_or(config.default_deadline).min(config.max_deadline));
     }
 });
 

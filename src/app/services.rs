@@ -1,23 +1,25 @@
 //! Adapters: the services in the form that `server` calls. `server` and the services do not know each other.
 
+use std::sync::Arc;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::admin::Admin;
-use crate::grpc::{PeerIdentity, Router};
+use crate::grpc::Router;
 use crate::sandbox::Sandbox;
 use crate::server::{Peer, Service};
 use crate::upstream::Upstream;
 
 /// The services of the process.
 pub(super) struct Services {
-    pub(super) grpc: Router<Upstream>,
+    pub(super) grpc: Arc<Router<Upstream>>,
     pub(super) admin: Admin,
     /// The embedded upstream, if there is one.
     pub(super) sandbox: Option<Sandbox>,
 }
 
-impl Service for Router<Upstream> {
+impl Service for Arc<Router<Upstream>> {
     type Body = tonic::body::Body;
 
     fn call(
@@ -25,11 +27,6 @@ impl Service for Router<Upstream> {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<Self::Body>> + 'static {
-        let peer = PeerIdentity {
-            address: Some(peer.address),
-            address_display: peer.addr_display,
-            names: peer.names,
-        };
         self.handle(request, peer)
     }
 }

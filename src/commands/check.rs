@@ -100,7 +100,7 @@ async fn check_services(config: Config) -> Result<(), String> {
         .map_err(|error| error.to_string())
         .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
         .map_err(|problem| format!("upstream, route: {problem}; {BUG}"))?;
-    let finding = request_share(&upstream, project, token, config.grpc.deadlines.max).await?;
+    let finding = request_share(&upstream, project, token, config.grpc.max_deadline).await?;
     print(&format!("ok    upstream, route: {finding}"));
     Ok(())
 }

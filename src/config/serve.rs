@@ -104,7 +104,7 @@ impl ServeFlags {
         let keepalive_interval = validator.value(&self.keepalive_interval);
         let keepalive_timeout = validator.value(&self.keepalive_timeout);
         Ok(server::Config {
-            protocol: server::Protocol::Http2,
+            http1: false,
             max_connections: max_connections? as usize,
             max_streams: max_streams?,
             max_connection_age: max_age?,
@@ -127,7 +127,8 @@ impl ServeFlags {
         let no_reflection = validator.value(&self.no_reflection);
         Ok(grpc::Config {
             max_in_flight: max_in_flight? as usize,
-            deadlines: grpc::DeadlineLimits { default: default_deadline?, max: max_deadline? },
+            default_deadline: default_deadline?,
+            max_deadline: max_deadline?,
             reflection: !no_reflection?,
             uses_callers_token: matches!(credentials.as_ref()?, credentials::Config::PassThrough),
         })

@@ -22,11 +22,6 @@ pub(super) struct CallRecord {
     call: Arc<Call>,
     /// The call's span, which ends with it.
     span: CallSpan,
-    outcome: CallOutcome,
-}
-
-/// How a call ended.
-struct CallOutcome {
     code: Code,
     reason: Option<&'static str>,
     http_status: Option<u16>,
@@ -37,33 +32,35 @@ struct CallOutcome {
 impl CallRecord {
     pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: CallSpan) -> Self {
         metrics.active_requests.inc();
-        let cancelled = CallOutcome {
+        Self {
+            metrics: metrics.clone(),
+            arrival,
+            call,
+            span,
             code: Code::Cancelled,
             reason: None,
             http_status: None,
             upstream_request_id: None,
             detail: None,
-        };
-        Self { metrics: metrics.clone(), arrival, call, span, outcome: cancelled }
+        }
     }
 
     /// The share was found.
     pub(super) fn succeed(&mut self) {
-        self.outcome.code = Code::Ok;
-        self.outcome.http_status = Some(200);
-        self.outcome.upstream_request_id = self.call.context.stats.upstream_request_id.get().cloned();
+        self.code = Code::Ok;
+        self.http_status = Some(200);
+        self.upstream_request_id = self.call.context.stats.upstream_request_id.get().cloned();
     }
 
     /// The call failed.
     pub(super) fn fail(&mut self, error: &RpcError) {
-        let upstream = error.upstream();
-        self.outcome = CallOutcome {
-            code: error.code(),
-            reason: Some(error.reason()),
-            http_status: upstream.and_then(|error| error.http_status),
-            upstream_request_id: upstream.and_then(|error| error.request_id.clone()),
-            detail: upstream.map(|error| error.detail.clone()),
-        };
+        self.code = error.code();
+        self.reason = Some(error.reason());
+        if let Some(error) = error.upstream() {
+            self.http_status = error.http_status;
+            self.upstream_request_id.clone_from(&error.request_id);
+            self.detail = Some(error.detail.clone());
+        }
     }
 }
 
@@ -71,11 +68,10 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let duration = self.arrival.elapsed();
         let Call { method, context, peer, .. } = &*self.call;
-        let outcome = &self.outcome;
-        let code = code_name(outcome.code);
+        let code = code_name(self.code);
         self.metrics.active_requests.dec();
         self.metrics.call(method, code, duration);
-        self.span.end(code, outcome.reason);
+        self.span.end(code, self.reason);
         let target = context.stats.target.get();
         let credential_wait = context.stats.credential_wait();
         let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
@@ -84,21 +80,21 @@ impl Drop for CallRecord {
             parent: None,
             rpc.method = method,
             rpc.code = code,
-            reason = outcome.reason,
+            reason = self.reason,
             request_id = context.request_id.to_str().ok(),
             trace_id = self.span.trace_id.map(display),
             caller = peer.names.first(),
-            peer = peer.address.map(|_| &*peer.address_display),
+            peer = &*peer.addr_display,
             project_id = target.map(|(share, _)| share.project_id.as_str()),
             share_id = target.map(|(share, _)| share.id.as_str()),
             attempts = target.map(|_| context.stats.attempts.load(Ordering::Relaxed)),
-            http.status = outcome.http_status,
-            upstream_request_id = outcome.upstream_request_id,
+            http.status = self.http_status,
+            upstream_request_id = self.upstream_request_id,
             duration_ms = millis(duration),
             credential_ms = target.map(|_| millis(credential_wait)),
             upstream_ms = upstream_time.map(millis),
             deadline_ms = millis(context.deadline - self.arrival),
-            detail = outcome.detail,
+            detail = self.detail,
             "call"
         );
     }

@@ -22,21 +22,16 @@ pub struct AuthorizationPolicy {
     rules: ArcSwap<Rules>,
 }
 
-/// The projects of each caller.
-#[derive(Debug, Default)]
-struct Rules(HashMap<String, Projects>);
+/// The projects of each caller; [`EVERY_PROJECT`] stands for all.
+type Rules = HashMap<String, HashSet<String>>;
 
-#[derive(Debug, Default)]
-struct Projects {
-    is_every: bool,
-    ids: HashSet<String>,
-}
+const EVERY_PROJECT: &str = "*";
 
 impl AuthorizationPolicy {
     /// Reads the rules of the `flags` and those of the `file`. The error has a line for each invalid rule.
     pub fn load(flags: Vec<String>, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
         let paths = file.iter().cloned().collect();
-        let Loaded { value, snapshot } = Loaded::read(paths, || Rules::read(&flags, file.as_deref()))?;
+        let Loaded { value, snapshot } = Loaded::read(paths, || read_rules(&flags, file.as_deref()))?;
         Ok(Self { flags, file, snapshot, rules: ArcSwap::from_pointee(value) })
     }
 
@@ -44,9 +39,12 @@ impl AuthorizationPolicy {
     pub(crate) fn summary(&self) -> Vec<String> {
         let rules = self.rules.load();
         let mut lines: Vec<String> = rules
-            .0
             .iter()
-            .map(|(caller, projects)| format!("{caller} may read {}", projects.count()))
+            .map(|(caller, projects)| match projects.len() {
+                _ if projects.contains(EVERY_PROJECT) => format!("{caller} may read every project"),
+                1 => format!("{caller} may read 1 project"),
+                count => format!("{caller} may read {count} projects"),
+            })
             .collect();
         lines.sort();
         lines
@@ -54,12 +52,13 @@ impl AuthorizationPolicy {
 
     /// One of the projects that a rule names.
     pub(crate) fn any_project(&self) -> Option<String> {
-        self.rules.load().0.values().flat_map(|projects| &projects.ids).min().cloned()
+        let rules = self.rules.load();
+        rules.values().flatten().filter(|project| *project != EVERY_PROJECT).min().cloned()
     }
 
     /// Reads the file again. After an error the rules in force stay.
     pub fn reload(&self) -> Result<(), String> {
-        let rules = Rules::read(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
+        let rules = read_rules(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
         self.rules.store(Arc::new(rules));
         Ok(())
     }
@@ -72,81 +71,62 @@ impl AuthorizationPolicy {
     /// Whether any rule names a caller with one of these names.
     pub(super) fn is_known(&self, names: &[String]) -> bool {
         let rules = self.rules.load();
-        names.iter().any(|name| rules.0.contains_key(name))
+        names.iter().any(|name| rules.contains_key(name))
     }
 
     /// Whether a caller with these names may read shares of the project.
     pub(super) fn is_authorized(&self, names: &[String], project: &str) -> bool {
         let rules = self.rules.load();
-        names.iter().filter_map(|name| rules.0.get(name)).any(|projects| projects.contains(project))
+        let mut allowed = names.iter().filter_map(|name| rules.get(name));
+        allowed.any(|projects| projects.contains(EVERY_PROJECT) || projects.contains(project))
     }
 }
 
-impl Rules {
-    fn read(flags: &[String], file: Option<&Path>) -> Result<Self, Vec<String>> {
-        let mut rules = Self::default();
-        let mut problems = Vec::new();
-        for rule in flags {
-            if let Err(problem) = rules.add(rule) {
-                problems.push(format!("'{rule}' {problem}"));
-            }
-        }
-        if let Some(file) = file {
-            match std::fs::read_to_string(file) {
-                Ok(text) => rules.add_lines(&text, &mut problems),
-                Err(error) => problems.push(format!("cannot be read ({error})")),
-            }
-        }
-        if problems.is_empty() { Ok(rules) } else { Err(problems) }
-    }
-
-    /// Adds one rule per line; `#` begins a comment.
-    fn add_lines(&mut self, text: &str, problems: &mut Vec<String>) {
-        for (index, line) in text.lines().enumerate() {
-            let rule = line.split('#').next().unwrap_or_default().trim();
-            if rule.is_empty() {
-                continue;
-            }
-            if let Err(problem) = self.add(rule) {
-                problems.push(format!("line {} {problem}", index + 1));
-            }
+/// Reads the rules of the flags, and of the lines of the file; `#` begins a comment.
+fn read_rules(flags: &[String], file: Option<&Path>) -> Result<Rules, Vec<String>> {
+    let mut rules = Rules::new();
+    let mut problems = Vec::new();
+    for rule in flags {
+        if let Err(problem) = add_rule(&mut rules, rule) {
+            problems.push(format!("'{rule}' {problem}"));
         }
     }
-
-    /// Adds `CALLER=PROJECT[,PROJECT…]`; `*` is every project. Rules for the same caller add up.
-    fn add(&mut self, rule: &str) -> Result<(), &'static str> {
-        const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
-        const PROJECT_FORM: &str =
-            "names a project that is neither '*' nor 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
-        let (caller, projects) = rule.split_once('=').ok_or(FORM)?;
-        if caller.is_empty() || !caller.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(FORM);
+    let mut text = String::new();
+    if let Some(file) = file {
+        match std::fs::read_to_string(file) {
+            Ok(read) => text = read,
+            Err(error) => problems.push(format!("cannot be read ({error})")),
         }
-        let entry = self.0.entry(caller.to_owned()).or_default();
-        for project in projects.split(',') {
-            if project == "*" {
-                entry.is_every = true;
-                continue;
-            }
-            let project = ProjectId::parse(project.to_owned()).ok_or(PROJECT_FORM)?;
-            entry.ids.insert(project.as_str().to_owned());
-        }
-        Ok(())
     }
+    for (index, line) in text.lines().enumerate() {
+        let rule = line.split('#').next().unwrap_or_default().trim();
+        if rule.is_empty() {
+            continue;
+        }
+        if let Err(problem) = add_rule(&mut rules, rule) {
+            problems.push(format!("line {} {problem}", index + 1));
+        }
+    }
+    if problems.is_empty() { Ok(rules) } else { Err(problems) }
 }
 
-impl Projects {
-    fn contains(&self, project: &str) -> bool {
-        self.is_every || self.ids.contains(project)
+/// Adds `CALLER=PROJECT[,PROJECT…]`; `*` is every project. Rules for the same caller add up.
+fn add_rule(rules: &mut Rules, rule: &str) -> Result<(), &'static str> {
+    const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
+    const PROJECT_FORM: &str =
+        "names a project that is neither '*' nor 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
+    let (caller, projects) = rule.split_once('=').ok_or(FORM)?;
+    if caller.is_empty() || !caller.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(FORM);
     }
-
-    fn count(&self) -> String {
-        match self.ids.len() {
-            _ if self.is_every => "every project".to_owned(),
-            1 => "1 project".to_owned(),
-            count => format!("{count} projects"),
+    let allowed = rules.entry(caller.to_owned()).or_default();
+    for project in projects.split(',') {
+        if project != EVERY_PROJECT && ProjectId::parse(project.to_owned()).is_none() {
+            return Err(PROJECT_FORM);
         }
+        allowed.insert(project.to_owned());
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -21,16 +21,17 @@ use tonic::body::Body;
 use tower_service::Service;
 use tracing::Instrument;
 
+use super::Config;
 use super::access_log::CallRecord;
 use super::authorization::AuthorizationPolicy;
-use super::config::Config;
-use super::context::{Call, PeerIdentity};
+use super::context::Call;
 use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
 use super::service::BackupShareGateway;
 use super::status::RpcError;
 use crate::domain::{BackupShares, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
+use crate::server::Peer;
 use crate::telemetry::spans::CallSpan;
 
 /// Handles the calls of the service's methods.
@@ -52,7 +53,7 @@ impl<S: BackupShares> CallHandler<S> {
         metrics: Metrics,
         cancel: CancellationToken,
     ) -> Self {
-        let gateway = BackupShareGateway::new(shares, authorization.clone());
+        let gateway = BackupShareGateway { shares, authorization: authorization.clone() };
         Self {
             in_flight: Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)),
             config,
@@ -70,7 +71,7 @@ impl<S: BackupShares> CallHandler<S> {
         self: Arc<Self>,
         method: &'static str,
         mut request: Request<B>,
-        peer: PeerIdentity,
+        peer: Peer,
     ) -> impl Future<Output = Response<Body>> + Send
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -78,7 +79,7 @@ impl<S: BackupShares> CallHandler<S> {
         let arrival = Instant::now();
         let call = Arc::new(Call::read(method, request.headers(), peer, arrival, &self.config));
         let context = &call.context;
-        let call_span = CallSpan::start(method, &context.request_id, &context.trace, call.peer.address);
+        let call_span = CallSpan::start(method, &context.request_id, &context.trace, Some(call.peer.address));
         let span = call_span.span.clone();
         let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span);
         request.extensions_mut().insert(Arc::clone(&call));
@@ -87,67 +88,53 @@ impl<S: BackupShares> CallHandler<S> {
             let result = AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await;
             let result = result.unwrap_or_else(|_panic| {
                 self.metrics.panics.inc();
-                Err(RpcError::Internal)
+                Err(RpcError::Internal.into())
             });
-            respond(&mut record, &call, result)
+            match result {
+                Ok(mut response) => {
+                    record.succeed();
+                    response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
+                    response
+                }
+                Err(status) => {
+                    let error = RpcError::of_status(&status);
+                    record.fail(error);
+                    error.response(&call.context.request_id)
+                }
+            }
         };
         respond.instrument(span)
     }
 
-    async fn serve<B>(
-        &self,
-        call: &Call,
-        request: Request<MessageGuard<B>>,
-    ) -> Result<Response<Body>, RpcError>
+    async fn serve<B>(&self, call: &Call, request: Request<MessageGuard<B>>) -> Result<Response<Body>, Status>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let _permit = self.admit()?;
+        // A permit immediately or not at all.
+        let _permit = self.in_flight.try_acquire().map_err(|_| {
+            self.metrics.shed.inc();
+            RpcError::Overloaded
+        })?;
         match &self.authorization {
+            Some(policy) if !policy.is_known(&call.peer.names) => {
+                return Err(RpcError::CallerNotAllowed.into());
+            }
             // The token is checked after the project, which only the message names: see `service.rs`.
-            Some(policy) => check_caller(policy, call)?,
+            Some(_) => {}
             None => call.check_token()?,
         }
         let response = self.service.clone().call(request);
-        tokio::select! {
-            result = timeout_at(call.context.deadline, response) => match result {
-                Ok(Ok(response)) => Ok(response),
-                Err(_elapsed) => Err(RpcError::DeadlineExceeded),
+        let mut response = tokio::select! {
+            response = timeout_at(call.context.deadline, response) => match response {
+                Ok(Ok(response)) => response,
+                Err(_elapsed) => return Err(RpcError::DeadlineExceeded.into()),
             },
-            () = self.cancel.cancelled() => Err(RpcError::Draining),
+            () = self.cancel.cancelled() => return Err(RpcError::Draining.into()),
+        };
+        // tonic keeps the status of an error response in its extensions.
+        match response.extensions_mut().remove::<Status>() {
+            Some(status) => Err(status),
+            None => Ok(response),
         }
     }
-
-    /// A permit for a call in flight, immediately or not at all.
-    fn admit(&self) -> Result<SemaphorePermit<'_>, RpcError> {
-        self.in_flight.try_acquire().map_err(|_| {
-            self.metrics.shed.inc();
-            RpcError::Overloaded
-        })
-    }
-}
-
-/// Refuses a caller that no rule names.
-fn check_caller(policy: &AuthorizationPolicy, call: &Call) -> Result<(), RpcError> {
-    if policy.is_known(&call.peer.names) { Ok(()) } else { Err(RpcError::CallerNotAllowed) }
-}
-
-/// The response with the details of its status. `record` gets the outcome of the call.
-fn respond(record: &mut CallRecord, call: &Call, result: Result<Response<Body>, RpcError>) -> Response<Body> {
-    let mut response = match result {
-        Ok(response) => response,
-        Err(error) => return respond_with_error(record, call, &error),
-    };
-    // tonic keeps the status of an error response in its extensions.
-    if let Some(status) = response.extensions_mut().remove::<Status>() {
-        return respond_with_error(record, call, RpcError::of_status(&status));
-    }
-    record.succeed();
-    response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
-    response
-}
-
-fn respond_with_error(record: &mut CallRecord, call: &Call, error: &RpcError) -> Response<Body> {
-    record.fail(error);
-    error.response(&call.context.request_id)
 }

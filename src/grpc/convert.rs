@@ -5,13 +5,7 @@ use crate::proto::{Backup, BackupShare, GetBackupShareResponse};
 
 impl From<domain::BackupShare> for GetBackupShareResponse {
     fn from(share: domain::BackupShare) -> Self {
-        Self { backup_share: Some(share.into()) }
-    }
-}
-
-impl From<domain::BackupShare> for BackupShare {
-    fn from(share: domain::BackupShare) -> Self {
-        Self {
+        let backup_share = BackupShare {
             id: Some(share.id),
             backup_id: Some(share.backup_id),
             from_project_id: Some(share.from_project_id),
@@ -19,7 +13,8 @@ impl From<domain::BackupShare> for BackupShare {
             created_at: share.created_at.map(timestamp),
             updated_at: share.updated_at.map(timestamp),
             backup: share.backup.map(Backup::from),
-        }
+        };
+        Self { backup_share: Some(backup_share) }
     }
 }
 

@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
-use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+
+use crate::proto::backup_share_service_server::SERVICE_NAME;
 
 /// Whether the gateway is serving; at first it is not. Clones share the state; there is one for the process.
 #[derive(Clone, Debug, Default)]
@@ -29,57 +31,43 @@ impl Readiness {
         *self.0.borrow()
     }
 
-    /// The health service for the server as a whole (`""`) and for `services`.
-    pub fn service(&self, services: &'static [&'static str]) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService { readiness: self.clone(), services })
+    fn is_known(service: &str) -> bool {
+        service.is_empty() || service == SERVICE_NAME
     }
 }
 
-/// The service that [`Readiness::service`] returns.
-#[derive(Clone, Debug)]
-pub struct HealthService {
-    readiness: Readiness,
-    services: &'static [&'static str],
-}
-
-impl HealthService {
-    fn is_known(&self, service: &str) -> bool {
-        service.is_empty() || self.services.contains(&service)
-    }
-}
-
+/// The health of the server as a whole (`""`) and of the service.
 #[tonic::async_trait]
-impl Health for HealthService {
+impl Health for Readiness {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        if !self.is_known(&request.get_ref().service) {
+        if !Self::is_known(&request.get_ref().service) {
             return Err(Status::not_found("unknown service"));
         }
-        Ok(Response::new(health_response(serving_status(self.readiness.is_serving()))))
+        Ok(Response::new(response(self.is_serving())))
     }
 
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        if !self.is_known(&request.get_ref().service) {
-            let unknown = tokio_stream::once(Ok(health_response(ServingStatus::ServiceUnknown)));
-            return Ok(Response::new(Box::pin(unknown.chain(tokio_stream::pending()))));
+        if !Self::is_known(&request.get_ref().service) {
+            let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
+            return Ok(Response::new(Box::pin(
+                tokio_stream::once(Ok(unknown)).chain(tokio_stream::pending()),
+            )));
         }
-        let changes = WatchStream::new(self.readiness.0.subscribe());
-        let responses = changes.map(|serving| Ok(health_response(serving_status(serving))));
+        let changes = WatchStream::new(self.0.subscribe());
+        let responses = changes.map(|serving| Ok(response(serving)));
         Ok(Response::new(Box::pin(responses)))
     }
 }
 
-fn serving_status(serving: bool) -> ServingStatus {
-    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
-}
-
-fn health_response(status: ServingStatus) -> HealthCheckResponse {
+fn response(serving: bool) -> HealthCheckResponse {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     HealthCheckResponse { status: status.into() }
 }

@@ -17,53 +17,46 @@ use super::status::RpcError;
 /// The longest request message, in bytes.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// The compression flag and the length.
-const PREFIX_BYTES: usize = 5;
-
 /// The request body of a unary call.
 pub(super) struct MessageGuard<B> {
     body: B,
-    prefix: [u8; PREFIX_BYTES],
-    /// How much of the prefix has been received.
-    prefix_length: usize,
-    /// How much of the message has not been received yet.
-    remaining: u64,
+    /// How many bytes of the prefix have not been received yet.
+    prefix_remaining: usize,
+    /// How many bytes of the message have not been received yet. While the prefix is read: its last bytes as a number.
+    remaining: u32,
 }
 
 impl<B> MessageGuard<B> {
     pub(super) fn new(body: B) -> Self {
-        Self { body, prefix: [0; PREFIX_BYTES], prefix_length: 0, remaining: 0 }
+        Self { body, prefix_remaining: 5, remaining: 0 }
     }
 
     /// Counts received bytes.
     fn receive(&mut self, data: &[u8]) -> Result<(), RpcError> {
-        let free = self.prefix.get_mut(self.prefix_length..).unwrap_or_default();
-        let (prefix, message) = data.split_at(data.len().min(free.len()));
-        for (target, byte) in free.iter_mut().zip(prefix) {
-            *target = *byte;
+        let (prefix, message) = data.split_at(data.len().min(self.prefix_remaining));
+        for byte in prefix {
+            // After five bytes, the compression flag has been shifted out.
+            self.remaining = (self.remaining << 8) | u32::from(*byte);
         }
-        self.prefix_length += prefix.len();
-        if !prefix.is_empty() && self.prefix_length == PREFIX_BYTES {
-            let [_compressed, length @ ..] = self.prefix;
-            self.remaining = u64::from(u32::from_be_bytes(length));
-            if self.remaining > MAX_MESSAGE_BYTES as u64 {
-                return Err(RpcError::RequestTooLarge);
-            }
+        self.prefix_remaining -= prefix.len();
+        if self.prefix_remaining > 0 {
+            return Ok(());
         }
-        match self.remaining.checked_sub(message.len() as u64) {
-            Some(remaining) => self.remaining = remaining,
-            None => return Err(RpcError::NotOneMessage),
+        if self.remaining as usize > MAX_MESSAGE_BYTES {
+            return Err(RpcError::RequestTooLarge);
         }
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        self.remaining = self.remaining.checked_sub(length).ok_or(RpcError::NotOneMessage)?;
         Ok(())
     }
 
     /// Why a body that ends here is not one message, if it is not.
     fn error_at_end(&self) -> Option<RpcError> {
-        if self.prefix_length == 0 {
-            return Some(RpcError::NotOneMessage);
+        match (self.prefix_remaining, self.remaining) {
+            (0, 0) => None,
+            (5, _) => Some(RpcError::NotOneMessage),
+            _ => Some(RpcError::UndecodableMessage),
         }
-        let is_complete = self.prefix_length == PREFIX_BYTES && self.remaining == 0;
-        if is_complete { None } else { Some(RpcError::UndecodableMessage) }
     }
 }
 

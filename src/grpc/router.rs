@@ -2,7 +2,6 @@
 //!
 //! `app` makes one [`Router`] and passes it every request of every connection.
 
-use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,24 +10,29 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyStream, StreamBody};
-use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
+use super::Config;
 use super::authorization::AuthorizationPolicy;
 use super::call::CallHandler;
-use super::config::Config;
-use super::context::PeerIdentity;
-use super::headers;
+use super::context::{generate_request_id, request_id};
 use super::health::Readiness;
 use super::status::RpcError;
 use crate::domain::BackupShares;
 use crate::metrics::Metrics;
-use crate::proto::backup_share_service_server::SERVICE_NAME;
 use crate::proto::{FILE_DESCRIPTOR_SET, METHODS};
+use crate::server::Peer;
+
+const HEALTH_PATHS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+const REFLECTION_PATHS: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 
 /// What ends the requests that do not end by themselves when the process drains.
 #[derive(Clone, Debug, Default)]
@@ -40,24 +44,16 @@ pub struct CancelTokens {
 }
 
 /// A boxed response future: the connection moves it several times before it is polled, and a pointer is cheap to move.
-pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// Everything that the gRPC port serves. A clone is cheap and shares everything.
-pub struct Router<S>(Arc<Inner<S>>);
-
-struct Inner<S> {
+/// Everything that the gRPC port serves.
+pub struct Router<S> {
     calls: Arc<CallHandler<S>>,
     /// Health and reflection.
     routes: Routes,
     /// The paths of their methods.
-    route_paths: HashSet<String>,
+    route_paths: Vec<&'static str>,
     cancel_streams: CancellationToken,
-}
-
-impl<S> Clone for Router<S> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
 }
 
 impl<S: BackupShares> Router<S> {
@@ -69,25 +65,22 @@ impl<S: BackupShares> Router<S> {
         readiness: &Readiness,
         metrics: Metrics,
         cancel: CancelTokens,
-    ) -> Result<Self, String> {
-        let mut routes = Routes::new(readiness.service(&[SERVICE_NAME]));
-        let mut route_paths = HashSet::new();
-        add_method_paths(tonic_health::pb::FILE_DESCRIPTOR_SET, &mut route_paths)?;
+    ) -> Result<Arc<Self>, String> {
+        let mut routes = Routes::new(HealthServer::new(readiness.clone()));
+        let mut route_paths = HEALTH_PATHS.to_vec();
         if config.reflection {
-            use tonic_reflection::pb;
             routes = routes
                 .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
                 .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
-            add_method_paths(pb::v1::FILE_DESCRIPTOR_SET, &mut route_paths)?;
-            add_method_paths(pb::v1alpha::FILE_DESCRIPTOR_SET, &mut route_paths)?;
+            route_paths.extend(REFLECTION_PATHS);
         }
         let calls = Arc::new(CallHandler::new(config, authorization, shares, metrics, cancel.calls));
         let routes = routes.prepare();
-        Ok(Self(Arc::new(Inner { calls, routes, route_paths, cancel_streams: cancel.streams })))
+        Ok(Arc::new(Self { calls, routes, route_paths, cancel_streams: cancel.streams }))
     }
 
     /// Handles one HTTP request. Dropping the future cancels the call, at the upstream too.
-    pub fn handle<B>(self, request: Request<B>, peer: PeerIdentity) -> ResponseFuture
+    pub fn handle<B>(self: Arc<Self>, request: Request<B>, peer: Peer) -> ResponseFuture
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
@@ -97,24 +90,31 @@ impl<S: BackupShares> Router<S> {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
             return ready(response);
         }
-        if !headers::is_grpc(request.headers()) {
+        if !is_grpc(request.headers()) {
             return ready(http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         let path = request.uri().path();
         // Not through `routes`: its matching costs some thousand instructions.
         if let Some(method) = METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)) {
-            return Box::pin(Arc::clone(&self.0.calls).call(method, request, peer));
+            return Box::pin(Arc::clone(&self.calls).call(method, request, peer));
         }
-        if !self.0.route_paths.contains(path) {
-            let request_id = headers::request_id(request.headers());
-            return ready(RpcError::MethodNotFound.response(&request_id));
+        if !self.route_paths.contains(&path) {
+            return ready(RpcError::MethodNotFound.response(&request_id(request.headers())));
         }
-        let response = self.0.routes.clone().call(request);
+        let response = self.routes.clone().call(request);
         Box::pin(async move {
             let Ok(response) = response.await;
-            response.map(|body| cancellable(body, self.0.cancel_streams.clone()))
+            response.map(|body| cancellable(body, self.cancel_streams.clone()))
         })
     }
+}
+
+/// Whether the content type is `application/grpc`, alone or followed by `+proto` or a parameter. `application/grpc-web` is
+/// another protocol, and protobuf is the only message format.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known))
 }
 
 /// A response body that ends with `DRAINING` when `cancel` is cancelled. The stream of a health `Watch` would never end.
@@ -139,7 +139,7 @@ fn cancellable(body: Body, cancel: CancellationToken) -> Body {
 
 fn draining_trailers() -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
-    let status = RpcError::Draining.status(&headers::generate_request_id());
+    let status = RpcError::Draining.status(&generate_request_id());
     status.add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))
 }
@@ -161,17 +161,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Adds the paths of all methods in an encoded descriptor set.
-fn add_method_paths(descriptor_set: &[u8], paths: &mut HashSet<String>) -> Result<(), String> {
-    let set = prost_types::FileDescriptorSet::decode(descriptor_set).map_err(|error| error.to_string())?;
-    for file in &set.file {
-        for service in &file.service {
-            for method in &service.method {
-                paths.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
-            }
-        }
-    }
-    Ok(())
 }

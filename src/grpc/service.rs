@@ -1,41 +1,25 @@
 //! The service: the trait that tonic generates from the `.proto`, implemented over [`BackupShares`].
 //!
 //! Before it, the call layer (`call.rs`) has refused what can be refused without the message: overload, an unknown caller, and,
-//! without rules, a missing or invalid token. An error becomes a [`Status`] in `error_details.rs`.
+//! without rules, a missing or invalid token. An error becomes a [`Status`] in `status.rs`.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
+use tonic_types::FieldViolation;
 
 use super::authorization::AuthorizationPolicy;
-use super::context::Call;
-use super::headers::{GRPC_TIMEOUT, GRPC_TIMEOUT_RULE};
-use super::status::{RpcError, Violation};
+use super::context::{Call, GRPC_TIMEOUT};
+use super::status::RpcError;
 use crate::domain::{BackupShares, ProjectId, ShareId, ShareRef};
 use crate::proto::backup_share_service_server::BackupShareService;
 use crate::proto::{GetBackupShareRequest, GetBackupShareResponse};
 
 /// The service, over any source of shares.
 pub(super) struct BackupShareGateway<S> {
-    shares: S,
-    authorization: Option<Arc<AuthorizationPolicy>>,
-}
-
-impl<S> BackupShareGateway<S> {
-    pub(super) fn new(shares: S, authorization: Option<Arc<AuthorizationPolicy>>) -> Self {
-        Self { shares, authorization }
-    }
-
-    /// Refuses a project that the rules, if there are any, do not allow the caller.
-    fn check_project(&self, call: &Call, project_id: &str) -> Result<(), RpcError> {
-        let Some(policy) = &self.authorization else { return Ok(()) };
-        if policy.is_authorized(&call.peer.names, project_id) {
-            Ok(())
-        } else {
-            Err(RpcError::CallerNotAllowed)
-        }
-    }
+    pub(super) shares: S,
+    pub(super) authorization: Option<Arc<AuthorizationPolicy>>,
 }
 
 #[tonic::async_trait]
@@ -44,9 +28,14 @@ impl<S: BackupShares> BackupShareService for BackupShareGateway<S> {
         &self,
         request: Request<GetBackupShareRequest>,
     ) -> Result<Response<GetBackupShareResponse>, Status> {
-        let call = Call::of_request(&request)?;
+        // `CallHandler` adds it to every request.
+        let call = request.extensions().get::<Arc<Call>>().cloned().ok_or(RpcError::Internal)?;
         let message = request.into_inner();
-        self.check_project(&call, &message.project_id)?;
+        if let Some(policy) = &self.authorization
+            && !policy.is_authorized(&call.peer.names, &message.project_id)
+        {
+            return Err(RpcError::CallerNotAllowed.into());
+        }
         call.check_token()?;
         let share_ref = validate(message, &call)?;
         let _ = call.context.stats.target.set((share_ref.clone(), Instant::now()));
@@ -61,13 +50,14 @@ fn validate(message: GetBackupShareRequest, call: &Call) -> Result<ShareRef, Rpc
     let id = ShareId::parse(message.id);
     let mut violations = Vec::new();
     if project_id.is_none() {
-        violations.push(Violation { field: "project_id", rule: ProjectId::RULE });
+        violations.push(FieldViolation::new("project_id", ProjectId::RULE));
     }
     if id.is_none() {
-        violations.push(Violation { field: "id", rule: ShareId::RULE });
+        violations.push(FieldViolation::new("id", ShareId::RULE));
     }
     if call.is_timeout_malformed {
-        violations.push(Violation { field: GRPC_TIMEOUT, rule: GRPC_TIMEOUT_RULE });
+        let rule = "must be 1 to 8 digits and a unit: H, M, S, m, u or n";
+        violations.push(FieldViolation::new(GRPC_TIMEOUT.as_str(), rule));
     }
     match (project_id, id) {
         (Some(project_id), Some(id)) if violations.is_empty() => Ok(ShareRef { project_id, id }),
@@ -87,11 +77,11 @@ mod tests {
 
     use super::*;
     use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
+    use crate::grpc::Config;
     use crate::grpc::call::CallHandler;
-    use crate::grpc::config::{Config, DeadlineLimits};
-    use crate::grpc::context::PeerIdentity;
     use crate::metrics::Metrics;
-    use crate::proto::GET_BACKUP_SHARE;
+    use crate::proto::METHODS;
+    use crate::server::Peer;
 
     const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
 
@@ -124,19 +114,22 @@ mod tests {
         let second = std::time::Duration::from_secs(1);
         let config = Config {
             max_in_flight: 1,
-            deadlines: DeadlineLimits { default: second, max: second },
+            default_deadline: second,
+            max_deadline: second,
             reflection: false,
             uses_callers_token: true,
         };
         let metrics = Metrics::new(|| 0).unwrap();
         let handler = CallHandler::new(config, None, Arc::clone(&shares), metrics, CancellationToken::new());
         let message = GetBackupShareRequest { project_id: project_id.into(), id: id.into() };
-        let request = http::Request::post(format!("/{GET_BACKUP_SHARE}"))
+        let request = http::Request::post(format!("/{}", METHODS[0]))
             .header("content-type", "application/grpc")
             .header("x-auth-token", "token-of-the-test")
             .body(Full::new(framed(&message)))
             .unwrap();
-        let response = Arc::new(handler).call(GET_BACKUP_SHARE, request, PeerIdentity::default()).await;
+        let address = "127.0.0.1:1".parse().unwrap();
+        let peer = Peer { address, addr_display: "127.0.0.1:1".into(), names: Arc::default() };
+        let response = Arc::new(handler).call(METHODS[0], request, peer).await;
         let status = |headers: &HeaderMap| headers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned());
         let header_status = status(response.headers());
         let body = response.into_body().collect().await.unwrap();

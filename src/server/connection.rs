@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -15,15 +16,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::{Config, Protocol};
 use super::connection_age::{Action, ConnectionAge};
-use super::in_flight::{GuardedBody, InFlight};
+use super::in_flight::InFlight;
 use super::rewind::Rewind;
-use super::service::{Peer, Service};
 use super::tls::{Tls, peer_names};
+use super::{Config, Peer, ServerShutdown, Service};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,32 +35,25 @@ const MAX_LOCAL_ERROR_RESETS: usize = 1024;
 
 /// Serves the connections of one port.
 pub(super) struct ConnectionHandler {
-    config: Config,
+    pub(super) config: Config,
+    pub(super) shutdown: ServerShutdown,
     tls: Option<Arc<Tls>>,
-    graceful_shutdown: CancellationToken,
     builder: auto::Builder<TrackedExecutor>,
 }
 
 /// A connection after its handshakes, in plaintext or with TLS.
 type NegotiatedStream = Rewind<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
-/// What ended a wait in [`ConnectionHandler::serve_connection`].
-enum Event {
-    Closed,
-    Shutdown,
-    Deadline,
-}
-
 impl ConnectionHandler {
     /// hyper's tasks are spawned in `tasks`.
     pub(super) fn new(
         config: Config,
         tls: Option<Arc<Tls>>,
-        graceful_shutdown: CancellationToken,
+        shutdown: ServerShutdown,
         tasks: TaskTracker,
     ) -> Self {
         let builder = http_builder(&config, TrackedExecutor(tasks));
-        Self { config, tls, graceful_shutdown, builder }
+        Self { config, shutdown, tls, builder }
     }
 
     /// Serves a connection until it is closed.
@@ -71,7 +63,7 @@ impl ConnectionHandler {
         let negotiated = tokio::select! {
             // Boxed, so that the memory of the handshake is freed after it.
             negotiated = timeout(self.config.handshake_timeout, Box::pin(self.handshake(stream))) => negotiated,
-            () = self.graceful_shutdown.cancelled() => return,
+            () = self.shutdown.graceful.cancelled() => return,
         };
         match negotiated {
             Ok(Ok((stream, names))) => {
@@ -93,32 +85,36 @@ impl ConnectionHandler {
                 (Either::Right(Box::new(stream)), names)
             }
         };
-        let prefix = read_preface(&mut stream, self.config.protocol).await?;
-        Ok((Rewind::new(prefix, stream), names))
+        let prefix = read_preface(&mut stream, self.config.http1).await?;
+        Ok((Rewind { prefix, inner: stream }, names))
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
-    async fn serve_connection(&self, stream: NegotiatedStream, peer: Peer, service: impl Service) {
+    async fn serve_connection<S: Service>(&self, stream: NegotiatedStream, peer: Peer, service: S) {
         let in_flight = InFlight::new();
         let http_service = service_fn(|request| {
             let guard = in_flight.start();
             let response = service.clone().call(request, peer.clone());
-            async move { Ok::<_, Infallible>(response.await.map(|body| GuardedBody::new(body, guard))) }
+            async move {
+                // The request is in flight until its body is dropped, and the guard with it.
+                let guarded = |body: S::Body| {
+                    body.map_err(move |error| {
+                        let _guard = &guard;
+                        error
+                    })
+                };
+                Ok::<_, Infallible>(response.await.map(guarded))
+            }
         });
         let mut serving = pin!(self.builder.serve_connection(TokioIo::new(stream), http_service));
         let mut age = ConnectionAge::new(&self.config, Instant::now(), fastrand::f64());
         loop {
             let deadline = age.next_deadline(Instant::now(), in_flight.idle_since());
-            let event = tokio::select! {
+            let action = tokio::select! {
                 // An error means that the peer has violated the protocol or disconnected.
-                _ = serving.as_mut() => Event::Closed,
-                () = self.graceful_shutdown.cancelled(), if !age.is_draining() => Event::Shutdown,
-                () = sleep_until(deadline) => Event::Deadline,
-            };
-            let action = match event {
-                Event::Closed => Action::Close,
-                Event::Shutdown => age.drain(Instant::now()),
-                Event::Deadline => age.check_expiry(Instant::now(), in_flight.idle_since()),
+                _ = serving.as_mut() => Action::Close,
+                () = self.shutdown.graceful.cancelled(), if !age.is_draining() => age.drain(Instant::now()),
+                () = sleep_until(deadline) => age.check_expiry(Instant::now(), in_flight.idle_since()),
             };
             match action {
                 Action::Continue => {}
@@ -130,14 +126,14 @@ impl ConnectionHandler {
 }
 
 /// Reads until the peer has shown its HTTP version, and checks that the port supports it. Returns the bytes read.
-async fn read_preface(stream: &mut (impl AsyncRead + Unpin), protocol: Protocol) -> io::Result<Bytes> {
+async fn read_preface(stream: &mut (impl AsyncRead + Unpin), http1: bool) -> io::Result<Bytes> {
     let mut prefix = BytesMut::with_capacity(HTTP2_PREFACE.len());
     while prefix.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&prefix) {
         if stream.read_buf(&mut prefix).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    if protocol == Protocol::Http2 && !prefix.starts_with(HTTP2_PREFACE) {
+    if !http1 && !prefix.starts_with(HTTP2_PREFACE) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak HTTP/2"));
     }
     Ok(prefix.freeze())
@@ -145,7 +141,7 @@ async fn read_preface(stream: &mut (impl AsyncRead + Unpin), protocol: Protocol)
 
 fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<TrackedExecutor> {
     let builder = auto::Builder::new(executor);
-    let mut builder = if config.protocol == Protocol::Http2 { builder.http2_only() } else { builder };
+    let mut builder = if config.http1 { builder } else { builder.http2_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.handshake_timeout);
     builder
         .http2()

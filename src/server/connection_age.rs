@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::Config;
+use super::Config;
 
 /// How long a draining connection without requests stays open. A peer that acknowledges the GOAWAY closes it earlier.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -88,7 +88,6 @@ impl ConnectionAge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::Protocol;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -98,7 +97,7 @@ mod tests {
 
     fn connection_age(now: Instant, random: f64) -> ConnectionAge {
         let config = Config {
-            protocol: Protocol::Http2,
+            http1: false,
             max_connections: 1,
             max_streams: 1,
             max_connection_age: MAX_AGE,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::config::{Config, ServerShutdown};
 use super::connection::ConnectionHandler;
-use super::service::Service;
 use super::tls::Tls;
 use super::workers::WorkerPool;
+use super::{Config, ServerShutdown, Service};
 
 /// The back-off while the process has no file descriptors or memory left.
 const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
@@ -26,8 +26,6 @@ const LISTEN_BACKLOG: u32 = 1024;
 pub struct Server {
     listener: TcpListener,
     handler: Arc<ConnectionHandler>,
-    max_connections: usize,
-    shutdown: ServerShutdown,
     open_connections: IntGauge,
     workers: WorkerPool,
     /// The connections, and hyper's tasks.
@@ -52,10 +50,8 @@ impl Server {
         socket.bind(address)?;
         let listener = socket.listen(LISTEN_BACKLOG)?;
         let tasks = TaskTracker::new();
-        let max_connections = config.max_connections;
-        let handler = ConnectionHandler::new(config, tls, shutdown.graceful.clone(), tasks.clone());
-        let handler = Arc::new(handler);
-        Ok(Self { listener, handler, max_connections, shutdown, open_connections, workers, tasks })
+        let handler = Arc::new(ConnectionHandler::new(config, tls, shutdown, tasks.clone()));
+        Ok(Self { listener, handler, open_connections, workers, tasks })
     }
 
     /// The bound address, with the selected port.
@@ -66,10 +62,11 @@ impl Server {
     /// Serves until shutdown, and until every connection is closed.
     pub async fn serve(self, service: impl Service) {
         let mut backoff = MIN_ACCEPT_BACKOFF;
+        let shutdown = &self.handler.shutdown.graceful;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = self.shutdown.graceful.cancelled() => break,
+                () = shutdown.cancelled() => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -81,7 +78,7 @@ impl Server {
                     tracing::warn!(%error, "cannot accept connections; retrying after a back-off");
                     tokio::select! {
                         () = sleep(backoff) => backoff = MAX_ACCEPT_BACKOFF.min(backoff * 2),
-                        () = self.shutdown.graceful.cancelled() => break,
+                        () = shutdown.cancelled() => break,
                     }
                 }
             }
@@ -93,15 +90,16 @@ impl Server {
 
     /// Serves one connection in a task of the worker that it is assigned to.
     fn spawn(&self, stream: TcpStream, peer: SocketAddr, service: impl Service) {
-        let gauge = ConnectionGauge::new(&self.open_connections);
-        if gauge.value() > self.max_connections {
+        self.open_connections.inc();
+        let gauge = ConnectionGauge(self.open_connections.clone());
+        let open = usize::try_from(self.open_connections.get()).unwrap_or_default();
+        if open > self.handler.config.max_connections {
             tracing::debug!(%peer, "connection closed: the connection limit is reached");
             return;
         }
         let handler = Arc::clone(&self.handler);
-        let forced_shutdown = self.shutdown.forced.clone();
         let worker = self.workers.least_loaded();
-        let runtime = worker.runtime().clone();
+        let runtime = Handle::clone(&worker);
         // A socket belongs to the runtime that created it, so it is created again on the worker's.
         let Ok(stream) = stream.into_std() else { return };
         let task = async move {
@@ -109,7 +107,7 @@ impl Server {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             tokio::select! {
                 () = handler.run(stream, peer, service) => {}
-                () = forced_shutdown.cancelled() => {}
+                () = handler.shutdown.forced.cancelled() => {}
             }
         };
         self.tasks.spawn_on(task, &runtime);
@@ -118,28 +116,12 @@ impl Server {
 
 /// Whether an accept error concerns one connection. Others, such as too many open files, concern all and are temporary.
 fn is_connection_error(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Counts a connection in the gauge until it is dropped.
+/// A connection that the gauge counts until this is dropped.
 struct ConnectionGauge(IntGauge);
-
-impl ConnectionGauge {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-
-    fn value(&self) -> usize {
-        usize::try_from(self.0.get()).unwrap_or_default()
-    }
-}
 
 impl Drop for ConnectionGauge {
     fn drop(&mut self) {

@@ -11,14 +11,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(super) struct Rewind<T> {
-    prefix: Bytes,
-    inner: T,
-}
-
-impl<T> Rewind<T> {
-    pub(super) fn new(prefix: Bytes, inner: T) -> Self {
-        Self { prefix, inner }
-    }
+    pub(super) prefix: Bytes,
+    pub(super) inner: T,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {

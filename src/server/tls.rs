@@ -29,14 +29,6 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-impl Files {
-    fn paths(&self) -> Vec<PathBuf> {
-        let mut paths = vec![self.certificate.clone(), self.key.clone()];
-        paths.extend(self.client_ca.clone());
-        paths
-    }
-}
-
 /// The certificate, key and client CA in use.
 #[derive(Debug)]
 pub struct Tls {
@@ -56,7 +48,9 @@ struct Material {
 impl Tls {
     /// Reads the files. The error names the file at fault and the reason.
     pub fn load(files: Files) -> Result<Self, String> {
-        let Loaded { value, snapshot } = Loaded::read(files.paths(), || Material::read(&files))?;
+        let mut paths = vec![files.certificate.clone(), files.key.clone()];
+        paths.extend(files.client_ca.clone());
+        let Loaded { value, snapshot } = Loaded::read(paths, || Material::read(&files))?;
         Ok(Self { files, snapshot, current: ArcSwap::from_pointee(value) })
     }
 

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,58 +15,37 @@ use tokio_util::task::TaskTracker;
 
 /// The workers, to which connections are assigned. Clones share them; the threads stop when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct WorkerPool {
-    first: Arc<Worker>,
-    others: Arc<[Arc<Worker>]>,
-    stop: Arc<DropGuard>,
+pub struct WorkerPool(Arc<Workers>);
+
+/// A connection holds a clone of the handle of its worker, so that the number of clones is that of its connections.
+#[derive(Debug)]
+struct Workers {
+    first: Arc<Handle>,
+    others: Vec<Arc<Handle>>,
+    stop: DropGuard,
     /// Cancelled when a thread terminates.
     terminated: CancellationToken,
     /// Each running thread holds a token of it.
     running: TaskTracker,
 }
 
-#[derive(Debug)]
-struct Worker {
-    runtime: Handle,
-    connections: AtomicUsize,
-}
-
-/// A connection's assignment to a worker. Dropping it ends the assignment.
-#[derive(Debug)]
-pub struct ConnectionGuard(Arc<Worker>);
-
 /// Creates the runtime of one worker.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-impl Worker {
-    fn new(runtime: Handle) -> Arc<Self> {
-        Arc::new(Self { runtime, connections: AtomicUsize::new(0) })
-    }
-}
-
 impl WorkerPool {
-    /// The current runtime as the only worker.
-    pub fn current() -> Self {
-        Self {
-            first: Worker::new(Handle::current()),
-            others: Arc::default(),
-            stop: Arc::new(CancellationToken::new().drop_guard()),
-            terminated: CancellationToken::new(),
-            running: TaskTracker::new(),
-        }
-    }
-
     /// The current runtime as the first worker, and `count - 1` threads.
     pub fn start(count: usize) -> io::Result<Self> {
-        let mut pool = Self::current();
+        let stop = CancellationToken::new().drop_guard();
+        let terminated = CancellationToken::new();
+        let running = TaskTracker::new();
         let mut others = Vec::new();
         for number in 1..count {
             let runtime = runtime()?;
-            others.push(Worker::new(runtime.handle().clone()));
-            let stop = pool.stop.token().clone();
-            let guards = (pool.terminated.clone().drop_guard(), pool.running.token());
+            others.push(Arc::new(runtime.handle().clone()));
+            let stop = stop.token().clone();
+            let guards = (terminated.clone().drop_guard(), running.token());
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _guards = guards;
                 runtime.block_on(stop.cancelled());
@@ -75,44 +53,28 @@ impl WorkerPool {
                 runtime.shutdown_timeout(Duration::ZERO);
             })?;
         }
-        pool.others = others.into();
-        Ok(pool)
+        let first = Arc::new(Handle::current());
+        Ok(Self(Arc::new(Workers { first, others, stop, terminated, running })))
     }
 
-    /// Assigns a connection to the worker that has the fewest.
-    pub fn least_loaded(&self) -> ConnectionGuard {
-        let worker = std::iter::once(&self.first)
-            .chain(self.others.iter())
-            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed))
-            .unwrap_or(&self.first);
-        worker.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionGuard(Arc::clone(worker))
+    /// Assigns a connection to the worker that has the fewest. Dropping the handle ends the assignment.
+    pub fn least_loaded(&self) -> Arc<Handle> {
+        let Workers { first, others, .. } = &*self.0;
+        let worker = std::iter::once(first).chain(others).min_by_key(|worker| Arc::strong_count(worker));
+        Arc::clone(worker.unwrap_or(first))
     }
 
     /// Waits until a thread has terminated, which none should do before the process ends.
     pub async fn terminated(&self) {
-        self.terminated.cancelled().await;
+        self.0.terminated.cancelled().await;
     }
 
     /// Stops the threads, which drops their tasks, and waits for at most `limit` until all have terminated.
     pub async fn shutdown_timeout(&self, limit: Duration) {
-        self.stop.token().cancel();
-        self.running.close();
+        self.0.stop.token().cancel();
+        self.0.running.close();
         // A thread that is still running ends with the process.
-        let _ = timeout(limit, self.running.wait()).await;
-    }
-}
-
-impl ConnectionGuard {
-    /// The worker's runtime.
-    pub fn runtime(&self) -> &Handle {
-        &self.0.runtime
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        let _ = timeout(limit, self.0.running.wait()).await;
     }
 }
 
@@ -120,8 +82,8 @@ impl Drop for ConnectionGuard {
 mod tests {
     use super::*;
 
-    async fn thread_name(guard: &ConnectionGuard) -> String {
-        let name = guard.runtime().spawn(async { thread::current().name().map(str::to_owned) });
+    async fn thread_name(worker: &Handle) -> String {
+        let name = worker.spawn(async { thread::current().name().map(str::to_owned) });
         name.await.unwrap().unwrap_or_default()
     }
 
@@ -143,11 +105,11 @@ mod tests {
         let second = pool.least_loaded();
         let task = CancellationToken::new();
         let task_guard = task.clone().drop_guard();
-        second.runtime().spawn(async move {
+        second.spawn(async move {
             let _guard = task_guard;
             std::future::pending::<()>().await;
         });
-        assert!(!pool.terminated.is_cancelled());
+        assert!(!pool.0.terminated.is_cancelled());
         pool.shutdown_timeout(Duration::from_secs(30)).await;
         assert!(task.is_cancelled());
         pool.terminated().await;

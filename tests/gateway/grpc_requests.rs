@@ -309,7 +309,7 @@ impl http_body::Body for Panicking {
 #[tokio::test]
 async fn handler_panic_is_internal_and_counted() {
     use backup_share_gateway::{
-        config, credentials, grpc, grpc::health::Readiness, metrics, telemetry, upstream,
+        config, credentials, grpc, grpc::health::Readiness, metrics, server, telemetry, upstream,
     };
     let line = ["gateway", "serve", "--upstream-url=http://127.0.0.1:1", PLAINTEXT];
     let Ok(config::Command::Serve(config)) = config::parse(line.map(Into::into)) else {
@@ -322,7 +322,9 @@ async fn handler_panic_is_internal_and_counted() {
     let shares = upstream::Upstream::new(Some(url), config.upstream, credentials, metrics.clone()).unwrap();
     let (readiness, stop) = (Readiness::default(), Default::default());
     let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
-    let response = router.handle(RawRequest::call().request.map(|()| Panicking), Default::default()).await;
+    let address = "127.0.0.1:1".parse().unwrap();
+    let peer = server::Peer { address, addr_display: "127.0.0.1:1".into(), names: [].into() };
+    let response = router.handle(RawRequest::call().request.map(|()| Panicking), peer).await;
     let error = ErrorStatus::decode(tonic::Status::from_header_map(response.headers()).unwrap());
     assert_eq!(error.outcome(), (Code::Internal, "INTERNAL"));
     assert!(!error.message.contains("for the test"));
