@@ -1,5 +1,5 @@
-//! The command line and the environment, parsed into plain data. This is the only module that reads the environment; the
-//! `OTEL_` variables of the libraries apart.
+//! The command line and the environment, parsed into plain data. This is the only module that reads the environment, except for
+//! the `OTEL_` variables, which the OpenTelemetry libraries read.
 //!
 //! The flags of `serve` ([`flags`]) keep the errors of their values ([`value`]), so that all problems, of values and of files,
 //! are reported together ([`validator`]). The result, [`Config`], is composed of the `Config` of each module. Nothing in it
@@ -113,7 +113,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, P
             Ok(Command::Check { config: read(&flags.serve)?, connect: flags.connect })
         }
         CommandFlags::Sandbox(sandbox) => Ok(Command::Sandbox(sandbox)),
-        CommandFlags::Get(get) => match get.or_token_of_environment() {
+        CommandFlags::Get(get) => match get.with_token_from_environment() {
             Ok(get) => Ok(Command::Get(get)),
             Err(problem) => Err(ParseExit::Usage(vec![problem])),
         },

@@ -43,7 +43,7 @@ pub struct Config {
     pub attempt_timeout: Duration,
     /// The most attempts of one call, 1 or more.
     pub max_attempts: u32,
-    /// The bound of the first backoff; that of each further one is twice as long, up to a second.
+    /// The bound of the first backoff. It doubles with each attempt, up to 1 s.
     pub first_backoff: Duration,
 }
 

@@ -100,7 +100,7 @@ fn parse_token(bytes: &[u8]) -> Result<Token, String> {
 
 impl GetArgs {
     /// Without `--token-file`, the token is the one in `OS_TOKEN`, if there is one.
-    pub(super) fn or_token_of_environment(mut self) -> Result<Self, String> {
+    pub(super) fn with_token_from_environment(mut self) -> Result<Self, String> {
         if self.token.is_none()
             && let Some(token) = std::env::var_os("OS_TOKEN")
             && !token.is_empty()

@@ -136,7 +136,7 @@ impl Keystone {
                         http_status,
                         next_s,
                         in_use,
-                        "no token: a valid one stays in use"
+                        "no token: the request for a new one failed"
                     );
                 }
             }

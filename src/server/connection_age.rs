@@ -41,7 +41,7 @@ enum State {
 }
 
 impl ConnectionAge {
-    /// Of a connection that is opened now. `random` is from 0 to 1.
+    /// The age of a connection that is opened now. `random` is from 0 to 1.
     pub(super) fn new(config: &Config, now: Instant, random: f64) -> Self {
         let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * random;
         Self {

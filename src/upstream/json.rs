@@ -44,47 +44,80 @@ pub fn read_share(
 
 fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<BackupShare> {
     let mut json = serde_json::Deserializer::from_str(text);
-    // serde_ignored shows an `Option` as `.?`.
-    let mut on_unknown =
-        |path: serde_ignored::Path<'_>| unknown_paths.push(path.to_string().replace(".?", ""));
+    let mut on_unknown = |path: serde_ignored::Path<'_>| unknown_paths.push(dotted(&path));
     let body = serde_ignored::Deserializer::new(&mut json, &mut on_unknown);
     let Object(Envelope { shared: Object(share) }) = Object::deserialize(body)?;
     json.end()?;
     Ok(share)
 }
 
+/// `shared.backup.key`. The path's own text has a `?` for each `Option`.
+fn dotted(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    let (parent, name) = match path {
+        Path::Root => return String::new(),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            return dotted(parent);
+        }
+        Path::Seq { parent, index } => (dotted(parent), index.to_string()),
+        Path::Map { parent, key } => (dotted(parent), key.clone()),
+    };
+    if parent.is_empty() { name } else { format!("{parent}.{name}") }
+}
+
 /// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
 fn locate_problem(text: &str) -> String {
     let json = &mut serde_json::Deserializer::from_str(text);
     let parsed: Result<Object<Envelope>, _> = serde_path_to_error::deserialize(json);
-    let (path, category) = match parsed {
-        Err(error) => (error.path().to_string(), error.inner().classify()),
-        // The object is valid, so something follows it.
-        Ok(_) => (".".to_owned(), Category::Syntax),
-    };
+    let Err(error) = parsed else { return "the body: is not JSON".into() };
+    let (path, error) = (error.path().to_string(), error.inner());
     let path: String = path.chars().filter(char::is_ascii_graphic).take(128).collect();
     let location = if path == "." { "the body" } else { &path };
-    match category {
-        Category::Data => format!("{location}: {}", data_problem(text, &path)),
+    match error.classify() {
+        Category::Data => format!("{location}: {}", data_problem(&path, text, offset(text, error))),
         Category::Eof => format!("{location}: the JSON is truncated"),
         Category::Syntax | Category::Io => format!("{location}: is not JSON"),
     }
 }
 
-/// Why valid JSON is not a share. An error of serde at an object means that it is none, or that a key is missing or repeated.
-fn data_problem(text: &str, path: &str) -> String {
-    let body: Value = serde_json::from_str(text).unwrap_or_default();
-    let (pointer, required_keys) = match path {
-        "." => ("", &["shared"][..]),
-        "shared" => ("/shared", &REQUIRED_KEYS[..]),
-        "shared.backup" => ("/shared/backup", &[][..]),
+/// The number of bytes of `text` that were read before the error.
+fn offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    lines_before.map(str::len).sum::<usize>() + error.column()
+}
+
+/// Why valid JSON is not a share. At an object, the reader stops behind a repeated key, behind an object in which a key is
+/// missing, or at a value that is no object.
+fn data_problem(path: &str, text: &str, offset: usize) -> String {
+    let (pointer, closing, required_keys) = match path {
+        "." => ("", "", &["shared"][..]),
+        "shared" => ("/shared", "}", &REQUIRED_KEYS[..]),
+        "shared.backup" => ("/shared/backup", "}}", &[][..]),
         _ => return format!("expected {}", expected_value(path.rsplit('.').next().unwrap_or_default())),
     };
-    match body.pointer(pointer).and_then(Value::as_object) {
-        None => "expected an object".to_owned(),
-        Some(members) => match required_keys.iter().find(|key| !members.contains_key(**key)) {
-            Some(key) => format!("the key {key} is missing"),
-            None => "a known key occurs twice".to_owned(),
-        },
+    let (read, rest) = text.split_at_checked(offset).unwrap_or((text, ""));
+    if rest.trim_start().starts_with(':') {
+        let key = read.trim_end().trim_end_matches('"').rsplit('"').next().unwrap_or_default();
+        return format!("the key {key} occurs twice");
+    }
+    let body: Value = serde_json::from_str(&format!("{read}{closing}")).unwrap_or_default();
+    let missing = body
+        .pointer(pointer)
+        .and_then(Value::as_object)
+        .and_then(|object| required_keys.iter().find(|key| !object.contains_key(**key)));
+    missing.map_or("expected an object".into(), |key| format!("the key {key} is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_of_unknown_key_has_every_character_of_it() {
+        let body = r#"{"shared": {"id": "i", "backup_id": "b", "from_project_id": "f", "to_project_id": "t",
+            "backup": {"size": 1, "?": 1, "a.?b": 1}}, "new": [1]}"#;
+        let mut paths = Vec::new();
+        assert!(parse(body, &mut paths).is_ok());
+        assert_eq!(paths, ["shared.backup.?", "shared.backup.a.?b", "new"]);
     }
 }

@@ -71,6 +71,9 @@ async fn null_and_missing_fields_are_unset_except_four_ids() {
         assert_eq!(null, format!("shared.{key}: expected a string"));
         let absent = malformed(changed(|share| drop(share.as_object_mut().unwrap().remove(key)))).await;
         assert_eq!(absent, format!("shared: the key {key} is missing"));
+        let garbage_behind = changed(|share| drop(share.as_object_mut().unwrap().remove(key)));
+        let garbage_behind = garbage_behind.trim_end_matches('}').to_owned() + "}}, 1e400 ~~~";
+        assert_eq!(malformed(garbage_behind).await, absent);
     }
     let nulls: Value =
         backup_keys().map(|key| (key.to_owned(), Value::Null)).collect::<serde_json::Map<_, _>>().into();
@@ -244,19 +247,25 @@ async fn has_dependent_backups_is_read_in_both_spellings() {
 
 #[tokio::test]
 async fn duplicate_known_key_is_malformed() {
-    for (once, path) in [
-        (r#""size": 1"#, "shared.backup"),
-        (r#""snapshot_id": null"#, "shared.backup"),
-        (r#""has_dependent_backups": null"#, "shared.backup"),
-        (r#""updated_at": null"#, "shared"),
-        (r#""backup_id": "066b1e37-9305-4057-97e5-2e99b21fc71d""#, "shared"),
+    for (once, path, key) in [
+        (r#""size": 1"#, "shared.backup", "size"),
+        (r#""snapshot_id": null"#, "shared.backup", "snapshot_id"),
+        (r#""has_dependent_backups": null"#, "shared.backup", "has_dependent_backups"),
+        (r#""updated_at": null"#, "shared", "updated_at"),
+        (r#""backup_id": "066b1e37-9305-4057-97e5-2e99b21fc71d""#, "shared", "backup_id"),
     ] {
         assert!(DOCUMENTED.contains(once));
-        let message = malformed(DOCUMENTED.replace(once, &format!("{once}, {once}"))).await;
-        assert_eq!(message, format!("{path}: a known key occurs twice"));
+        let twice = DOCUMENTED.replace(once, &format!("{once}, {once}"));
+        // Whatever follows the error, even if it is not JSON.
+        let (truncated, _) =
+            twice.split_at(twice.find(&format!("{once}, {once}")).unwrap() + 2 * once.len() + 2);
+        for body in [twice.clone(), format!("{truncated}, ~~~"), twice.replace(',', "\n ,\n ")] {
+            assert_eq!(malformed(body).await, format!("{path}: the key {key} occurs twice"));
+        }
     }
     let shared = DOCUMENTED.trim().strip_prefix('{').unwrap().strip_suffix('}').unwrap();
-    assert_eq!(malformed(format!("{{{shared},{shared}}}")).await, "the body: a known key occurs twice");
+    let message = malformed(format!("{{{shared},{shared}}}")).await;
+    assert_eq!(message, "the body: the key shared occurs twice");
     let unknown = changed(|_| {}).replacen('{', r#"{"new":1,"new":2,"#, 1);
     read(unknown).await;
 }
