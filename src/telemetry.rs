@@ -6,6 +6,7 @@
 //!
 //! [semantic conventions]: https://opentelemetry.io/docs/specs/semconv/
 
+mod filter;
 mod format;
 pub mod spans;
 pub mod traces;
@@ -17,15 +18,16 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use opentelemetry_sdk::trace::SdkTracer;
-use tracing::level_filters::LevelFilter;
-use tracing::{Dispatch, dispatcher};
-use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
-use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
-use tracing_subscriber::{EnvFilter, Registry, fmt};
+use tracing::{Dispatch, Subscriber, dispatcher};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, fmt};
 
 pub use format::LogFormat;
 pub use writer::WorkerGuard;
 
+use filter::LogFilter;
 use traces::Exporter;
 use writer::Log;
 
@@ -71,39 +73,27 @@ impl Config {
 
     /// Without a tracer there is no span layer: a layer that is `None` would prevent `tracing` from caching disabled callsites.
     fn subscriber(&self, log: &'static Log, tracer: Option<SdkTracer>) -> Dispatch {
-        let lines = fmt::layer()
+        let registry = tracing_subscriber::registry();
+        match tracer {
+            Some(tracer) => {
+                let layer = spans::layer(tracer).with_filter(filter_fn(spans::is_exported));
+                self.add_log(registry.with(layer), log)
+            }
+            None => self.add_log(registry, log),
+        }
+    }
+
+    fn add_log<S>(&self, subscriber: S, log: &'static Log) -> Dispatch
+    where
+        S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync + 'static,
+    {
+        let filter = LogFilter::new(&self.filter);
+        let layer = fmt::layer()
             .with_writer(move || log)
             .with_ansi(io::stdout().is_terminal())
             .fmt_fields(format::NoFields)
             .event_format(self.format);
-        let subscriber = tracing_subscriber::registry().with(lines.with_filter(self.log_filter()));
-        match tracer {
-            Some(tracer) => {
-                let spans = tracing_opentelemetry::layer()
-                    .with_tracer(tracer)
-                    .with_location(false)
-                    .with_threads(false)
-                    .with_target(false)
-                    .with_tracked_inactivity(false)
-                    .with_context_activation(false);
-                subscriber.with(spans.with_filter(filter_fn(spans::is_exported))).into()
-            }
-            None => subscriber.into(),
-        }
-    }
-
-    /// The events that the directives enable, and always the span of a call, from which log lines take the call's IDs.
-    fn log_filter(&self) -> Box<dyn Filter<Registry> + Send + Sync> {
-        let call_span = filter_fn(spans::is_call).with_max_level_hint(LevelFilter::INFO);
-        let filter = EnvFilter::new(&self.filter);
-        // `EnvFilter` takes a lock each time a span is entered or left. Only directives such as `[attempt]=debug` need that.
-        match filter.to_string().parse::<Targets>() {
-            Ok(targets) if !self.filter.contains('[') => Box::new(targets.or(call_span)),
-            Ok(_) | Err(_) => {
-                let others = filter_fn(|span| !spans::is_call(span)).with_max_level_hint(LevelFilter::TRACE);
-                Box::new(others.and(filter).or(call_span))
-            }
-        }
+        subscriber.with(layer.with_filter(filter)).into()
     }
 }
 

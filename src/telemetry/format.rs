@@ -46,46 +46,38 @@ where
     fn format_event(
         &self,
         context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
+        writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         match self {
-            Self::Json => {
-                let mut line = JsonLine::start(event);
-                for_each_call_id(context, |key, id| line.add(key, id));
-                line.add("target", event.metadata().target());
-                line.0.extend_from_slice(b"}\n");
-                writer.write_str(str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
-            }
-            Self::Text => {
-                write_text(&mut writer, event)?;
-                let mut result = Ok(());
-                for_each_call_id(context, |key, id| {
-                    result = result.and_then(|()| write!(writer, " {key}={id}"));
-                });
-                result?;
-                writeln!(writer)
-            }
+            Self::Json => write_json(context, writer, event),
+            Self::Text => write_text(context, writer, event),
         }
     }
+}
+
+fn write_json<S, N>(context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    /// Longer than nearly every line.
+    const LINE_BYTES: usize = 768;
+
+    let mut line = JsonLine(Vec::with_capacity(LINE_BYTES));
+    line.add("timestamp", &timestamp(SystemTime::now()));
+    line.add("level", event.metadata().level().as_str());
+    event.record(&mut line);
+    for_each_call_id(context, |key, id| line.add(key, id));
+    line.add("target", event.metadata().target());
+    line.0.extend_from_slice(b"}\n");
+    writer.write_str(str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
 }
 
 /// A JSON object without its closing brace.
 struct JsonLine(Vec<u8>);
 
 impl JsonLine {
-    /// The members up to the IDs of the call.
-    fn start(event: &Event<'_>) -> Self {
-        /// Longer than nearly every line.
-        const LINE_BYTES: usize = 768;
-
-        let mut line = Self(Vec::with_capacity(LINE_BYTES));
-        line.add("timestamp", &timestamp(SystemTime::now()));
-        line.add("level", event.metadata().level().as_str());
-        event.record(&mut line);
-        line
-    }
-
     /// Adds a member. The names of fields are written as they are, because escaping them would cost 1 % of a call.
     fn add(&mut self, key: &str, value: &(impl Serialize + ?Sized)) {
         self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
@@ -127,14 +119,21 @@ impl Visit for JsonLine {
     }
 }
 
-/// A line up to the IDs of the call.
-fn write_text(writer: &mut Writer<'_>, event: &Event<'_>) -> fmt::Result {
+fn write_text<S, N>(context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
     writer.write_str(&timestamp(SystemTime::now()))?;
-    write_level(writer, event.metadata().level())?;
+    write_level(&mut writer, event.metadata().level())?;
     write!(writer, "{}: ", event.metadata().target())?;
     let mut fields = DefaultVisitor::new(writer.by_ref(), true);
     event.record(&mut fields);
-    fields.finish()
+    fields.finish()?;
+    let mut result = Ok(());
+    for_each_call_id(context, |key, id| result = result.and_then(|()| write!(writer, " {key}={id}")));
+    result?;
+    writeln!(writer)
 }
 
 /// In the usual colours, on a terminal.

@@ -18,9 +18,10 @@ use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TraceId};
 use opentelemetry_http::HeaderInjector;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracer;
 use tracing::field::{Empty, display};
-use tracing::{Metadata, Span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing::{Metadata, Span, Subscriber};
+use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
 use tracing_subscriber::Registry;
 use tracing_subscriber::registry::LookupSpan;
 use url::Url;
@@ -34,6 +35,7 @@ pub(super) struct CallIds {
 }
 
 const CALL: &str = "call";
+const ATTEMPT: &str = "attempt";
 
 /// Whether this is the span of a call, which the log needs.
 pub(super) fn is_call(metadata: &Metadata<'_>) -> bool {
@@ -43,6 +45,20 @@ pub(super) fn is_call(metadata: &Metadata<'_>) -> bool {
 /// Whether this is a span that OpenTelemetry exports.
 pub(super) fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target() == module_path!()
+}
+
+/// The layer that passes the spans to OpenTelemetry.
+pub(super) fn layer<S>(tracer: SdkTracer) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
 }
 
 /// The span of a call.
@@ -122,7 +138,7 @@ fn is_server_error(code: &str) -> bool {
 /// Starts the span of an attempt at `url`, below the current span. `resend_count` is the number of earlier requests.
 pub fn attempt(url: &Url, resend_count: u32) -> Span {
     tracing::info_span!(
-        "attempt",
+        ATTEMPT,
         otel.name = "GET",
         otel.kind = "client",
         otel.status_code = Empty,
