@@ -80,17 +80,17 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 }
 
 /// Whether [`share_run`] can be true, whatever the case in `secret`. This runs for the request ID of every response, with tokens
-/// of several thousand bytes, and is nearly always false. Of [`RUN`] bytes in a row, six begin at a multiple of
-/// `RUN - 5`: only those are looked up, so that the token is neither copied nor hashed.
-fn may_share_run(text: &[u8], secret: &[u8]) -> bool {
-    const PART: usize = 6;
-    let number = |part: &[u8]| {
-        let part: &[u8; PART] = part.first_chunk()?;
-        Some(part.iter().fold(0, |number, byte| number << 8 | u64::from(byte.to_ascii_lowercase())))
-    };
-    let parts: Vec<u64> = text.windows(PART).filter_map(number).collect();
-    let mut samples = secret.windows(PART).step_by(RUN - PART + 1).filter_map(number);
-    samples.any(|sample| parts.contains(&sample))
+/// of several thousand bytes, and is nearly always false. Of [`RUN`] bytes in a row, eight begin at a multiple of
+/// `RUN - 7`: only those are looked up, so that the token is neither copied nor hashed.
+fn may_share_run(lowercase_text: &[u8], secret: &[u8]) -> bool {
+    const PART: usize = 8;
+    let part = |bytes: &[u8]| bytes.first_chunk::<PART>().copied();
+    let parts: Vec<u64> = lowercase_text.windows(PART).filter_map(part).map(u64::from_ne_bytes).collect();
+    let mut samples = secret.windows(PART).step_by(RUN - PART + 1).filter_map(part);
+    samples.any(|mut sample| {
+        sample.make_ascii_lowercase();
+        parts.contains(&u64::from_ne_bytes(sample))
+    })
 }
 
 #[cfg(test)]
