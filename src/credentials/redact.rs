@@ -39,13 +39,13 @@ fn may_contain(text: &str, secret: &str) -> bool {
     if secret.len() < MIN_LENGTH {
         return has_word(text, secret);
     }
-    let visible = text.bytes().filter(u8::is_ascii_graphic);
-    let text: Vec<u8> = visible.map(|byte| byte.to_ascii_lowercase()).collect();
-    if secret.len() >= RUN && !may_share_run(&text, secret.as_bytes()) {
+    let mut lowercase_text = Vec::with_capacity(text.len());
+    lowercase_text.extend(text.bytes().filter(u8::is_ascii_graphic).map(|byte| byte.to_ascii_lowercase()));
+    if secret.len() >= RUN && !may_share_run(&lowercase_text, secret.as_bytes()) {
         return false;
     }
     let secret = Zeroizing::new(secret.to_ascii_lowercase());
-    share_run(&text, secret.as_bytes())
+    share_run(&lowercase_text, secret.as_bytes())
 }
 
 fn has_characters(text: &str, secret: &str) -> bool {
@@ -85,7 +85,8 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 fn may_share_run(lowercase_text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 8;
     let part = |bytes: &[u8]| bytes.first_chunk::<PART>().copied();
-    let parts: Vec<u64> = lowercase_text.windows(PART).filter_map(part).map(u64::from_ne_bytes).collect();
+    let mut parts = Vec::with_capacity(lowercase_text.len());
+    parts.extend(lowercase_text.windows(PART).filter_map(part).map(u64::from_ne_bytes));
     let mut samples = secret.windows(PART).step_by(RUN - PART + 1).filter_map(part);
     samples.any(|mut sample| {
         sample.make_ascii_lowercase();
