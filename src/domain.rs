@@ -15,7 +15,7 @@ pub(crate) use error::error_chain;
 pub use error::{Error, ErrorKind};
 pub use ids::{ProjectId, ShareId, ShareRef};
 pub use share::{Backup, BackupShare};
-pub(crate) use share::{Object, REQUIRED_KEYS, expected_value};
+pub(crate) use share::{KNOWN_KEYS, Object, REQUIRED_KEYS, expected_value};
 pub use timestamp::Timestamp;
 pub use token::{TOKEN_HEADER, Token, TokenError};
 

@@ -70,6 +70,33 @@ impl Backup {
 /// The keys that a share must have.
 pub(crate) const REQUIRED_KEYS: [&str; 4] = ["id", "backup_id", "from_project_id", "to_project_id"];
 
+/// The keys of a share and of its backup.
+pub(crate) const KNOWN_KEYS: [&str; 23] = [
+    "shared",
+    "id",
+    "backup_id",
+    "from_project_id",
+    "to_project_id",
+    "created_at",
+    "updated_at",
+    "backup",
+    "name",
+    "description",
+    "status",
+    "fail_reason",
+    "size",
+    "object_count",
+    "container",
+    "availability_zone",
+    "volume_id",
+    "snapshot_id",
+    "is_incremental",
+    "has_dependent_backups",
+    "has_dependent_backup",
+    "service_metadata",
+    "data_timestamp",
+];
+
 /// The value that a key of the upstream's JSON requires, for the error about a malformed body.
 pub(crate) fn expected_value(key: &str) -> &'static str {
     match key {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::error::Category;
 
-use crate::domain::{BackupShare, Object, REQUIRED_KEYS, ShareId, expected_value};
+use crate::domain::{BackupShare, KNOWN_KEYS, Object, REQUIRED_KEYS, ShareId, expected_value};
 
 /// The whole body.
 #[derive(Deserialize)]
@@ -97,8 +97,12 @@ fn data_problem(path: &str, text: &str, offset: usize) -> String {
     };
     let (read, rest) = text.split_at_checked(offset).unwrap_or((text, ""));
     if rest.trim_start().starts_with(':') {
-        let key = read.trim_end().trim_end_matches('"').rsplit('"').next().unwrap_or_default();
-        return format!("the key {key} occurs twice");
+        // Text of the body is passed on only if it is a known key.
+        let text = read.trim_end().trim_end_matches('"').rsplit('"').next().unwrap_or_default();
+        return match KNOWN_KEYS.iter().find(|key| **key == text) {
+            Some(key) => format!("the key {key} occurs twice"),
+            None => "expected an object".to_owned(),
+        };
     }
     let body: Value = serde_json::from_str(&format!("{read}{closing}")).unwrap_or_default();
     let missing = body
@@ -111,6 +115,16 @@ fn data_problem(path: &str, text: &str, offset: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_before_a_colon_is_no_key_and_is_not_repeated() {
+        for body in
+            [r#""SECRET": 1"#, r#"{"shared": "SECRET": 1}"#, r#"{"shared": {"backup": "SECRET" : 1}}"#]
+        {
+            let problem = locate_problem(body);
+            assert!(problem.ends_with(": expected an object"), "{problem}");
+        }
+    }
 
     #[test]
     fn path_of_unknown_key_has_every_character_of_it() {
