@@ -8,7 +8,7 @@
 //!
 //! In the last two modes the caller's token is never read. `tests/gateway/redaction.rs` shows that no mode leaks a secret.
 //!
-//! This module must not know gRPC or the upstream's API: it gives headers to whoever sends the request.
+//! This module must not know gRPC or the upstream's API: it returns the headers that authenticate a request.
 
 mod aksk;
 mod keystone;

@@ -29,7 +29,7 @@
 //!
 //! # The modules
 //!
-//! A module may import those of its own row and of the rows below. Exceptions: `grpc` and `upstream` meet in `domain` only,
+//! A module may import modules of the same row and of the rows below. Exceptions: `grpc` and `upstream` meet in `domain` only,
 //! and nothing else may import `app` or `commands`. `tests/gateway/sources.rs` enforces it, and that no two files import
 //! each other. Each module owns its `Config`, which is plain data.
 //!

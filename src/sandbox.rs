@@ -180,7 +180,7 @@ fn fault(wrapper: &str, message: &str, code: u16) -> String {
     format!(r#"{{"{wrapper}":{{"message":"{message}","code":{code}}}}}"#)
 }
 
-/// The service's own form, with a code of its own.
+/// The error format of VBS, with a `VolumeBackup.` code.
 fn service_error(message: &str, code: u16) -> String {
     format!(r#"{{"error":{{"message":"{message}","code":"VolumeBackup.{code:04}"}}}}"#)
 }

@@ -61,7 +61,7 @@ fn has_characters(text: &str, secret: &str) -> bool {
     if whole.len() < MIN_LENGTH { has_word(text, secret) } else { share_run(&characters(text), &whole) }
 }
 
-/// Whether `word` stands in `text` with no letter or digit beside it.
+/// Whether `text` contains `word` with no letter or digit next to it.
 fn has_word(text: &str, word: &str) -> bool {
     let (text, word) = (text.to_lowercase(), Zeroizing::new(word.to_lowercase()));
     let mut places = text.match_indices(word.as_str()).map(|(start, _)| text.split_at(start));

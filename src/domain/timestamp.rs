@@ -18,7 +18,7 @@ pub struct Timestamp {
     pub nanos: i32,
 }
 
-/// A `0` stands for any digit.
+/// A `0` matches any digit.
 const DATE_TIME_FORM: &str = "0000-00-00T00:00:00";
 const OFFSET_FORM: &str = "00:00";
 /// The fractional digits that are kept.

@@ -22,7 +22,7 @@ pub struct AuthorizationPolicy {
     rules: ArcSwap<Rules>,
 }
 
-/// The projects of each caller; [`EVERY_PROJECT`] stands for all.
+/// The projects of each caller; [`EVERY_PROJECT`] means all projects.
 type Rules = HashMap<String, HashSet<String>>;
 
 const EVERY_PROJECT: &str = "*";

@@ -37,7 +37,7 @@ pub const VARIABLES: [&str; 15] = [
     CA_VARIABLE,
 ];
 
-/// Where the secret stands in a token request, for each method of authentication.
+/// The JSON pointer of the secret in a token request, for each authentication method.
 const PASSWORD: &str = "/identity/password/user/password";
 const APPLICATION_CREDENTIAL: &str = "/identity/application_credential/secret";
 
