@@ -129,9 +129,13 @@ impl AttemptClient {
             }
         };
         match &result {
-            Ok(_) => (record.http_status, record.error_type) = (Some(200), None),
+            Ok(_) => {
+                record.http_status = Some(200);
+                record.error_type = None;
+            }
             Err(failed) => {
-                (record.http_status, record.error_type) = (failed.error.http_status, failed.error_type)
+                record.http_status = failed.error.http_status;
+                record.error_type = failed.error_type;
             }
         }
         result
@@ -181,7 +185,7 @@ impl AttemptClient {
         }
         let on_unknown = |path: String| self.unknown_fields.record(&path, material, &self.metrics);
         // The path in the error may repeat the token.
-        read_share(body, id, on_unknown).map_err(|error| malformed(&material.redact(&error.to_string())))
+        read_share(body, id, on_unknown).map_err(|error| malformed(&material.redact(&error)))
     }
 }
 
