@@ -84,13 +84,10 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 /// `RUN - 7`: only those are looked up, so that the token is neither copied nor hashed.
 fn may_share_run(lowercase_text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 8;
-    let part = |bytes: &[u8]| bytes.first_chunk::<PART>().copied();
-    let mut parts = Vec::with_capacity(lowercase_text.len());
-    parts.extend(lowercase_text.windows(PART).filter_map(part).map(u64::from_ne_bytes));
-    let mut samples = secret.windows(PART).step_by(RUN - PART + 1).filter_map(part);
-    samples.any(|mut sample| {
-        sample.make_ascii_lowercase();
-        parts.contains(&u64::from_ne_bytes(sample))
+    let parts = |bytes| <[u8]>::windows(bytes, PART).filter_map(<[u8]>::first_chunk::<PART>);
+    parts(secret).step_by(RUN - PART + 1).any(|sample| {
+        let sample = sample.to_ascii_lowercase();
+        parts(lowercase_text).any(|part| *part == *sample)
     })
 }
 
