@@ -1,14 +1,15 @@
 //! `cargo bench --bench overload`: what becomes of the calls when there are five times too many of them, what an upstream
-//! that fails costs in retries, and what idle connections cost in memory. Loopback only; about 40 seconds.
+//! that fails costs in retries, and what idle connections cost in memory. Loopback only; about 45 seconds.
 //!
-//! The upstream takes 20 ms for a reply and the gateway lets 20 calls in, so that it can carry 1,000 calls a second
-//! whatever the machine; 5,000 are offered, whether earlier ones have been answered or not.
+//! The upstream takes 20 ms for a reply and the gateway has 22 slots, of which one caller gets 20. So it can carry 1,000 calls a
+//! second of one caller whatever the machine; 5,000 are offered, whether earlier ones have been answered or not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::indexing_slicing)]
 
 #[path = "common/mod.rs"]
 mod common;
 
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 const UPSTREAM_TIME: Duration = Duration::from_millis(20);
-const IN_FLIGHT: u32 = 20;
+const IN_FLIGHT: u32 = 22;
 const CAPACITY: f64 = 1_000.0;
 const IDLE_CONNECTIONS: u32 = 10_000;
 
@@ -80,6 +81,20 @@ async fn overload(gateway: &Process, callers: &Callers) {
     row("memory, after", gateway.memory(), "MiB");
 }
 
+/// A caller within its even share of the slots, beside one that offers ten times as many calls.
+async fn fair_shares(gateway: &Process, hog: &Callers) {
+    let modest = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
+    let (rate, time) = (CAPACITY * 2.0 / 5.0, Duration::from_secs(5));
+    let (ended, others) = tokio::join!(modest.offer(rate, time), hog.offer(10.0 * rate, time));
+    let (served, of_hog) = (times(&ended, Code::Ok), times(&others, Code::Ok));
+    println!("\nA modest caller beside one with ten times its calls, 5 s");
+    row("the modest one: offered", rate, "calls/s");
+    row("the modest one: served, of its calls", 100.0 * served.len() as f64 / ended.len() as f64, "%");
+    row("the modest one: p99 (the upstream takes 20 ms)", percentile(&served, 990), "ms");
+    row("the other one: offered", 10.0 * rate, "calls/s");
+    row("the other one: served", of_hog.len() as f64 / time.as_secs_f64(), "calls/s");
+}
+
 async fn retry_storm(upstream: &Upstream, callers: &Callers) {
     let (rate, time) = (CAPACITY / 5.0, Duration::from_secs(10));
     upstream.fails.store(true, Ordering::Relaxed);
@@ -127,6 +142,7 @@ async fn main() {
     // Connections to the upstream are made, and the memory that goes with them.
     callers.offer(CAPACITY / 2.0, Duration::from_secs(1)).await;
     overload(&gateway, &callers).await;
+    fair_shares(&gateway, &callers).await;
     retry_storm(&upstream, &callers).await;
     drop(callers);
     idle_connections(&gateway).await;

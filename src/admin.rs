@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use crate::grpc::health::Readiness;
 use crate::metrics::Metrics;
+use crate::server::{self, Peer};
 
 const INDEX: &str = "backup-share-gateway, admin port
 
@@ -43,13 +44,29 @@ impl Admin {
             .method_not_allowed_fallback(method_not_allowed);
         Self(router)
     }
+}
 
-    /// Handles one HTTP request.
-    pub async fn handle(mut self, request: Request<Incoming>) -> Response<Body> {
-        let Ok(response) = self.0.call(request).await;
-        response
+impl server::Service for Admin {
+    type Connection = Self;
+
+    fn connect(&self, _: Peer) -> Self {
+        self.clone()
     }
 }
+
+impl server::ConnectionService for Admin {
+    type Body = Body;
+
+    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let mut router = self.0.clone();
+        async move {
+            let Ok(response) = router.call(request).await;
+            response
+        }
+    }
+}
+
+impl server::ResponseBody for Body {}
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
     if readiness.is_serving() {

@@ -10,8 +10,10 @@
 //! `google/rpc/code.proto` and `google/rpc/error_details.proto`.
 
 mod access_log;
+mod admission;
 mod authorization;
 mod call;
+mod call_body;
 mod context;
 mod convert;
 pub mod health;
@@ -23,8 +25,9 @@ mod status;
 use std::time::Duration;
 
 pub use authorization::AuthorizationPolicy;
+pub use call_body::CallBody;
 pub use context::{MalformedTimeout, grpc_timeout};
-pub use router::{CancelTokens, Router};
+pub use router::{CancelTokens, Connection, Router};
 pub use status::{RpcError, code_name};
 
 /// Limits of the calls.
@@ -36,6 +39,8 @@ pub struct Config {
     pub default_deadline: Duration,
     /// How long any call may take.
     pub max_deadline: Duration,
+    /// How long the request message may take, counted from the arrival of the call.
+    pub message_timeout: Duration,
     /// Whether the reflection services are enabled.
     pub reflection: bool,
     /// Whether a call needs the caller's own token, in `x-auth-token`; otherwise that header is ignored.
@@ -59,6 +64,7 @@ mod tests {
             max_in_flight: 1,
             default_deadline: Duration::from_secs(15),
             max_deadline: Duration::from_secs(60),
+            message_timeout: Duration::from_secs(10),
             reflection: false,
             uses_callers_token: true,
         };

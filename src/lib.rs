@@ -8,10 +8,10 @@
 //!
 //! Twelve files carry a successful call, in this order:
 //!
-//! 1. `server/connection.rs` serves HTTP/2 on the connection, within limits. `app/services.rs` connects it to the router.
+//! 1. `server/connection.rs` serves HTTP/2 on the connection, within limits.
 //! 2. `grpc/router.rs` finds the method.
-//! 3. `grpc/call.rs` reads the headers into a [`domain::CallContext`] (`grpc/context.rs`), and refuses the call if the gateway is
-//!    overloaded, the caller unknown, or the token missing or invalid.
+//! 3. `grpc/call.rs` reads the headers into a [`domain::CallContext`] (`grpc/context.rs`), and refuses the call if it gets no
+//!    slot (`grpc/admission.rs`), the caller is unknown, or the token is missing or invalid.
 //! 4. `grpc/message_guard.rs` lets exactly one request message through to tonic.
 //! 5. `grpc/service.rs` implements tonic's generated trait: it checks the project against the rules and the request against
 //!    its own, and calls [`domain::BackupShares::get`]. What fails up to here is not sent upstream.
@@ -21,7 +21,8 @@
 //! 9. `http.rs` is the HTTP client; it reads the response completely.
 //! 10. `upstream/json.rs` reads a 200 as a [`domain::BackupShare`].
 //! 11. `grpc/convert.rs` makes the protobuf message.
-//! 12. `grpc/access_log.rs` writes the access log line and observes the metrics, when the call ends.
+//! 12. `grpc/access_log.rs` writes the access log line and observes the metrics, when the caller has got the whole response
+//!     (`grpc/call_body.rs`) or the call has ended otherwise.
 //!
 //! They use types of `domain`, the spans of `telemetry` and the families of `metrics`, which can be read on their own. If the
 //! call fails, `upstream/error.rs` finds the [`domain::ErrorKind`] of a response, and `grpc/status.rs` has the table of codes,

@@ -1,6 +1,6 @@
 //! The transport of a port: accepts connections, and serves HTTP on them until shutdown, within limits.
 //!
-//! It must not know gRPC services or VBS: what handles a request is a [`Service`]. The order of the parts:
+//! It must not know gRPC services or VBS: what handles the requests of a connection is a [`ConnectionService`]. The order of the parts:
 //!
 //! - `listener.rs` accepts connections and assigns each to a worker thread (`workers.rs`).
 //! - `connection.rs` performs the handshakes (`tls.rs`) and serves HTTP by hyper.
@@ -27,6 +27,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use listener::Server;
@@ -75,18 +76,32 @@ pub struct Peer {
     pub names: Arc<[String]>,
 }
 
-/// Handles the requests of a port.
+/// What serves a port.
 pub trait Service: Clone + Send + Sync + 'static {
+    /// What handles the requests of one connection.
+    type Connection: ConnectionService;
+
+    /// Called once for each connection, after its handshakes.
+    fn connect(&self, peer: Peer) -> Self::Connection;
+}
+
+/// Handles the requests of one connection.
+pub trait ConnectionService: Send + Sync + 'static {
     /// The body of a response.
-    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + Unpin
-        + 'static;
+    type Body: ResponseBody;
 
     /// Handles one request. The future is dropped when the peer cancels the request or disconnects.
-    fn call(
-        self,
-        request: Request<Incoming>,
-        peer: Peer,
-    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+    fn call(&self, request: Request<Incoming>)
+    -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+}
+
+/// The body of a response.
+pub trait ResponseBody:
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static
+{
+    /// When the stream is reset, unless the whole response has been handed to the HTTP/2 connection: a peer that does not read
+    /// must not hold it for longer.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 }

@@ -1,6 +1,6 @@
 //! The caller: gRPC by hand on h2, so that it costs little beside what it measures.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use backup_share_gateway::proto::GetBackupShareRequest;
@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
@@ -34,9 +34,16 @@ pub(crate) struct Callers {
 impl Callers {
     /// Opens so many connections.
     pub(crate) async fn connect(server: SocketAddr, connections: usize) -> Self {
+        Self::connect_from(Ipv4Addr::LOCALHOST, server, connections).await
+    }
+
+    /// The same from another address, as another caller.
+    pub(crate) async fn connect_from(source: Ipv4Addr, server: SocketAddr, connections: usize) -> Self {
         let mut senders = Vec::new();
         for _ in 0..connections {
-            let stream = TcpStream::connect(server).await.unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((source, 0).into()).unwrap();
+            let stream = socket.connect(server).await.unwrap();
             stream.set_nodelay(true).unwrap();
             let (sender, connection) = h2::client::handshake(stream).await.unwrap();
             // It ends with its last sender; an error before that fails the calls.

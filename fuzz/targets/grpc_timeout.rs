@@ -31,6 +31,7 @@ fuzz_target!(|input: &[u8]| {
         max_in_flight: 1,
         default_deadline: Duration::from_secs(15),
         max_deadline: Duration::from_secs(60),
+        message_timeout: Duration::from_secs(10),
         reflection: false,
         uses_callers_token: true,
     };

@@ -65,7 +65,7 @@ pub(super) struct ServeFlags {
     /// Time after which a connection without calls is closed.
     #[arg(long, value_parser = flag(duration), value_name = "DURATION", default_value = "15m", help_heading = "Load")]
     pub(super) max_connection_idle: Flag<Duration>,
-    /// Timeout of the TLS and HTTP/2 handshake of a new connection.
+    /// Timeout of the TLS and HTTP/2 handshake of a new connection, and of a request message.
     #[arg(long, value_parser = flag(duration), value_name = "DURATION", default_value = "10s", help_heading = "Load")]
     pub(super) handshake_timeout: Flag<Duration>,
     /// Interval of HTTP/2 PINGs to a silent peer.

@@ -63,7 +63,7 @@ impl ServeFlags {
         let listen = validator.value(&self.listen);
         let admin_listen = validator.value(&self.admin_listen);
         let server = self.server(validator, max_deadline);
-        let grpc = self.grpc(validator, max_deadline, &credentials);
+        let grpc = self.grpc(validator, max_deadline, &server, &credentials);
         let authorization = self.authorization(validator);
         let tls = self.tls(validator);
         let drain_delay = validator.value(&self.drain_delay);
@@ -120,6 +120,7 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         max_deadline: Result<Duration, Reported>,
+        server: &Result<server::Config, Reported>,
         credentials: &Result<credentials::Config, Reported>,
     ) -> Result<grpc::Config, Reported> {
         let max_in_flight = validator.value(&self.max_in_flight);
@@ -129,6 +130,7 @@ impl ServeFlags {
             max_in_flight: max_in_flight? as usize,
             default_deadline: default_deadline?,
             max_deadline: max_deadline?,
+            message_timeout: server.as_ref()?.handshake_timeout,
             reflection: !no_reflection?,
             uses_callers_token: matches!(credentials.as_ref()?, credentials::Config::PassThrough),
         })

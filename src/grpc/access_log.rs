@@ -1,5 +1,6 @@
-//! The record of a call: when it is dropped, it writes the access log line, ends the span and observes the duration. So each
-//! call has exactly one of each, however it ends; a call that its caller cancels is dropped before an outcome is set.
+//! The record of a call: when it is dropped, it writes the access log line, ends the span, observes the duration and frees the
+//! slot. So each call has exactly one of each, however it ends; a call that its caller cancels is dropped before an outcome is
+//! set.
 //!
 //! Names of fields: OpenTelemetry's semantic conventions for RPC and HTTP. `tests/gateway/logging.rs` shows the lines.
 
@@ -10,8 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::admission::Slot;
 use super::context::Call;
 use super::status::{RpcError, code_name};
+use crate::domain::CallStats;
 use crate::metrics::Metrics;
 use crate::telemetry::spans::CallSpan;
 
@@ -26,13 +29,23 @@ pub(super) struct CallRecord {
     reason: Option<&'static str>,
     http_status: Option<u16>,
     upstream_request_id: Option<String>,
+    /// How long the upstream took, retries included.
+    upstream_time: Option<Duration>,
     detail: Option<String>,
+    /// Held until the call ends.
+    _slot: Option<Slot>,
 }
 
 impl CallRecord {
-    pub(super) fn new(metrics: &Metrics, arrival: Instant, call: Arc<Call>, span: CallSpan) -> Self {
+    pub(super) fn new(
+        metrics: &Metrics,
+        arrival: Instant,
+        call: Arc<Call>,
+        span: CallSpan,
+        slot: Option<Slot>,
+    ) -> Box<Self> {
         metrics.active_requests.inc();
-        Self {
+        Box::new(Self {
             metrics: metrics.clone(),
             arrival,
             call,
@@ -41,15 +54,27 @@ impl CallRecord {
             reason: None,
             http_status: None,
             upstream_request_id: None,
+            upstream_time: None,
             detail: None,
-        }
+            _slot: slot,
+        })
     }
 
-    /// The share was found.
-    pub(super) fn succeed(&mut self) {
-        self.code = Code::Ok;
+    /// The share was found. The caller has to read it yet.
+    pub(super) fn found(&mut self) {
         self.http_status = Some(200);
         self.upstream_request_id = self.call.context.stats.upstream_request_id.get().cloned();
+        self.upstream_time = upstream_time(&self.call.context.stats);
+    }
+
+    /// The whole response has been handed to the connection.
+    pub(super) fn complete(&mut self) {
+        self.code = Code::Ok;
+    }
+
+    /// When the call ends at the latest.
+    pub(super) fn deadline(&self) -> Instant {
+        self.call.context.deadline
     }
 
     /// The call failed.
@@ -66,15 +91,21 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        let duration = self.arrival.elapsed();
+        let now = Instant::now();
+        let duration = now - self.arrival;
+        if self.code == Code::Cancelled && now >= self.deadline() {
+            // The caller has not read the response in time, or has cancelled the call at its own deadline.
+            self.code = RpcError::DeadlineExceeded.code();
+            self.reason = Some(RpcError::DeadlineExceeded.reason());
+        }
         let Call { method, context, peer, .. } = &*self.call;
         let code = code_name(self.code);
         self.metrics.active_requests.dec();
         self.metrics.call(method, code, duration);
         self.span.end(code, self.reason);
         let target = context.stats.target.get();
-        let credential_wait = context.stats.credential_wait();
-        let upstream_time = target.map(|(_, since)| since.elapsed().saturating_sub(credential_wait));
+        let credential_ms = target.map(|_| millis(context.stats.credential_wait()));
+        let upstream_time = self.upstream_time.or_else(|| upstream_time(&context.stats));
         // No parent: the line has the fields that the span would add.
         tracing::info!(
             parent: None,
@@ -91,13 +122,19 @@ impl Drop for CallRecord {
             http.status = self.http_status,
             upstream_request_id = self.upstream_request_id,
             duration_ms = millis(duration),
-            credential_ms = target.map(|_| millis(credential_wait)),
+            credential_ms,
             upstream_ms = upstream_time.map(millis),
             deadline_ms = millis(context.deadline - self.arrival),
             detail = self.detail,
             "call"
         );
     }
+}
+
+/// How long the upstream has taken so far, without the wait for a credential.
+fn upstream_time(stats: &CallStats) -> Option<Duration> {
+    let (_, since) = stats.target.get()?;
+    Some(since.elapsed().saturating_sub(stats.credential_wait()))
 }
 
 /// Milliseconds, to the microsecond.

@@ -1,8 +1,8 @@
 //! The call layer: everything around a call that tonic's generated server does not do.
 //!
-//! In this order: read the headers (request ID, deadline, trace context, token); refuse the call if the gateway is overloaded, the
-//! caller unknown, or the token missing or invalid; run the service until the deadline or the end of the drain; add the
-//! details to its status; write the access log. A panic becomes a status.
+//! In this order: read the headers (request ID, deadline, trace context, token); refuse the call if it gets no slot, the caller is
+//! unknown, or the token is missing or invalid; run the service until the deadline or the end of the drain; add the details to
+//! its status. A panic becomes a status. The body of the response carries the record of the call to its end.
 //!
 //! tonic cannot do this: it merges the trailers into the metadata after every layer has run, and reports its own deadline as
 //! CANCELLED. `tests/gateway/` tests the layer through a real server.
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -23,9 +22,11 @@ use tracing::Instrument;
 
 use super::Config;
 use super::access_log::CallRecord;
+use super::admission::Caller;
 use super::authorization::AuthorizationPolicy;
+use super::call_body::CallBody;
 use super::context::Call;
-use super::message_guard::{MAX_MESSAGE_BYTES, MessageGuard};
+use super::message_guard::{MessageGuard, MessageLimits};
 use super::service::BackupShareGateway;
 use super::status::RpcError;
 use crate::domain::{BackupShares, REQUEST_ID_HEADER};
@@ -34,11 +35,13 @@ use crate::proto::backup_share_service_server::BackupShareServiceServer;
 use crate::server::Peer;
 use crate::telemetry::spans::CallSpan;
 
+/// The longest request message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
 /// Handles the calls of the service's methods.
 pub(super) struct CallHandler<S> {
     config: Config,
     authorization: Option<Arc<AuthorizationPolicy>>,
-    in_flight: Semaphore,
     service: BackupShareServiceServer<BackupShareGateway<S>>,
     metrics: Metrics,
     /// Ends the calls that are still in flight, with `DRAINING`.
@@ -55,7 +58,6 @@ impl<S: BackupShares> CallHandler<S> {
     ) -> Self {
         let gateway = BackupShareGateway { shares, authorization: authorization.clone() };
         Self {
-            in_flight: Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS)),
             config,
             authorization,
             service: BackupShareServiceServer::new(gateway).max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -64,15 +66,16 @@ impl<S: BackupShares> CallHandler<S> {
         }
     }
 
-    /// Handles one call of `method`. Dropping the future cancels it, at the upstream too.
+    /// Handles one call of `method`. Dropping the future, or the body of the response, cancels it, at the upstream too.
     ///
     /// Not an `async fn`: its future would store the request twice.
     pub(super) fn call<B>(
         self: Arc<Self>,
         method: &'static str,
         mut request: Request<B>,
-        peer: Peer,
-    ) -> impl Future<Output = Response<Body>> + Send
+        peer: Arc<Peer>,
+        caller: &Arc<Caller>,
+    ) -> impl Future<Output = Response<CallBody>> + Send + use<B, S>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -81,25 +84,34 @@ impl<S: BackupShares> CallHandler<S> {
         let context = &call.context;
         let call_span = CallSpan::start(method, &context.request_id, &context.trace, Some(call.peer.address));
         let span = call_span.span.clone();
-        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span);
+        let slot = caller.try_acquire();
+        let is_admitted = slot.is_some();
+        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, slot);
         request.extensions_mut().insert(Arc::clone(&call));
-        let request = request.map(MessageGuard::new);
+        let timeout = self.config.message_timeout;
+        let limits = MessageLimits { max_bytes: MAX_MESSAGE_BYTES, timeout, is_unary: true };
+        let request = request.map(|body| MessageGuard::new(body, limits, arrival));
         let respond = async move {
-            let result = AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await;
+            let result = if is_admitted {
+                AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await
+            } else {
+                self.metrics.shed.inc();
+                Ok(Err(RpcError::Overloaded.into()))
+            };
             let result = result.unwrap_or_else(|_panic| {
                 self.metrics.panics.inc();
                 Err(RpcError::Internal.into())
             });
             match result {
                 Ok(mut response) => {
-                    record.succeed();
+                    record.found();
                     response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
-                    response
+                    response.map(|body| CallBody::of_call(body, record))
                 }
                 Err(status) => {
                     let error = RpcError::of_status(&status);
                     record.fail(error);
-                    error.response(&call.context.request_id)
+                    error.response(&call.context.request_id).map(CallBody::from)
                 }
             }
         };
@@ -110,11 +122,6 @@ impl<S: BackupShares> CallHandler<S> {
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        // A permit immediately or not at all.
-        let _permit = self.in_flight.try_acquire().map_err(|_| {
-            self.metrics.shed.inc();
-            RpcError::Overloaded
-        })?;
         match &self.authorization {
             Some(policy) if !policy.is_known(&call.peer.names) => {
                 return Err(RpcError::CallerNotAllowed.into());

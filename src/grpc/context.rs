@@ -5,6 +5,7 @@
 //! Sources: gRPC over HTTP/2 (`Timeout`), W3C Trace Context. `tests/gateway/` tests the headers through a real server; the fuzz
 //! target `grpc_timeout` tests the timeout.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -27,7 +28,7 @@ pub(super) struct Call {
     /// The method as OpenTelemetry names it, one of [`crate::proto::METHODS`].
     pub(super) method: &'static str,
     pub(super) context: CallContext,
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
     pub(super) is_timeout_malformed: bool,
     token_error: Option<TokenError>,
 }
@@ -37,7 +38,7 @@ impl Call {
     pub(super) fn read(
         method: &'static str,
         headers: &HeaderMap,
-        peer: Peer,
+        peer: Arc<Peer>,
         arrival: Instant,
         config: &Config,
     ) -> Self {

@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyStream, StreamBody};
+use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -18,15 +19,17 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
 use super::Config;
+use super::admission::{Admission, Caller};
 use super::authorization::AuthorizationPolicy;
 use super::call::CallHandler;
+use super::call_body::CallBody;
 use super::context::{generate_request_id, request_id};
 use super::health::Readiness;
 use super::status::RpcError;
 use crate::domain::BackupShares;
 use crate::metrics::Metrics;
 use crate::proto::{FILE_DESCRIPTOR_SET, METHODS};
-use crate::server::Peer;
+use crate::server::{self, Peer};
 
 const HEALTH_PATHS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
 const REFLECTION_PATHS: [&str; 2] = [
@@ -44,11 +47,12 @@ pub struct CancelTokens {
 }
 
 /// A boxed response future: the connection moves it several times before it is polled, and a pointer is cheap to move.
-type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response<CallBody>> + Send>>;
 
 /// Everything that the gRPC port serves.
 pub struct Router<S> {
     calls: Arc<CallHandler<S>>,
+    admission: Arc<Admission>,
     /// Health and reflection.
     routes: Routes,
     /// The paths of their methods.
@@ -74,13 +78,29 @@ impl<S: BackupShares> Router<S> {
                 .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
             route_paths.extend(REFLECTION_PATHS);
         }
+        let admission = Admission::new(config.max_in_flight);
         let calls = Arc::new(CallHandler::new(config, authorization, shares, metrics, cancel.calls));
         let routes = routes.prepare();
-        Ok(Arc::new(Self { calls, routes, route_paths, cancel_streams: cancel.streams }))
+        Ok(Arc::new(Self { calls, admission, routes, route_paths, cancel_streams: cancel.streams }))
     }
 
-    /// Handles one HTTP request. Dropping the future cancels the call, at the upstream too.
-    pub fn handle<B>(self: Arc<Self>, request: Request<B>, peer: Peer) -> ResponseFuture
+    /// What handles the requests of one connection.
+    pub fn connect(self: &Arc<Self>, peer: Peer) -> Connection<S> {
+        let caller = self.admission.caller(&peer);
+        Connection { router: Arc::clone(self), peer: Arc::new(peer), caller }
+    }
+}
+
+/// Handles the requests of one connection.
+pub struct Connection<S> {
+    router: Arc<Router<S>>,
+    peer: Arc<Peer>,
+    caller: Arc<Caller>,
+}
+
+impl<S: BackupShares> Connection<S> {
+    /// Handles one HTTP request. Dropping the future, or the body of the response, cancels the call, at the upstream too.
+    pub fn handle<B>(&self, request: Request<B>) -> ResponseFuture
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
@@ -96,16 +116,34 @@ impl<S: BackupShares> Router<S> {
         let path = request.uri().path();
         // Not through `routes`: its matching costs some thousand instructions.
         if let Some(method) = METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)) {
-            return Box::pin(Arc::clone(&self.calls).call(method, request, peer));
+            let calls = Arc::clone(&self.router.calls);
+            return Box::pin(calls.call(method, request, Arc::clone(&self.peer), &self.caller));
         }
-        if !self.route_paths.contains(&path) {
+        if !self.router.route_paths.contains(&path) {
             return ready(RpcError::MethodNotFound.response(&request_id(request.headers())));
         }
-        let response = self.routes.clone().call(request);
+        let response = self.router.routes.clone().call(request);
+        let cancel = self.router.cancel_streams.clone();
         Box::pin(async move {
             let Ok(response) = response.await;
-            response.map(|body| cancellable(body, self.cancel_streams.clone()))
+            response.map(|body| cancellable(body, cancel).into())
         })
+    }
+}
+
+impl<S: BackupShares + 'static> server::Service for Arc<Router<S>> {
+    type Connection = Connection<S>;
+
+    fn connect(&self, peer: Peer) -> Connection<S> {
+        Router::connect(self, peer)
+    }
+}
+
+impl<S: BackupShares + 'static> server::ConnectionService for Connection<S> {
+    type Body = CallBody;
+
+    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<CallBody>> + Send + 'static {
+        self.handle(request)
     }
 }
 
@@ -145,7 +183,7 @@ fn draining_trailers() -> Result<Frame<Bytes>, Status> {
 }
 
 fn ready(response: Response<Body>) -> ResponseFuture {
-    Box::pin(std::future::ready(response))
+    Box::pin(std::future::ready(response.map(CallBody::from)))
 }
 
 /// The response to a request that is not gRPC.

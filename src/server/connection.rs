@@ -1,10 +1,13 @@
 //! One connection: the handshakes, HTTP on it, and its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -13,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
@@ -22,7 +25,7 @@ use super::connection_age::{Action, ConnectionAge};
 use super::in_flight::InFlight;
 use super::rewind::Rewind;
 use super::tls::{Tls, peer_names};
-use super::{Config, Peer, ServerShutdown, Service};
+use super::{Config, ConnectionService, Peer, ResponseBody, ServerShutdown, Service};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -32,6 +35,8 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// protocol errors, until the connection is closed. These are hyper's defaults, against rapid-reset floods (CVE-2023-44487).
 const MAX_PENDING_ACCEPT_RESETS: usize = 20;
 const MAX_LOCAL_ERROR_RESETS: usize = 1024;
+/// What h2 buffers of a response for a peer that does not read, in bytes.
+const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves the connections of one port.
 pub(super) struct ConnectionHandler {
@@ -68,7 +73,7 @@ impl ConnectionHandler {
         match negotiated {
             Ok(Ok((stream, names))) => {
                 let peer = Peer { address, addr_display: address.to_string().into(), names };
-                self.serve_connection(stream, peer, service).await;
+                self.serve_connection(stream, service.connect(peer)).await;
             }
             Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection closed: handshake failed"),
             Err(_) => tracing::debug!(peer = %address, "connection closed: handshake timeout"),
@@ -90,12 +95,15 @@ impl ConnectionHandler {
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
-    async fn serve_connection<S: Service>(&self, stream: NegotiatedStream, peer: Peer, service: S) {
+    async fn serve_connection<S: ConnectionService>(&self, stream: NegotiatedStream, service: S) {
         let in_flight = InFlight::new();
         let http_service = service_fn(|request| {
             let guard = in_flight.start();
-            let response = service.clone().call(request, peer.clone());
+            let response = service.call(request);
             async move {
+                let response = response.await;
+                // HTTP/1.1 has no task for each request: a peer that does not read has its connection closed by its age.
+                let _ = STREAM_DEADLINE.try_with(|deadline| deadline.set(response.body().deadline()));
                 // The request is in flight until its body is dropped, and the guard with it.
                 let guarded = |body: S::Body| {
                     body.map_err(move |error| {
@@ -103,7 +111,7 @@ impl ConnectionHandler {
                         error
                     })
                 };
-                Ok::<_, Infallible>(response.await.map(guarded))
+                Ok::<_, Infallible>(response.map(guarded))
             }
         });
         let mut serving = pin!(self.builder.serve_connection(TokioIo::new(stream), http_service));
@@ -148,6 +156,7 @@ fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<Tra
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESETS)
         // gRPC servers send no `date`. It would add an entry per second to the HPACK table of each connection.
@@ -157,7 +166,12 @@ fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<Tra
     builder
 }
 
-/// Spawns hyper's tasks, one for each HTTP/2 request, in the tracker that the shutdown waits for.
+tokio::task_local! {
+    /// The deadline of the response on this HTTP/2 stream, once there is a response.
+    static STREAM_DEADLINE: Cell<Option<Instant>>;
+}
+
+/// Spawns hyper's tasks, one for each HTTP/2 stream, in the tracker that the shutdown waits for.
 #[derive(Clone)]
 struct TrackedExecutor(TaskTracker);
 
@@ -166,7 +180,21 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
+    fn execute(&self, stream: F) {
+        self.0.spawn(STREAM_DEADLINE.scope(Cell::new(None), until_deadline(stream)));
+    }
+}
+
+/// Runs the task of a stream, and drops it at the deadline of its response, which resets the stream. A timer inside the body could
+/// not do this: hyper does not poll a body while the peer's window is 0.
+async fn until_deadline<F: Future>(stream: F) {
+    let mut stream = pin!(stream);
+    let deadline = poll_fn(|context| match stream.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => STREAM_DEADLINE.with(Cell::get).map_or(Poll::Pending, |at| Poll::Ready(Some(at))),
+    });
+    if let Some(deadline) = deadline.await {
+        // An error means that the stream was reset.
+        let _ = timeout_at(deadline, stream).await;
     }
 }

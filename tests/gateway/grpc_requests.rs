@@ -324,7 +324,7 @@ async fn handler_panic_is_internal_and_counted() {
     let router = grpc::Router::new(config.grpc, None, shares, &readiness, metrics.clone(), stop).unwrap();
     let address = "127.0.0.1:1".parse().unwrap();
     let peer = server::Peer { address, addr_display: "127.0.0.1:1".into(), names: [].into() };
-    let response = router.handle(RawRequest::call().request.map(|()| Panicking), peer).await;
+    let response = router.connect(peer).handle(RawRequest::call().request.map(|()| Panicking)).await;
     let error = ErrorStatus::decode(tonic::Status::from_header_map(response.headers()).unwrap());
     assert_eq!(error.outcome(), (Code::Internal, "INTERNAL"));
     assert!(!error.message.contains("for the test"));

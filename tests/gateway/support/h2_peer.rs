@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::SendRequest;
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::*;
 use backup_share_gateway::proto::GetBackupShareRequest;
@@ -107,10 +107,10 @@ impl RawRequest {
         self.send_on(&mut connect(address).await).await
     }
 
-    pub async fn send_on(self, connection: &mut SendRequest<Bytes>) -> RawResponse {
-        let mut ready = connection.clone().ready().await.unwrap();
+    /// Sends the request. Dropping the future of the response cancels the call.
+    pub fn start(self, connection: &mut SendRequest<Bytes>) -> ResponseFuture {
         let ends = self.parts.is_empty() && self.trailers.is_none();
-        let (response, mut body) = ready.send_request(self.request, ends).unwrap();
+        let (response, mut body) = connection.send_request(self.request, ends).unwrap();
         let count = self.parts.len();
         for (at, part) in self.parts.into_iter().enumerate() {
             // The gateway may have replied and reset the stream before all was sent.
@@ -119,6 +119,12 @@ impl RawRequest {
         if let Some(trailers) = self.trailers {
             let _ = body.send_trailers(trailers);
         }
+        response
+    }
+
+    pub async fn send_on(self, connection: &mut SendRequest<Bytes>) -> RawResponse {
+        let mut ready = connection.clone().ready().await.unwrap();
+        let response = self.start(&mut ready);
         let (head, mut stream) = with_timeout("a raw call", response).await.unwrap().into_parts();
         while let Some(data) = with_timeout("the body", stream.data()).await {
             let Ok(data) = data else { break };
@@ -130,8 +136,24 @@ impl RawRequest {
 }
 
 pub async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
+    handshake(TcpStream::connect(address).await.unwrap(), &Builder::new()).await
+}
+
+/// Connects from another address of the loopback interface, as another caller.
+pub async fn connect_from(source: &str, address: SocketAddr) -> SendRequest<Bytes> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+    handshake(socket.connect(address).await.unwrap(), &Builder::new()).await
+}
+
+/// Connects as a peer that accepts only `window` bytes of each response until it has released them.
+pub async fn connect_with_window(address: SocketAddr, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    handshake(stream, Builder::new().initial_window_size(window)).await
+}
+
+async fn handshake(stream: TcpStream, builder: &Builder) -> SendRequest<Bytes> {
+    let (requests, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(connection);
     requests
 }

@@ -1,0 +1,182 @@
+//! Admission: which calls get one of the slots of `--max-in-flight`. A call beyond them is refused immediately, so that there is
+//! never a queue.
+//!
+//! One caller must not shut out the others: the last eighth of the slots, the reserve, is only for callers below their even
+//! share. A caller is the name in its certificate, or else its IP address: callers behind one proxy count as one. Each
+//! connection holds its [`Caller`], so that a call looks up nothing. Tests: `tests/gateway/overload.rs`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::server::Peer;
+
+/// The reserve is this fraction of the slots, rounded down.
+const RESERVE: usize = 8;
+
+/// Whether a caller that holds `own` slots gets another one. `busy_callers` is the number of callers with a call in flight.
+fn may_admit(limit: usize, in_flight: usize, own: usize, busy_callers: usize) -> bool {
+    let is_below_even_share = own * busy_callers.max(2) < limit;
+    in_flight < limit - limit / RESERVE || (in_flight < limit && is_below_even_share)
+}
+
+/// The slots of the process.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limit: usize,
+    usage: Mutex<Usage>,
+    /// The callers that have a connection.
+    callers: Mutex<HashMap<CallerId, Weak<Caller>>>,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    in_flight: usize,
+    busy_callers: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum CallerId {
+    Name(String),
+    Address(IpAddr),
+}
+
+/// One caller, on all of its connections.
+#[derive(Debug)]
+pub(super) struct Caller {
+    id: CallerId,
+    admission: Arc<Admission>,
+    /// The slots that it holds. Changed only while [`Admission::usage`] is locked.
+    own: AtomicUsize,
+}
+
+/// The slot of a call, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<Caller>);
+
+impl Admission {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, usage: Mutex::default(), callers: Mutex::default() })
+    }
+
+    /// The caller behind a connection.
+    pub(super) fn caller(self: &Arc<Self>, peer: &Peer) -> Arc<Caller> {
+        let id = match peer.names.first() {
+            Some(name) => CallerId::Name(name.clone()),
+            None => CallerId::Address(peer.address.ip().to_canonical()),
+        };
+        let mut callers = lock(&self.callers);
+        if let Some(caller) = callers.get(&id).and_then(Weak::upgrade) {
+            return caller;
+        }
+        let caller =
+            Arc::new(Caller { id: id.clone(), admission: Arc::clone(self), own: AtomicUsize::new(0) });
+        callers.insert(id, Arc::downgrade(&caller));
+        caller
+    }
+}
+
+impl Caller {
+    /// A slot, immediately or not at all.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Slot> {
+        let mut usage = lock(&self.admission.usage);
+        let own = self.own.load(Ordering::Relaxed);
+        if !may_admit(self.admission.limit, usage.in_flight, own, usage.busy_callers) {
+            return None;
+        }
+        usage.in_flight += 1;
+        usage.busy_callers += usize::from(own == 0);
+        self.own.store(own + 1, Ordering::Relaxed);
+        Some(Slot(Arc::clone(self)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut usage = lock(&self.0.admission.usage);
+        let own = self.0.own.load(Ordering::Relaxed) - 1;
+        usage.in_flight -= 1;
+        usage.busy_callers -= usize::from(own == 0);
+        self.0.own.store(own, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut callers = lock(&self.admission.callers);
+        // Another connection of the same caller may have put a new entry there.
+        if callers.get(&self.id).is_some_and(|caller| caller.strong_count() == 0) {
+            callers.remove(&self.id);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str, names: &[&str]) -> Peer {
+        let names = names.iter().map(ToString::to_string).collect();
+        Peer { address: format!("{address}:1").parse().unwrap(), addr_display: address.into(), names }
+    }
+
+    /// As many slots as the caller gets, up to 1,000.
+    fn fill(caller: &Arc<Caller>) -> Vec<Slot> {
+        std::iter::from_fn(|| caller.try_acquire()).take(1000).collect()
+    }
+
+    #[test]
+    fn single_caller_fills_seven_eighths_and_a_second_one_gets_in() {
+        for (limit, first, second) in [(1, 1, 0), (2, 2, 0), (7, 7, 0), (8, 7, 1), (9, 8, 1), (100, 88, 12)] {
+            let admission = Admission::new(limit);
+            let slots = fill(&admission.caller(&peer("10.0.0.1", &[])));
+            let others = fill(&admission.caller(&peer("10.0.0.2", &[])));
+            assert_eq!((slots.len(), others.len()), (first, second), "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn second_caller_reaches_its_even_share_as_calls_of_the_first_end() {
+        let admission = Admission::new(16);
+        let (hog, modest) =
+            (admission.caller(&peer("10.0.0.1", &[])), admission.caller(&peer("10.0.0.2", &[])));
+        let mut slots = fill(&hog);
+        assert_eq!(slots.len(), 14);
+        let mut others = fill(&modest);
+        assert_eq!(others.len(), 2);
+        // Each slot that the hog frees, while both ask for it, goes to the caller below its share.
+        while slots.len() > 8 {
+            slots.pop();
+            slots.extend(fill(&hog));
+            others.extend(fill(&modest));
+        }
+        assert_eq!((slots.len(), others.len()), (8, 8));
+        // With a third caller, the share of each is a third.
+        let third = admission.caller(&peer("10.0.0.3", &[]));
+        assert!(third.try_acquire().is_none(), "no slot is free");
+        slots.pop();
+        let _third = third.try_acquire().unwrap();
+        others.pop();
+        assert!(hog.try_acquire().is_none() && modest.try_acquire().is_none());
+        let _another = third.try_acquire().unwrap();
+    }
+
+    #[test]
+    fn caller_is_its_name_or_else_its_address_on_every_connection() {
+        let admission = Admission::new(8);
+        let named = admission.caller(&peer("10.0.0.1", &["spiffe://example.org/a"]));
+        let same = admission.caller(&peer("10.0.0.2", &["spiffe://example.org/a"]));
+        assert!(Arc::ptr_eq(&named, &same));
+        assert!(!Arc::ptr_eq(&named, &admission.caller(&peer("10.0.0.1", &["b.example"]))));
+        let address = admission.caller(&peer("10.0.0.1", &[]));
+        assert!(!Arc::ptr_eq(&named, &address));
+        assert!(Arc::ptr_eq(&address, &admission.caller(&peer("[::ffff:10.0.0.1]", &[]))));
+        drop((named, same, address));
+        assert!(lock(&admission.callers).is_empty(), "no entry of a caller without a connection");
+    }
+}
