@@ -4,6 +4,8 @@
 //! It must not know the upstream: a gateway whose upstream is down is still live and ready. `server` accepts its
 //! connections, with the limits of every port. Tests: `tests/gateway/admin.rs`.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -14,6 +16,7 @@ use hyper::body::Incoming;
 use tonic_health::pb::health_server::{HealthServer, SERVICE_NAME as HEALTH_SERVICE};
 use tower_service::Service;
 
+use crate::grpc::endpoint_limits::{EndpointLimits, PeerLimits};
 use crate::grpc::health::Readiness;
 use crate::metrics::Metrics;
 use crate::server::{self, Peer};
@@ -26,13 +29,16 @@ const INDEX: &str = "backup-share-gateway, admin port
 grpc.health.v1.Health is served here too, for the kubelet's gRPC probes
 ";
 
-/// The routes of the admin port.
+/// The routes of the admin port, and its limits.
 #[derive(Clone)]
-pub struct Admin(Router);
+pub struct Admin {
+    router: Router,
+    limits: EndpointLimits,
+}
 
 impl Admin {
-    /// Creates the routes.
-    pub fn new(readiness: Readiness, metrics: Metrics) -> Self {
+    /// Creates the routes. A message of a health request may take `message_timeout`.
+    pub fn new(readiness: Readiness, metrics: Metrics, message_timeout: Duration) -> Self {
         let health = HealthServer::new(readiness.clone());
         let router = Router::new()
             .route("/", get(INDEX))
@@ -42,31 +48,48 @@ impl Admin {
             .route(&format!("/{HEALTH_SERVICE}/{{*method}}"), post_service(health))
             .fallback((StatusCode::NOT_FOUND, "not found; / lists the paths\n"))
             .method_not_allowed_fallback(method_not_allowed);
-        Self(router)
+        Self { router, limits: EndpointLimits::new(message_timeout) }
     }
 }
 
 impl server::Service for Admin {
-    type Connection = Self;
+    type Connection = Connection;
 
-    fn connect(&self, _: Peer) -> Self {
-        self.clone()
+    fn connect(&self, peer: Peer) -> Connection {
+        Connection { router: self.router.clone(), limits: self.limits.of_peer(&peer) }
     }
 }
 
-impl server::ConnectionService for Admin {
+/// Handles the requests of one connection.
+pub struct Connection {
+    router: Router,
+    limits: PeerLimits,
+}
+
+impl server::ConnectionService for Connection {
     type Body = Body;
 
     fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let mut router = self.0.clone();
+        let slot = self.limits.try_acquire();
+        let mut router = self.router.clone();
+        let request = self.limits.guard(request, true);
         async move {
+            let Some(slot) = slot else { return refuse(&request) };
             let Ok(response) = router.call(request).await;
-            response
+            response.map(|body| Body::new(server::hold(body, slot)))
         }
     }
 }
 
 impl server::ResponseBody for Body {}
+
+/// Refuses a request beyond the limits.
+fn refuse<B>(request: &Request<B>) -> Response<Body> {
+    if request.uri().path().contains(HEALTH_SERVICE) {
+        return PeerLimits::refusal().map(Body::new);
+    }
+    (StatusCode::TOO_MANY_REQUESTS, "too many requests at once\n").into_response()
+}
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {
     if readiness.is_serving() {
@@ -95,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn other_methods_are_answered_with_405_and_allow() {
         let metrics = Metrics::new(|| 0).unwrap();
-        let Admin(mut router) = Admin::new(Readiness::default(), metrics);
+        let Admin { mut router, .. } = Admin::new(Readiness::default(), metrics, Duration::from_secs(10));
         for (method, path, status, allow) in [
             ("HEAD", "/livez", 200, None),
             ("POST", "/livez", 405, Some("GET,HEAD")),

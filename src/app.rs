@@ -79,7 +79,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
         tokens.grpc.clone(),
     )
     .map_err(Error::Setup)?;
-    let admin = Admin::new(readiness.clone(), metrics.clone());
+    let admin = Admin::new(readiness.clone(), metrics.clone(), config.server.handshake_timeout);
     Ok(App {
         listen: config.listen,
         admin_listen: config.admin_listen,

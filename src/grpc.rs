@@ -4,7 +4,7 @@
 //! Read `service.rs` first: it implements the trait that tonic generates, and its unit tests call it with shares that are kept
 //! in memory. A request passes `router.rs` (which service?), `call.rs` (the layer around a call: admission, deadline, panics),
 //! `message_guard.rs` (the request's body) and `service.rs`. Then `convert.rs` makes the response of a share, and `status.rs` the
-//! status of an error. Reflection is tonic's service.
+//! status of an error. `endpoint_limits.rs` has the limits of health and reflection.
 //!
 //! Sources: gRPC over HTTP/2 (`PROTOCOL-HTTP2.md`), gRPC's health checking and server reflection protocols,
 //! `google/rpc/code.proto` and `google/rpc/error_details.proto`.
@@ -16,8 +16,10 @@ mod call;
 mod call_body;
 mod context;
 mod convert;
+pub(crate) mod endpoint_limits;
 pub mod health;
 mod message_guard;
+mod reflection;
 mod router;
 mod service;
 mod status;

@@ -26,6 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// How long the peer may take to acknowledge a PING before the connection is closed.
     pub keepalive_timeout: Duration,
+    /// How long a connection without requests stays open after its GOAWAY if the peer does not acknowledge the PING behind it.
+    pub goaway_timeout: Duration,
 }
 
 /// Stops a port.
@@ -104,4 +107,12 @@ pub trait ResponseBody:
     fn deadline(&self) -> Option<Instant> {
         None
     }
+}
+
+/// A body that holds `guard` until it is dropped.
+pub(crate) fn hold<B: Body, G>(body: B, guard: G) -> impl Body<Data = B::Data, Error = B::Error> + use<B, G> {
+    body.map_err(move |error| {
+        let _guard = &guard;
+        error
+    })
 }

@@ -50,6 +50,8 @@ pub struct Config {
 
 /// Files are small, and in the cache of the system.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Longer than any round trip.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ServeFlags {
     /// Checks every flag and reads every file before the first `?`, so that all problems are reported together.
@@ -112,6 +114,7 @@ impl ServeFlags {
             handshake_timeout: handshake_timeout?,
             keepalive_interval: keepalive_interval?,
             keepalive_timeout: keepalive_timeout?,
+            goaway_timeout: GOAWAY_TIMEOUT,
             max_connection_age_grace: max_deadline?,
         })
     }

@@ -121,7 +121,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for MessageGuard<B> {
             let frame = match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => frame,
                 // The stream or its connection has failed: the caller is gone, and the connection drops this call.
-                Poll::Ready(Some(Err(_))) => return Poll::Pending,
+                Poll::Ready(Some(Err(_))) if self.limits.is_unary => return Poll::Pending,
+                Poll::Ready(Some(Err(_))) => {
+                    return Poll::Ready(Some(Err(Status::cancelled("the stream was reset"))));
+                }
                 Poll::Ready(None) => {
                     return Poll::Ready(self.error_at_end().map(|error| Err(error.into())));
                 }

@@ -19,23 +19,22 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
 use super::Config;
-use super::admission::{Admission, Caller};
+use super::admission::{Admission, Caller, CallerId, Policy, Slot};
 use super::authorization::AuthorizationPolicy;
 use super::call::CallHandler;
 use super::call_body::CallBody;
 use super::context::{generate_request_id, request_id};
+use super::endpoint_limits::{EndpointLimits, PeerLimits};
 use super::health::Readiness;
+use super::message_guard::MessageGuard;
+use super::reflection;
 use super::status::RpcError;
 use crate::domain::BackupShares;
 use crate::metrics::Metrics;
-use crate::proto::{FILE_DESCRIPTOR_SET, METHODS};
+use crate::proto::METHODS;
 use crate::server::{self, Peer};
 
 const HEALTH_PATHS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
-const REFLECTION_PATHS: [&str; 2] = [
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
 
 /// What ends the requests that do not end by themselves when the process drains.
 #[derive(Clone, Debug, Default)]
@@ -53,10 +52,9 @@ type ResponseFuture = Pin<Box<dyn Future<Output = Response<CallBody>> + Send>>;
 pub struct Router<S> {
     calls: Arc<CallHandler<S>>,
     admission: Arc<Admission>,
-    /// Health and reflection.
-    routes: Routes,
-    /// The paths of their methods.
-    route_paths: Vec<&'static str>,
+    health: HealthServer<Readiness>,
+    reflection: Option<Routes>,
+    limits: EndpointLimits,
     cancel_streams: CancellationToken,
 }
 
@@ -70,24 +68,19 @@ impl<S: BackupShares> Router<S> {
         metrics: Metrics,
         cancel: CancelTokens,
     ) -> Result<Arc<Self>, String> {
-        let mut routes = Routes::new(HealthServer::new(readiness.clone()));
-        let mut route_paths = HEALTH_PATHS.to_vec();
-        if config.reflection {
-            routes = routes
-                .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
-                .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?);
-            route_paths.extend(REFLECTION_PATHS);
-        }
-        let admission = Admission::new(config.max_in_flight);
+        let reflection = if config.reflection { Some(reflection::routes()?) } else { None };
+        let limits = EndpointLimits::new(config.message_timeout);
+        let admission = Admission::new(Policy::FairShares { limit: config.max_in_flight });
         let calls = Arc::new(CallHandler::new(config, authorization, shares, metrics, cancel.calls));
-        let routes = routes.prepare();
-        Ok(Arc::new(Self { calls, admission, routes, route_paths, cancel_streams: cancel.streams }))
+        let health = HealthServer::new(readiness.clone());
+        Ok(Arc::new(Self { calls, admission, health, reflection, limits, cancel_streams: cancel.streams }))
     }
 
     /// What handles the requests of one connection.
     pub fn connect(self: &Arc<Self>, peer: Peer) -> Connection<S> {
-        let caller = self.admission.caller(&peer);
-        Connection { router: Arc::clone(self), peer: Arc::new(peer), caller }
+        let caller = self.admission.caller(CallerId::of(&peer));
+        let limits = self.limits.of_peer(&peer);
+        Connection { router: Arc::clone(self), peer: Arc::new(peer), caller, limits }
     }
 }
 
@@ -96,6 +89,7 @@ pub struct Connection<S> {
     router: Arc<Router<S>>,
     peer: Arc<Peer>,
     caller: Arc<Caller>,
+    limits: PeerLimits,
 }
 
 impl<S: BackupShares> Connection<S> {
@@ -114,21 +108,52 @@ impl<S: BackupShares> Connection<S> {
             return ready(http_error(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         let path = request.uri().path();
-        // Not through `routes`: its matching costs some thousand instructions.
         if let Some(method) = METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)) {
             let calls = Arc::clone(&self.router.calls);
             return Box::pin(calls.call(method, request, Arc::clone(&self.peer), &self.caller));
         }
-        if !self.router.route_paths.contains(&path) {
+        let is_health = HEALTH_PATHS.contains(&path);
+        let reflection = self.router.reflection.clone().filter(|_| reflection::PATHS.contains(&path));
+        if !is_health && reflection.is_none() {
             return ready(RpcError::MethodNotFound.response(&request_id(request.headers())));
         }
-        let response = self.router.routes.clone().call(request);
+        let Some(slot) = self.limits.try_acquire() else {
+            return ready(PeerLimits::refusal());
+        };
         let cancel = self.router.cancel_streams.clone();
-        Box::pin(async move {
-            let Ok(response) = response.await;
-            response.map(|body| cancellable(body, cancel).into())
-        })
+        match reflection {
+            Some(routes) => Box::pin(reflect(routes, self.limits.guard(request, false), cancel, slot)),
+            None => {
+                let response = self.router.health.clone().call(self.limits.guard(request, true));
+                Box::pin(async move {
+                    let Ok(response) = response.await;
+                    response.map(|body| ended_by(body, draining(cancel), slot))
+                })
+            }
+        }
     }
+}
+
+/// Handles one stream of reflection.
+async fn reflect<B>(
+    mut routes: Routes,
+    request: Request<MessageGuard<B>>,
+    cancel: CancellationToken,
+    slot: Slot,
+) -> Response<CallBody>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let (head, body) = request.into_parts();
+    let (body, first_error) = reflection::read_ahead(body);
+    let Ok(response) = routes.call(Request::from_parts(head, body)).await;
+    let end = async move {
+        tokio::select! {
+            Ok(status) = first_error => status,
+            status = draining(cancel) => status,
+        }
+    };
+    response.map(|body| ended_by(body, end, slot))
 }
 
 impl<S: BackupShares + 'static> server::Service for Arc<Router<S>> {
@@ -155,29 +180,32 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     ["application/grpc", "application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known))
 }
 
-/// A response body that ends with `DRAINING` when `cancel` is cancelled. The stream of a health `Watch` would never end.
-fn cancellable(body: Body, cancel: CancellationToken) -> Body {
-    // A response without a body must stay one: its status is in the headers.
-    if body.is_end_stream() {
-        return body;
-    }
-    let frames = stream::unfold(Some(BodyStream::new(body)), move |body| {
-        let cancel = cancel.clone();
-        async move {
-            let mut body = body?;
-            tokio::select! {
-                biased;
-                frame = body.next() => Some((frame?, Some(body))),
-                () = cancel.cancelled() => Some((draining_trailers(), None)),
-            }
-        }
-    });
-    Body::new(StreamBody::new(Box::pin(frames)))
+/// The status of a stream that is open when `cancel` is cancelled. A health `Watch` would never end.
+async fn draining(cancel: CancellationToken) -> Status {
+    cancel.cancelled().await;
+    RpcError::Draining.status(&generate_request_id())
 }
 
-fn draining_trailers() -> Result<Frame<Bytes>, Status> {
+/// A response body that holds a slot, and ends with the status of `end` if that is ready before.
+fn ended_by(body: Body, end: impl Future<Output = Status> + Send + 'static, slot: Slot) -> CallBody {
+    // A response without a body must stay one: its status is in the headers.
+    if body.is_end_stream() {
+        return body.into();
+    }
+    let state = Some((BodyStream::new(body), Box::pin(end), slot));
+    let frames = stream::unfold(state, |state| async {
+        let (mut body, mut end, slot) = state?;
+        tokio::select! {
+            biased;
+            status = &mut end => Some((trailers(&status), None)),
+            frame = body.next() => Some((frame?, Some((body, end, slot)))),
+        }
+    });
+    Body::new(StreamBody::new(Box::pin(frames))).into()
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut trailers = HeaderMap::new();
-    let status = RpcError::Draining.status(&generate_request_id());
     status.add_header(&mut trailers)?;
     Ok(Frame::trailers(trailers))
 }
@@ -191,12 +219,4 @@ fn http_error(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
-}
-
-/// Reflection over everything that the port serves.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

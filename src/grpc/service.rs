@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::domain::{BackupShare, CallContext, Error, ErrorKind};
     use crate::grpc::Config;
-    use crate::grpc::admission::Admission;
+    use crate::grpc::admission::{Admission, CallerId, Policy};
     use crate::grpc::call::CallHandler;
     use crate::metrics::Metrics;
     use crate::proto::METHODS;
@@ -131,7 +131,7 @@ mod tests {
             .unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
         let peer = Peer { address, addr_display: "127.0.0.1:1".into(), names: Arc::default() };
-        let caller = Admission::new(1).caller(&peer);
+        let caller = Admission::new(Policy::FairShares { limit: 1 }).caller(CallerId::of(&peer));
         let response = Arc::new(handler).call(METHODS[0], request, Arc::new(peer), &caller).await;
         let status = |headers: &HeaderMap| headers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned());
         let header_status = status(response.headers());

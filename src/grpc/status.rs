@@ -88,7 +88,7 @@ impl RpcError {
                 "The x-auth-token header must be 1 to 32768 bytes of visible ASCII"),
             Self::InvalidRequest(_) => (Code::InvalidArgument, "INVALID_REQUEST", "The request is invalid"),
             Self::RequestTooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE",
-                "The request message is over 64 KiB"),
+                "The request message is too long: at most 64 KiB for a call, 4 KiB for health and reflection"),
             Self::UndecodableMessage => (Code::Internal, "INVALID_REQUEST",
                 "The request message cannot be decoded; check the client's .proto file"),
             Self::NotOneMessage => (Code::Unimplemented, "INVALID_REQUEST",
@@ -279,7 +279,7 @@ fn upstream_spec(kind: ErrorKind) -> (Code, &'static str, &'static str) {
 /// status that the caller gets.
 impl From<RpcError> for Status {
     fn from(error: RpcError) -> Self {
-        let mut status = Self::new(error.code(), "");
+        let mut status = Self::new(error.code(), error.message());
         status.set_source(Arc::new(error));
         status
     }

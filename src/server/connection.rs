@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,7 +24,7 @@ use super::connection_age::{Action, ConnectionAge};
 use super::in_flight::InFlight;
 use super::rewind::Rewind;
 use super::tls::{Tls, peer_names};
-use super::{Config, ConnectionService, Peer, ResponseBody, ServerShutdown, Service};
+use super::{Config, ConnectionService, Peer, ResponseBody, ServerShutdown, Service, hold};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,6 +34,8 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// protocol errors, until the connection is closed. These are hyper's defaults, against rapid-reset floods (CVE-2023-44487).
 const MAX_PENDING_ACCEPT_RESETS: usize = 20;
 const MAX_LOCAL_ERROR_RESETS: usize = 1024;
+/// What a peer may send before it is read, in bytes, on a stream and on a connection: the longest message of a call.
+const WINDOW_BYTES: u32 = 64 * 1024;
 /// What h2 buffers of a response for a peer that does not read, in bytes.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -102,16 +103,13 @@ impl ConnectionHandler {
             let response = service.call(request);
             async move {
                 let response = response.await;
-                // HTTP/1.1 has no task for each request: a peer that does not read has its connection closed by its age.
-                let _ = STREAM_DEADLINE.try_with(|deadline| deadline.set(response.body().deadline()));
-                // The request is in flight until its body is dropped, and the guard with it.
-                let guarded = |body: S::Body| {
-                    body.map_err(move |error| {
-                        let _guard = &guard;
-                        error
-                    })
-                };
-                Ok::<_, Infallible>(response.map(guarded))
+                let deadline = response.body().deadline();
+                // HTTP/1.1 has no task for each request: its connections are few.
+                let _ = STREAM_DEADLINE.try_with(|stream| stream.set(deadline));
+                // A request is in flight until its body is dropped. A stream without a deadline, such as a health `Watch`, does not
+                // keep its connection from being idle.
+                let guard = deadline.map(|_| guard);
+                Ok::<_, Infallible>(response.map(|body| hold(body, guard)))
             }
         });
         let mut serving = pin!(self.builder.serve_connection(TokioIo::new(stream), http_service));
@@ -156,6 +154,8 @@ fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<Tra
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESETS)

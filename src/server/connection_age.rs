@@ -12,9 +12,7 @@ use tokio::time::Instant;
 
 use super::Config;
 
-/// How long a draining connection without requests stays open. A peer that acknowledges the GOAWAY closes it earlier.
-const DRAIN_IDLE: Duration = Duration::from_secs(1);
-/// How often a draining connection is checked for requests.
+/// How often a draining connection is checked for requests, once it may be closed without any.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// The share of the maximum age that is added or subtracted at random, so that connections do not expire together.
 const AGE_JITTER: f64 = 0.1;
@@ -31,13 +29,21 @@ pub(super) enum Action {
 pub(super) struct ConnectionAge {
     max_idle: Duration,
     grace: Duration,
+    goaway_timeout: Duration,
     state: State,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    Serving { expires_at: Instant },
-    Draining { ends_at: Instant },
+    Serving {
+        expires_at: Instant,
+    },
+    /// Without requests it is closed from `goaway_expires_at` on: hyper closes it earlier if the peer acknowledges the PING that
+    /// follows the GOAWAY, so that no request can be under way.
+    Draining {
+        ends_at: Instant,
+        goaway_expires_at: Instant,
+    },
 }
 
 impl ConnectionAge {
@@ -47,6 +53,7 @@ impl ConnectionAge {
         Self {
             max_idle: config.max_connection_idle,
             grace: config.max_connection_age_grace,
+            goaway_timeout: config.goaway_timeout,
             state: State::Serving { expires_at: now + config.max_connection_age.mul_f64(jitter) },
         }
     }
@@ -61,7 +68,8 @@ impl ConnectionAge {
         if self.is_draining() {
             return Action::Continue;
         }
-        self.state = State::Draining { ends_at: now + self.grace };
+        self.state =
+            State::Draining { ends_at: now + self.grace, goaway_expires_at: now + self.goaway_timeout };
         Action::SendGoaway
     }
 
@@ -69,19 +77,23 @@ impl ConnectionAge {
     pub(super) fn next_deadline(&self, now: Instant, idle_since: Option<Instant>) -> Instant {
         match self.state {
             State::Serving { expires_at } => expires_at.min(idle_since.unwrap_or(now) + self.max_idle),
-            State::Draining { ends_at } => ends_at.min(now + DRAIN_CHECK_INTERVAL),
+            State::Draining { ends_at, goaway_expires_at } => {
+                ends_at.min(goaway_expires_at.max(now + DRAIN_CHECK_INTERVAL))
+            }
         }
     }
 
     /// Decides whether the time has come for the next step.
     pub(super) fn check_expiry(&mut self, now: Instant, idle_since: Option<Instant>) -> Action {
-        let has_been_idle = |limit| idle_since.is_some_and(|since| since + limit <= now);
         match self.state {
-            State::Serving { expires_at } if expires_at <= now || has_been_idle(self.max_idle) => {
-                self.drain(now)
+            State::Serving { expires_at } => {
+                let has_been_idle = idle_since.is_some_and(|since| since + self.max_idle <= now);
+                if expires_at <= now || has_been_idle { self.drain(now) } else { Action::Continue }
             }
-            State::Draining { ends_at } if ends_at <= now || has_been_idle(DRAIN_IDLE) => Action::Close,
-            State::Serving { .. } | State::Draining { .. } => Action::Continue,
+            State::Draining { ends_at, goaway_expires_at } => {
+                let is_unused = idle_since.is_some() && goaway_expires_at <= now;
+                if ends_at <= now || is_unused { Action::Close } else { Action::Continue }
+            }
         }
     }
 }
@@ -106,6 +118,7 @@ mod tests {
             handshake_timeout: SECOND,
             keepalive_interval: SECOND,
             keepalive_timeout: SECOND,
+            goaway_timeout: 5 * SECOND,
         };
         ConnectionAge::new(&config, now, random)
     }
@@ -147,9 +160,11 @@ mod tests {
         let start = Instant::now();
         let mut age = connection_age(start, 0.5);
         age.drain(start);
-        assert!(age.next_deadline(start, None) <= start + SECOND);
-        assert_eq!(age.check_expiry(start + SECOND, None), Action::Continue);
-        assert_eq!(age.check_expiry(start + 2 * SECOND, Some(start + SECOND)), Action::Close);
+        assert_eq!(age.next_deadline(start, Some(start)), start + 5 * SECOND);
+        assert_eq!(age.check_expiry(start + 4 * SECOND, Some(start - MAX_IDLE)), Action::Continue);
+        assert_eq!(age.check_expiry(start + 5 * SECOND, None), Action::Continue);
+        assert_eq!(age.check_expiry(start + 5 * SECOND, Some(start + 4 * SECOND)), Action::Close);
+        assert!(age.next_deadline(start + 5 * SECOND, None) < start + 6 * SECOND);
         assert_eq!(age.check_expiry(start + GRACE - SECOND, None), Action::Continue);
         assert_eq!(age.next_deadline(start + GRACE, None), start + GRACE);
         assert_eq!(age.check_expiry(start + GRACE, None), Action::Close);

@@ -19,6 +19,7 @@ mod cli;
 mod connection_limits;
 mod deadlines;
 mod drain;
+mod endpoint_limits;
 mod error_bodies;
 mod get_backup_share;
 mod grpc_health;

@@ -35,6 +35,7 @@ impl Gateway {
         };
         config.upstream.first_backoff = Duration::from_millis(10);
         config.reload_interval = Duration::from_millis(100);
+        config.server.goaway_timeout = Duration::from_millis(500);
         let gateway = app::build(*config).await.unwrap().bind().unwrap();
         let (grpc, admin) = (gateway.grpc_address(), gateway.admin_address());
         let shutdown = Shutdown::default();
