@@ -43,6 +43,8 @@ pub struct Tls {
 struct Material {
     config: Arc<ServerConfig>,
     certificate: Certificate,
+    /// CA certificates that are not valid now.
+    warnings: Vec<String>,
 }
 
 impl Tls {
@@ -56,7 +58,11 @@ impl Tls {
 
     /// Reads the files again. After an error, the previous content stays in use.
     pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(Material::read(&self.files)?));
+        let material = Material::read(&self.files)?;
+        for warning in &material.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.current.store(Arc::new(material));
         Ok(())
     }
 
@@ -67,6 +73,11 @@ impl Tls {
     /// The port's certificate.
     pub(crate) fn certificate(&self) -> Certificate {
         self.current.load().certificate.clone()
+    }
+
+    /// What is wrong with the files in use, which can be used nevertheless: one line for each expired CA certificate.
+    pub fn warnings(&self) -> Vec<String> {
+        self.current.load().warnings.clone()
     }
 
     /// When the certificate in use expires, in seconds since 1970.
@@ -82,33 +93,37 @@ impl Tls {
 
 impl Material {
     fn read(files: &Files) -> Result<Self, String> {
-        let (certificate_path, key_path) = (files.certificate.display(), files.key.display());
-        let chain = pem::read_certificates(&files.certificate)?;
+        let (chain, certificate) = pem::read_chain(&files.certificate)?;
         let key = pem::read_private_key(&files.key)?;
-        let leaf = chain.first().ok_or_else(|| format!("{certificate_path} contains no certificate"))?;
-        let certificate = Certificate::parse(leaf)
-            .map_err(|error| format!("{certificate_path} is not a valid X.509 certificate ({error})"))?;
-
+        let mut warnings = Vec::new();
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
         let builder = match &files.client_ca {
             Some(path) => {
-                let roots = Arc::new(pem::read_roots(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                let bundle = pem::read_roots(path)?;
+                warnings = bundle.warnings;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(bundle.roots), provider)
                     .build()
                     .map_err(|error| format!("cannot use {} ({error})", path.display()))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| format!("{certificate_path} and {key_path} do not match ({error})"))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable_pair(files, error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config), certificate })
+        Ok(Self { config: Arc::new(config), certificate, warnings })
     }
+}
+
+/// Why a certificate and a key cannot be used together.
+fn unusable_pair(files: &Files, error: rustls::Error) -> String {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return format!("{certificate} and {key} do not match ({error})");
+    }
+    format!("the certificate of {certificate} with the key of {key} cannot be used ({error})")
 }
 
 /// The names of a peer, from its verified certificate chain. None without mutual TLS.

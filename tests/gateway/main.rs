@@ -28,6 +28,7 @@ mod h2_floods;
 mod keystone;
 mod logging;
 mod overload;
+mod pem_files;
 mod redaction;
 mod sandbox;
 mod signals;
