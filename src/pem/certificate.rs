@@ -16,6 +16,8 @@ pub(crate) struct Certificate {
     pub(crate) dns_names: Vec<String>,
     pub(crate) uris: Vec<String>,
     pub(crate) ip_addresses: Vec<IpAddr>,
+    /// Whether it may sign certificates or revocation lists (sections 4.2.1.3 and 4.2.1.9).
+    pub(crate) may_sign: bool,
     /// When it becomes valid.
     pub(crate) not_before: SystemTime,
     /// When it expires.
@@ -29,11 +31,15 @@ impl Certificate {
         if !rest.is_empty() {
             return Err("there are bytes behind it".into());
         }
+        let constraints = certificate.basic_constraints().map_err(|error| error.to_string())?;
+        let usage = certificate.key_usage().map_err(|error| error.to_string())?;
         let mut parsed = Self {
             subject: certificate.subject().to_string(),
             dns_names: vec![],
             uris: vec![],
             ip_addresses: vec![],
+            may_sign: constraints.is_some_and(|constraints| constraints.value.ca)
+                || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
         };

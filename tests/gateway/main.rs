@@ -36,6 +36,7 @@ mod sources;
 mod statuses;
 mod support;
 mod tls;
+mod tls_handshakes;
 mod traces;
 mod upstream_faults;
 mod upstream_pool;
