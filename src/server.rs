@@ -4,6 +4,7 @@
 //!
 //! - `listener.rs` accepts connections and assigns each to a worker thread (`workers.rs`).
 //! - `connection.rs` performs the handshakes (`tls.rs`, `client_verifier.rs`) and serves HTTP by hyper.
+//! - `handshake_failures.rs` counts and logs TLS handshakes that failed.
 //! - `connection_age.rs` decides when a connection is closed: maximum age with jitter, grace and idle time of gRFC A9
 //!   (<https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md>). It is pure: time comes in, and a decision
 //!   comes out.
@@ -14,6 +15,7 @@
 mod client_verifier;
 mod connection;
 mod connection_age;
+mod handshake_failures;
 mod in_flight;
 mod listener;
 mod rewind;
@@ -28,6 +30,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use prometheus::{IntCounterVec, IntGauge};
 use tokio_util::sync::CancellationToken;
 
 pub use listener::Server;
@@ -54,6 +57,15 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// How long the peer may take to acknowledge a PING before the connection is closed.
     pub keepalive_timeout: Duration,
+}
+
+/// The metrics of one port's connections.
+#[derive(Clone, Debug)]
+pub struct ConnectionMetrics {
+    /// Open connections.
+    pub open: IntGauge,
+    /// TLS handshakes that failed, by reason.
+    pub tls_handshake_failures: IntCounterVec,
 }
 
 /// Stops a port.

@@ -1,4 +1,4 @@
-//! A TLS client that shows what the handshake was.
+//! A TLS client that shows what the handshake was, and why it failed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion, crypto};
+use tokio_rustls::rustls::{
+    AlertDescription, ClientConfig, Error, HandshakeKind, RootCertStore, SupportedProtocolVersion, crypto,
+};
 
 use crate::support::certificates::CertificateAndKey;
 use crate::support::h2_peer::PREFACE;
@@ -19,6 +21,14 @@ use crate::support::*;
 /// A client of servers named `localhost`. Clones share the store of sessions.
 #[derive(Clone)]
 pub struct TlsClient(pub ClientConfig);
+
+/// The end of a connection that the server has refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    Alert(AlertDescription),
+    Closed,
+    Other(String),
+}
 
 impl TlsClient {
     pub fn new(
@@ -57,5 +67,25 @@ impl TlsClient {
         stream.write_all(PREFACE).await.unwrap();
         with_timeout("the SETTINGS", stream.read_exact(&mut [0; 9])).await.unwrap();
         stream.get_ref().1.handshake_kind().unwrap()
+    }
+
+    /// Opens a connection that the server must refuse, and sends much that the server does not serve. After a reset, this
+    /// would fail.
+    pub async fn refusal(&self, address: SocketAddr) -> Refusal {
+        let ended = async {
+            let mut stream = self.connect(address).await?;
+            for _ in 0..50 {
+                stream.write_all(&[0; 4096]).await?;
+                stream.flush().await?;
+                // The server is on the same thread.
+                tokio::task::yield_now().await;
+            }
+            with_timeout("the end", stream.read_to_end(&mut Vec::new())).await
+        };
+        let Err(error) = ended.await else { return Refusal::Closed };
+        match error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) {
+            Some(Error::AlertReceived(alert)) => Refusal::Alert(*alert),
+            _ => Refusal::Other(error.to_string()),
+        }
     }
 }
