@@ -28,7 +28,7 @@ use crate::grpc::health::Readiness;
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
-use crate::server::{self, Server};
+use crate::server::{self, ConnectionMetrics, Server};
 use crate::upstream::{BaseUrl, Upstream};
 pub use error::Error;
 pub use run::{BoundApp, Shutdown};
@@ -125,7 +125,10 @@ impl App {
             self.server,
             process.tls.clone(),
             process.tokens.grpc_port.clone(),
-            process.metrics.connections.clone(),
+            ConnectionMetrics {
+                open: process.metrics.connections.clone(),
+                tls_handshake_failures: process.metrics.handshake_failures.clone(),
+            },
             process.workers.clone(),
         )
         .map_err(|error| Error::Bind { address: self.listen, error })?;
@@ -134,7 +137,11 @@ impl App {
             admin_config,
             None,
             process.tokens.admin_port.clone(),
-            process.metrics.admin_connections.clone(),
+            ConnectionMetrics {
+                open: process.metrics.admin_connections.clone(),
+                // It has no TLS.
+                tls_handshake_failures: process.metrics.handshake_failures.clone(),
+            },
             WorkerPool::start(1).map_err(setup)?,
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;

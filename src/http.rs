@@ -58,34 +58,47 @@ pub struct Config {
 
 /// The CA certificates that a server's certificate is verified against.
 #[derive(Clone, Debug)]
-pub struct Roots(Arc<RootCertStore>);
+pub struct Roots {
+    store: Arc<RootCertStore>,
+    warnings: Arc<[String]>,
+}
 
 impl Roots {
     /// No certificate: for a server without TLS.
     pub fn none() -> Self {
-        Self(Arc::new(RootCertStore::empty()))
+        Self::new(RootCertStore::empty(), Vec::new())
     }
 
     /// The system's certificates.
     pub fn system() -> Self {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Self(Arc::new(store))
+        Self::new(store, Vec::new())
     }
 
     /// The certificates of a PEM file, which replace the system's. The error names the path.
     pub fn from_pem_file(path: &Path) -> Result<Self, String> {
-        Ok(Self(Arc::new(pem::read_roots(path)?)))
+        let bundle = pem::read_roots(path)?;
+        Ok(Self::new(bundle.roots, bundle.warnings))
+    }
+
+    fn new(store: RootCertStore, warnings: Vec<String>) -> Self {
+        Self { store: Arc::new(store), warnings: warnings.into() }
+    }
+
+    /// What is wrong with the file, which can be used nevertheless: one line for each expired certificate.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The same certificates as a rustls type.
     pub(crate) fn store(&self) -> &Arc<RootCertStore> {
-        &self.0
+        &self.store
     }
 
     /// Whether there is no certificate, so that every TLS handshake would fail.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.store.is_empty()
     }
 }
 
@@ -263,7 +276,7 @@ pub(crate) fn tls_config(roots: &Roots) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut config = builder.with_root_certificates(Arc::clone(&roots.0)).with_no_client_auth();
+    let mut config = builder.with_root_certificates(Arc::clone(&roots.store)).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

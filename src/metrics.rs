@@ -24,6 +24,10 @@ use crate::proto::METHODS;
 const BUCKETS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// The reasons of failed TLS handshakes.
+const HANDSHAKE_FAILURES: [&str; 8] =
+    ["no_certificate", "unknown_ca", "expired", "bad_certificate", "alert", "protocol", "timeout", "closed"];
+
 /// Every metric family of a gateway. A clone is a handle to the same metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<MetricFamilies>);
@@ -63,6 +67,8 @@ pub struct MetricFamilies {
     pub certificate_expiry: Gauge,
     /// Invalid certificates that were not loaded.
     pub reload_failures: IntCounter,
+    /// TLS handshakes that failed, by reason. Only a handshake counts that the peer has begun.
+    pub handshake_failures: IntCounterVec,
     /// Open connections on the admin port. It enforces their limit and is not exported.
     pub admin_connections: IntGauge,
 }
@@ -124,6 +130,11 @@ impl MetricFamilies {
                 "tls_reload_failures_total",
                 "Invalid certificates that were not loaded.",
             )?,
+            handshake_failures: counter_vec(
+                "tls_handshake_failures_total",
+                "TLS handshakes that failed, by reason.",
+                "reason",
+            )?,
             admin_connections: IntGauge::new("admin_connections", "Open connections on the admin port.")?,
             dropped_log_lines,
             registry: registry.clone(),
@@ -139,6 +150,9 @@ impl MetricFamilies {
         self.attempts.with_label_values(&["200", ""]);
         for reason in ["connect", "lost", "timeout", "status", "stale"] {
             self.retries.with_label_values(&[reason]);
+        }
+        for reason in HANDSHAKE_FAILURES {
+            self.handshake_failures.with_label_values(&[reason]);
         }
         for outcome in ["success", "refused", "unreachable"] {
             self.renewals.with_label_values(&[outcome]);

@@ -3,7 +3,8 @@
 //! It must not know gRPC services or VBS: what handles the requests of a connection is a [`ConnectionService`]. The order of the parts:
 //!
 //! - `listener.rs` accepts connections and assigns each to a worker thread (`workers.rs`).
-//! - `connection.rs` performs the handshakes (`tls.rs`) and serves HTTP by hyper.
+//! - `connection.rs` performs the handshakes (`tls.rs`, `client_verifier.rs`) and serves HTTP by hyper.
+//! - `handshake_failures.rs` counts and logs TLS handshakes that failed.
 //! - `connection_age.rs` decides when a connection is closed: maximum age with jitter, grace and idle time of gRFC A9
 //!   (<https://github.com/grpc/proposal/blob/master/A9-server-side-conn-mgt.md>). It is pure: time comes in, and a decision
 //!   comes out.
@@ -11,8 +12,10 @@
 //! tonic's server is not used: its shutdown waits forever for a silent peer, its age limit sends no GOAWAY and cuts off
 //! calls, and it disables hyper's limits against floods. Tests: `tests/gateway/connection_limits.rs`, `tests/gateway/tls.rs`.
 
+mod client_verifier;
 mod connection;
 mod connection_age;
+mod handshake_failures;
 mod in_flight;
 mod listener;
 mod rewind;
@@ -28,6 +31,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use prometheus::{IntCounterVec, IntGauge};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +61,15 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// How long a connection without requests stays open after its GOAWAY if the peer does not acknowledge the PING behind it.
     pub goaway_timeout: Duration,
+}
+
+/// The metrics of one port's connections.
+#[derive(Clone, Debug)]
+pub struct ConnectionMetrics {
+    /// Open connections.
+    pub open: IntGauge,
+    /// TLS handshakes that failed, by reason.
+    pub tls_handshake_failures: IntCounterVec,
 }
 
 /// Stops a port.

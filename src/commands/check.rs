@@ -8,12 +8,12 @@ mod connection;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::process::{UNAVAILABLE, USAGE, print, runtime};
+use super::process::{UNAVAILABLE, print, runtime};
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::{self, CredentialProvider, IssuedToken, Keystone};
 use crate::domain::{
@@ -30,9 +30,7 @@ const NO_PROJECT: &str = "00000000000000000000000000000000";
 const BUG: &str = "this is a bug of the gateway";
 
 pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
-    if !check_configuration(&config) {
-        return Ok(ExitCode::from(USAGE));
-    }
+    describe_configuration(&config);
     if connect && let Err(failure) = runtime()?.block_on(check_services(config)) {
         print(&format!("FAIL  {failure}"));
         return Ok(ExitCode::from(UNAVAILABLE));
@@ -40,20 +38,13 @@ pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Describes the configuration. Returns whether the certificate is still valid.
-fn check_configuration(config: &Config) -> bool {
+fn describe_configuration(config: &Config) {
     print("ok    configuration: all flags and files are valid");
-    let mut is_valid = true;
     if let Some(tls) = &config.tls {
-        let certificate = tls.certificate();
-        is_valid = !certificate.has_expired(SystemTime::now());
-        if is_valid {
-            print(&format!("ok    certificate: {certificate}; the key matches"));
-        } else {
-            print(&format!(
-                "FAIL  certificate: {certificate}; the key matches; it has expired: renew it (--tls-cert, --tls-key)"
-            ));
-        }
+        print(&format!("ok    certificate: {}; the key matches", tls.certificate()));
+    }
+    for warning in config.file_warnings() {
+        print(&format!("warn  {warning}"));
     }
     for rule in config.authorization.iter().flat_map(AuthorizationPolicy::summary) {
         print(&format!("ok    rule: {rule}"));
@@ -64,7 +55,6 @@ fn check_configuration(config: &Config) -> bool {
         credentials::Config::AkSk(..) => "the gateway's own access key",
     };
     print(&format!("ok    credential: {credential}"));
-    is_valid
 }
 
 /// Checks the identity service, if the gateway has an account, and the upstream up to a call.

@@ -25,6 +25,9 @@ pub(super) fn run(config: Config) -> Result<(), String> {
     if let Err(error) = limit {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
+    for warning in config.file_warnings() {
+        tracing::warn!("{warning}");
+    }
     let ended = runtime.block_on(serve(config));
     // Dropping the runtime would wait for name lookups, which block a thread.
     runtime.shutdown_timeout(EXIT_TIMEOUT);

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
 
 use super::value::duration;
 use crate::domain::Token;
+use crate::pem;
 
 /// The arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
@@ -54,13 +56,13 @@ pub struct Target {
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = deadline)]
     pub deadline: Duration,
     /// CA bundle that verifies the gateway's certificate (PEM); enables TLS.
-    #[arg(long, value_name = "FILE", value_parser = read_pem)]
+    #[arg(long, value_name = "FILE", value_parser = read_ca)]
     pub tls_ca: Option<Pem>,
     /// Client certificate for mutual TLS (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key", value_parser = read_pem)]
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key", value_parser = read_certificate)]
     pub tls_cert: Option<Pem>,
     /// Private key of --tls-cert (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = read_pem)]
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = read_key)]
     pub tls_key: Option<Pem>,
     /// Name to verify in the gateway's certificate, if it differs from the host of --address.
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
@@ -77,6 +79,22 @@ impl fmt::Debug for Pem {
     }
 }
 
+fn read_ca(path: &str) -> Result<Pem, String> {
+    pem::read_roots(Path::new(path))?;
+    read_pem(path)
+}
+
+fn read_certificate(path: &str) -> Result<Pem, String> {
+    pem::read_certificates(Path::new(path))?;
+    read_pem(path)
+}
+
+fn read_key(path: &str) -> Result<Pem, String> {
+    pem::read_private_key(Path::new(path))?;
+    read_pem(path)
+}
+
+/// The content for tonic's reader, which skips what it does not recognize: the file has been checked before.
 fn read_pem(path: &str) -> Result<Pem, String> {
     std::fs::read(path).map(Pem).map_err(|error| format!("cannot read {path} ({error})"))
 }

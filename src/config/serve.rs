@@ -48,6 +48,24 @@ pub struct Config {
     pub traces: Option<traces::Config>,
 }
 
+impl Config {
+    /// What is wrong with certificate files that can be used nevertheless: one line for each expired CA certificate.
+    pub fn file_warnings(&self) -> Vec<String> {
+        let mut warnings = self.tls.as_ref().map(server::Tls::warnings).unwrap_or_default();
+        warnings.extend_from_slice(self.upstream.http.roots.warnings());
+        if let credentials::Config::Keystone(keystone) = &self.credentials
+            && let Some(roots) = keystone.account.custom_roots()
+        {
+            warnings.extend_from_slice(roots.warnings());
+        }
+        warnings.extend_from_slice(self.traces.as_ref().map(traces::Config::warnings).unwrap_or_default());
+        // One file may have several uses.
+        warnings.sort();
+        warnings.dedup();
+        warnings
+    }
+}
+
 /// Files are small, and in the cache of the system.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than any round trip.

@@ -8,19 +8,22 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
 use super::connection_age::{Action, ConnectionAge};
+use super::handshake_failures::{CLOSED, HandshakeFailures, TIMEOUT, reason};
 use super::in_flight::InFlight;
 use super::rewind::Rewind;
 use super::tls::{Tls, peer_names};
@@ -39,16 +42,33 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 /// What h2 buffers of a response for a peer that does not read, in bytes.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// How long a connection may be read after its handshake failed, and how many connections at the same time.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_CLOSING: usize = 64;
+
 /// Serves the connections of one port.
 pub(super) struct ConnectionHandler {
     pub(super) config: Config,
     pub(super) shutdown: ServerShutdown,
+    pub(super) failures: HandshakeFailures,
     tls: Option<Arc<Tls>>,
     builder: auto::Builder<TrackedExecutor>,
+    /// A permit for each connection that may still be closed slowly.
+    closing: Semaphore,
 }
 
-/// A connection after its handshakes, in plaintext or with TLS.
-type NegotiatedStream = Rewind<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
+/// A connection in plaintext or with TLS.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+/// A connection after its handshakes.
+type NegotiatedStream = Rewind<Stream>;
+
+/// A handshake that failed.
+struct HandshakeError {
+    error: io::Error,
+    /// The peer has begun a TLS handshake, so that the failure counts.
+    counts: bool,
+    stream: Stream,
+}
 
 impl ConnectionHandler {
     /// hyper's tasks are spawned in `tasks`.
@@ -56,10 +76,11 @@ impl ConnectionHandler {
         config: Config,
         tls: Option<Arc<Tls>>,
         shutdown: ServerShutdown,
+        failures: HandshakeFailures,
         tasks: TaskTracker,
     ) -> Self {
         let builder = http_builder(&config, TrackedExecutor(tasks));
-        Self { config, shutdown, tls, builder }
+        Self { config, shutdown, failures, tls, builder, closing: Semaphore::new(MAX_CLOSING) }
     }
 
     /// Serves a connection until it is closed.
@@ -76,23 +97,66 @@ impl ConnectionHandler {
                 let peer = Peer { address, addr_display: address.to_string().into(), names };
                 self.serve_connection(stream, service.connect(peer)).await;
             }
-            Ok(Err(error)) => tracing::debug!(peer = %address, %error, "connection closed: handshake failed"),
-            Err(_) => tracing::debug!(peer = %address, "connection closed: handshake timeout"),
+            Ok(Err(HandshakeError { error, counts, stream })) => {
+                tracing::debug!(peer = %address, %error, "connection closed: handshake failed");
+                if counts {
+                    self.failures.record(reason(&error), address, &error);
+                }
+                // Boxed, so that other connections do not have its memory.
+                Box::pin(self.close_after_failure(stream)).await;
+            }
+            Err(_) => {
+                tracing::debug!(peer = %address, "connection closed: handshake timeout");
+                if self.tls.is_some() {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "no complete handshake in time");
+                    self.failures.record(TIMEOUT, address, &error);
+                }
+            }
         }
     }
 
     /// Performs the handshakes. The names are those in the peer's certificate.
-    async fn handshake(&self, stream: TcpStream) -> io::Result<(NegotiatedStream, Arc<[String]>)> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(NegotiatedStream, Arc<[String]>), HandshakeError> {
         let (mut stream, names) = match &self.tls {
             None => (Either::Left(stream), Arc::default()),
-            Some(tls) => {
-                let stream = tls.acceptor().accept(stream).await?;
-                let names = peer_names(stream.get_ref().1.peer_certificates())?;
-                (Either::Right(Box::new(stream)), names)
-            }
+            Some(tls) => accept_tls(tls, stream).await?,
         };
-        let prefix = read_preface(&mut stream, self.config.http1).await?;
-        Ok((Rewind { prefix, inner: stream }, names))
+        let mut prefix = BytesMut::with_capacity(HTTP2_PREFACE.len());
+        match read_preface(&mut stream, &mut prefix, self.config.http1).await {
+            Ok(()) => Ok((Rewind { prefix: prefix.freeze(), inner: stream }, names)),
+            Err(error) => {
+                // A connection that is closed unused has not failed.
+                let is_unused = prefix.is_empty() && reason(&error) == CLOSED;
+                Err(HandshakeError { error, counts: self.tls.is_some() && !is_unused, stream })
+            }
+        }
+    }
+
+    /// Closes a connection so that what was written last, such as a TLS alert, reaches the peer: closing a socket that has unread
+    /// bytes resets the connection, and the peer then discards what it has not read.
+    async fn close_after_failure(&self, stream: Stream) {
+        let Ok(_permit) = self.closing.try_acquire() else { return };
+        let close = async {
+            let mut socket = match stream {
+                Either::Left(socket) => socket,
+                Either::Right(mut tls) => {
+                    // After a TLS error this may fail, and the alert is written nevertheless.
+                    let _ = tls.shutdown().await;
+                    tls.into_inner().0
+                }
+            };
+            socket.shutdown().await?;
+            while socket.read(&mut [0; 1024]).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        tokio::select! {
+            // An error means that the peer has closed, too.
+            _ = timeout(CLOSE_TIMEOUT, close) => {}
+            () = self.shutdown.graceful.cancelled() => {}
+        }
     }
 
     /// Serves HTTP until the connection is closed, by its peer or by [`ConnectionAge`].
@@ -131,18 +195,43 @@ impl ConnectionHandler {
     }
 }
 
-/// Reads until the peer has shown its HTTP version, and checks that the port supports it. Returns the bytes read.
-async fn read_preface(stream: &mut (impl AsyncRead + Unpin), http1: bool) -> io::Result<Bytes> {
-    let mut prefix = BytesMut::with_capacity(HTTP2_PREFACE.len());
-    while prefix.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&prefix) {
-        if stream.read_buf(&mut prefix).await? == 0 {
+/// Performs the TLS handshake. The names are those in the peer's certificate.
+async fn accept_tls(tls: &Tls, stream: TcpStream) -> Result<(Stream, Arc<[String]>), HandshakeError> {
+    // A peer that closes without a byte, such as a TCP probe, has begun no handshake.
+    if let Err(error) = wait_for_first_byte(&stream).await {
+        return Err(HandshakeError { error, counts: false, stream: Either::Left(stream) });
+    }
+    let stream = match tls.acceptor().accept(stream).into_fallible().await {
+        Ok(stream) => Box::new(stream),
+        Err((error, stream)) => {
+            return Err(HandshakeError { error, counts: true, stream: Either::Left(stream) });
+        }
+    };
+    match peer_names(stream.get_ref().1.peer_certificates()) {
+        Ok(names) => Ok((Either::Right(stream), names)),
+        Err(error) => Err(HandshakeError { error, counts: true, stream: Either::Right(stream) }),
+    }
+}
+
+async fn wait_for_first_byte(stream: &TcpStream) -> io::Result<()> {
+    if stream.peek(&mut [0]).await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+/// Reads into `prefix` until the peer has shown its HTTP version, and checks that the port supports it.
+async fn read_preface(
+    stream: &mut (impl AsyncRead + Unpin),
+    prefix: &mut BytesMut,
+    http1: bool,
+) -> io::Result<()> {
+    while prefix.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(prefix) {
+        if stream.read_buf(prefix).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
     if !http1 && !prefix.starts_with(HTTP2_PREFACE) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak HTTP/2"));
     }
-    Ok(prefix.freeze())
+    Ok(())
 }
 
 fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<TrackedExecutor> {

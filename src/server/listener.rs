@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::connection::ConnectionHandler;
+use super::handshake_failures::HandshakeFailures;
 use super::tls::Tls;
 use super::workers::WorkerPool;
-use super::{Config, ServerShutdown, Service};
+use super::{Config, ConnectionMetrics, ServerShutdown, Service};
 
 /// The back-off while the process has no file descriptors or memory left.
 const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
@@ -33,14 +34,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds `address`; port 0 selects a free port. `open_connections` counts the connections, which are assigned to
-    /// `workers`.
+    /// Binds `address`; port 0 selects a free port. The connections are assigned to `workers`.
     pub fn bind(
         address: SocketAddr,
         config: Config,
         tls: Option<Arc<Tls>>,
         shutdown: ServerShutdown,
-        open_connections: IntGauge,
+        metrics: ConnectionMetrics,
         workers: WorkerPool,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -50,8 +50,9 @@ impl Server {
         socket.bind(address)?;
         let listener = socket.listen(LISTEN_BACKLOG)?;
         let tasks = TaskTracker::new();
-        let handler = Arc::new(ConnectionHandler::new(config, tls, shutdown, tasks.clone()));
-        Ok(Self { listener, handler, open_connections, workers, tasks })
+        let failures = HandshakeFailures::new(metrics.tls_handshake_failures);
+        let handler = Arc::new(ConnectionHandler::new(config, tls, shutdown, failures, tasks.clone()));
+        Ok(Self { listener, handler, open_connections: metrics.open, workers, tasks })
     }
 
     /// The bound address, with the selected port.
@@ -61,12 +62,23 @@ impl Server {
 
     /// Serves until shutdown, and until every connection is closed.
     pub async fn serve(self, service: impl Service) {
+        tokio::select! {
+            () = self.accept_until_shutdown(service) => {}
+            () = self.handler.failures.log_task() => {}
+        }
+        self.handler.failures.log();
+        drop(self.listener);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn accept_until_shutdown(&self, service: impl Service) {
         let mut backoff = MIN_ACCEPT_BACKOFF;
         let shutdown = &self.handler.shutdown.graceful;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => return,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -78,14 +90,11 @@ impl Server {
                     tracing::warn!(%error, "cannot accept connections; retrying after a back-off");
                     tokio::select! {
                         () = sleep(backoff) => backoff = MAX_ACCEPT_BACKOFF.min(backoff * 2),
-                        () = shutdown.cancelled() => break,
+                        () = shutdown.cancelled() => return,
                     }
                 }
             }
         }
-        drop(self.listener);
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// Serves one connection in a task of the worker that it is assigned to.

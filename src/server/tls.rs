@@ -12,9 +12,10 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
+use super::client_verifier::{ClientVerifier, caller_names};
 use crate::files::{Loaded, Snapshot};
 use crate::pem::{self, Certificate};
 
@@ -43,6 +44,8 @@ pub struct Tls {
 struct Material {
     config: Arc<ServerConfig>,
     certificate: Certificate,
+    /// CA certificates that are not valid now.
+    warnings: Vec<String>,
 }
 
 impl Tls {
@@ -56,7 +59,11 @@ impl Tls {
 
     /// Reads the files again. After an error, the previous content stays in use.
     pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(Material::read(&self.files)?));
+        let material = Material::read(&self.files)?;
+        for warning in &material.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.current.store(Arc::new(material));
         Ok(())
     }
 
@@ -67,6 +74,11 @@ impl Tls {
     /// The port's certificate.
     pub(crate) fn certificate(&self) -> Certificate {
         self.current.load().certificate.clone()
+    }
+
+    /// What is wrong with the files in use, which can be used nevertheless: one line for each expired CA certificate.
+    pub fn warnings(&self) -> Vec<String> {
+        self.current.load().warnings.clone()
     }
 
     /// When the certificate in use expires, in seconds since 1970.
@@ -82,72 +94,47 @@ impl Tls {
 
 impl Material {
     fn read(files: &Files) -> Result<Self, String> {
-        let (certificate_path, key_path) = (files.certificate.display(), files.key.display());
-        let chain = pem::read_certificates(&files.certificate)?;
+        let (chain, certificate) = pem::read_chain(&files.certificate)?;
         let key = pem::read_private_key(&files.key)?;
-        let leaf = chain.first().ok_or_else(|| format!("{certificate_path} contains no certificate"))?;
-        let certificate = Certificate::parse(leaf)
-            .map_err(|error| format!("{certificate_path} is not a valid X.509 certificate ({error})"))?;
-
+        let mut warnings = Vec::new();
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
         let builder = match &files.client_ca {
             Some(path) => {
-                let roots = Arc::new(pem::read_roots(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                let bundle = pem::read_roots(path)?;
+                warnings = bundle.warnings;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(bundle.roots), provider)
                     .build()
                     .map_err(|error| format!("cannot use {} ({error})", path.display()))?;
-                builder.with_client_cert_verifier(verifier)
+                builder.with_client_cert_verifier(Arc::new(ClientVerifier(verifier)))
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|error| format!("{certificate_path} and {key_path} do not match ({error})"))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| unusable_pair(files, error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config), certificate })
+        if files.client_ca.is_some() {
+            // The client certificate is not verified again in a resumed session, however long ago it expired.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Self { config: Arc::new(config), certificate, warnings })
     }
+}
+
+/// Why a certificate and a key cannot be used together.
+fn unusable_pair(files: &Files, error: rustls::Error) -> String {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return format!("{certificate} and {key} do not match ({error})");
+    }
+    format!("the certificate of {certificate} with the key of {key} cannot be used ({error})")
 }
 
 /// The names of a peer, from its verified certificate chain. None without mutual TLS.
 pub(super) fn peer_names(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Arc<[String]>> {
     let Some(leaf) = chain.and_then(<[_]>::first) else { return Ok(Arc::default()) };
-    let Certificate { uris, dns_names, .. } = Certificate::parse(leaf).map_err(io::Error::other)?;
-    caller_names(uris, dns_names).map(Arc::from).map_err(io::Error::other)
-}
-
-/// The one SPIFFE ID of a certificate, or else its DNS names. SPIFFE requires that a certificate with more than one SPIFFE
-/// ID is rejected (X509-SVID, section 2).
-fn caller_names(uris: Vec<String>, dns_names: Vec<String>) -> Result<Vec<String>, &'static str> {
-    let mut spiffe_ids = uris;
-    spiffe_ids.retain(|uri| uri.starts_with("spiffe://"));
-    match spiffe_ids.len() {
-        0 => Ok(dns_names),
-        1 => Ok(spiffe_ids),
-        _ => Err("the client certificate has more than one SPIFFE ID"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn caller_is_named_by_its_spiffe_id_or_else_by_its_dns_names() {
-        let (id, other_id) = ("spiffe://example.org/reader", "spiffe://example.org/other");
-        for (uris, dns_names, expected) in [
-            (vec![], vec![], Some(vec![])),
-            (vec![id], vec!["a.example"], Some(vec![id])),
-            (vec![], vec!["a.example", "b.example"], Some(vec!["a.example", "b.example"])),
-            (vec!["https://a.example"], vec!["b.example"], Some(vec!["b.example"])),
-            (vec!["https://a.example"], vec![], Some(vec![])),
-            (vec![id, other_id], vec![], None),
-        ] {
-            let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
-            let found = caller_names(owned(uris.clone()), owned(dns_names));
-            assert_eq!(found.ok(), expected.map(owned), "{uris:?}");
-        }
-    }
+    let certificate = Certificate::parse(leaf).map_err(io::Error::other)?;
+    caller_names(certificate).map(Arc::from).map_err(io::Error::other)
 }

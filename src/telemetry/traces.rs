@@ -96,6 +96,11 @@ impl Config {
         if problems.is_empty() { Ok(Some(config)) } else { Err(problems) }
     }
 
+    /// What is wrong with the file of the collector's CA certificates, which can be used nevertheless.
+    pub fn warnings(&self) -> &[String] {
+        self.roots.warnings()
+    }
+
     fn span_exporter(&self) -> Result<opentelemetry_otlp::SpanExporter, String> {
         let builder = opentelemetry_otlp::SpanExporter::builder();
         let exporter = match self.protocol {

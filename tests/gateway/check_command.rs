@@ -54,16 +54,6 @@ async fn configuration_is_described_or_its_errors_are_reported_together() {
 }
 
 #[tokio::test]
-async fn expired_server_certificate_is_a_configuration_error() {
-    let files = TlsFiles::new();
-    files.write_server_pair(&files.servers.issue_until(&[dns("localhost")], 2020));
-    let mutual = files.mutual_tls_flags();
-    let (exit_code, output) = check(&["--sandbox", &mutual[0], &mutual[1]], &[]).await;
-    assert_eq!(exit_code, 64);
-    assert_fails(&output, &["certificate", "expires Wed, 01 Jan 2020", "renew it"]);
-}
-
-#[tokio::test]
 async fn upstream_error_from_vbs_passes() {
     let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
     let unauthenticated = r#"{"error": {"code": 401, "message": "The request you have made requires authentication.", "title": "Unauthorized"}}"#;

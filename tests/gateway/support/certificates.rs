@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::support::*;
@@ -24,9 +24,16 @@ pub struct CertificateAndKey {
 
 impl CertificateAuthority {
     pub fn new() -> Self {
+        Self::with("rcgen self signed cert", |_| {})
+    }
+
+    /// An authority with this name, after changes to its parameters.
+    pub fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -36,10 +43,19 @@ impl CertificateAuthority {
     }
 
     pub fn issue_until(&self, names: &[SanType], year: i32) -> CertificateAndKey {
+        self.issue_with(names, |params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    pub fn issue_with(
+        &self,
+        names: &[SanType],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateAndKey {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2099, 1, 1);
+        change(&mut params);
         CertificateAndKey {
             certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
             key: key.serialize_pem(),

@@ -7,6 +7,7 @@ pub mod grpc;
 pub mod h2_peer;
 pub mod keystone;
 pub mod process;
+pub mod tls_client;
 pub mod tls_upstream;
 pub mod upstream;
 
