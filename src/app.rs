@@ -48,7 +48,7 @@ pub struct App {
     process: Process,
 }
 
-/// Builds the parts. The current runtime is that of the first worker; the others are started here. The embedded upstream is
+/// Builds the parts, and starts the workers. The embedded upstream is
 /// bound here, too: its address is the URL that the upstream client calls.
 pub async fn build(config: Config) -> Result<App, Error> {
     let metrics = Metrics::new(crate::telemetry::dropped_log_lines).map_err(setup)?;
@@ -127,6 +127,7 @@ impl App {
             process.tokens.grpc_port.clone(),
             ConnectionMetrics {
                 open: process.metrics.connections.clone(),
+                refused: process.metrics.refused_connections.clone(),
                 tls_handshake_failures: process.metrics.handshake_failures.clone(),
             },
             process.workers.clone(),
@@ -139,10 +140,11 @@ impl App {
             process.tokens.admin_port.clone(),
             ConnectionMetrics {
                 open: process.metrics.admin_connections.clone(),
+                refused: process.metrics.refused_connections.clone(),
                 // It has no TLS.
                 tls_handshake_failures: process.metrics.handshake_failures.clone(),
             },
-            WorkerPool::start(1).map_err(setup)?,
+            WorkerPool::current(),
         )
         .map_err(|error| Error::Bind { address: self.admin_listen, error })?;
         Ok(BoundApp {

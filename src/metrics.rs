@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -69,8 +70,10 @@ pub struct MetricFamilies {
     pub reload_failures: IntCounter,
     /// TLS handshakes that failed, by reason. Only a handshake counts that the peer has begun.
     pub handshake_failures: IntCounterVec,
-    /// Open connections on the admin port. It enforces their limit and is not exported.
+    /// Open connections on the admin port.
     pub admin_connections: IntGauge,
+    /// Connections beyond the limit of a port.
+    pub refused_connections: IntCounter,
 }
 
 impl Metrics {
@@ -135,7 +138,11 @@ impl MetricFamilies {
                 "TLS handshakes that failed, by reason.",
                 "reason",
             )?,
-            admin_connections: IntGauge::new("admin_connections", "Open connections on the admin port.")?,
+            admin_connections: gauge("admin_connections", "Open connections on the admin port.")?,
+            refused_connections: counter(
+                "server_connections_refused_total",
+                "Connections that were closed at once because there were too many.",
+            )?,
             dropped_log_lines,
             registry: registry.clone(),
         })
@@ -166,7 +173,7 @@ impl MetricFamilies {
 
     /// Observes an attempt at the upstream that ended with an HTTP status, an error type, or both.
     pub fn attempt(&self, status: Option<u16>, error_type: &str, duration: Duration) {
-        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        let status = status.map(status_label).unwrap_or_default();
         self.attempts.with_label_values(&[status.as_str(), error_type]).observe(duration.as_secs_f64());
     }
 
@@ -191,6 +198,12 @@ impl MetricFamilies {
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families)
     }
+}
+
+/// The status, or the class of one that HTTP does not define: an upstream must not make a time series for each number.
+fn status_label(status: u16) -> String {
+    let is_defined = StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
+    if is_defined { status.to_string() } else { format!("{}xx", status / 100) }
 }
 
 fn register<C: Collector + Clone + 'static>(

@@ -31,7 +31,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use prometheus::{IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,8 @@ pub struct Config {
 pub struct ConnectionMetrics {
     /// Open connections.
     pub open: IntGauge,
+    /// Connections that were closed at once because of [`Config::max_connections`].
+    pub refused: IntCounter,
     /// TLS handshakes that failed, by reason.
     pub tls_handshake_failures: IntCounterVec,
 }

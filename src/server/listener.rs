@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::connection::ConnectionHandler;
@@ -20,6 +20,8 @@ use super::{Config, ConnectionMetrics, ServerShutdown, Service};
 /// The back-off while the process has no file descriptors or memory left.
 const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
+/// The shortest time between two log lines about refused connections.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 /// The most connections that the kernel queues until they are accepted.
 const LISTEN_BACKLOG: u32 = 1024;
 
@@ -28,6 +30,9 @@ pub struct Server {
     listener: TcpListener,
     handler: Arc<ConnectionHandler>,
     open_connections: IntGauge,
+    refused_connections: IntCounter,
+    /// When a refused connection may be logged again.
+    next_warning: Mutex<Instant>,
     workers: WorkerPool,
     /// The connections, and hyper's tasks.
     tasks: TaskTracker,
@@ -52,7 +57,15 @@ impl Server {
         let tasks = TaskTracker::new();
         let failures = HandshakeFailures::new(metrics.tls_handshake_failures);
         let handler = Arc::new(ConnectionHandler::new(config, tls, shutdown, failures, tasks.clone()));
-        Ok(Self { listener, handler, open_connections: metrics.open, workers, tasks })
+        Ok(Self {
+            listener,
+            handler,
+            open_connections: metrics.open,
+            refused_connections: metrics.refused,
+            next_warning: Mutex::new(Instant::now()),
+            workers,
+            tasks,
+        })
     }
 
     /// The bound address, with the selected port.
@@ -103,7 +116,7 @@ impl Server {
         let gauge = ConnectionGauge(self.open_connections.clone());
         let open = usize::try_from(self.open_connections.get()).unwrap_or_default();
         if open > self.handler.config.max_connections {
-            tracing::debug!(%peer, "connection closed: the connection limit is reached");
+            self.refuse(peer);
             return;
         }
         let handler = Arc::clone(&self.handler);
@@ -120,6 +133,18 @@ impl Server {
             }
         };
         self.tasks.spawn_on(task, &runtime);
+    }
+
+    /// Counts a connection beyond the limit. Any peer can cause them, so not each one is logged.
+    fn refuse(&self, peer: SocketAddr) {
+        self.refused_connections.inc();
+        let mut next_warning = self.next_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        if *next_warning <= Instant::now() {
+            *next_warning = Instant::now() + WARNING_INTERVAL;
+            let limit = self.handler.config.max_connections;
+            let refused = self.refused_connections.get();
+            tracing::warn!(%peer, limit, refused, "connections are refused: the port has as many as it may have");
+        }
     }
 }
 

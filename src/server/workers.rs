@@ -1,7 +1,8 @@
-//! Worker threads: each has a single-threaded Tokio runtime of its own, and the process's main thread is the first worker.
+//! Worker threads: each has a single-threaded Tokio runtime of its own.
 //!
 //! A connection stays on the worker that it was assigned to, and so do its calls and their upstream requests. A runtime
-//! with one queue for all threads would move each call between cores and wake one core for the work of another.
+//! with one queue for all threads would move each call between cores and wake one core for the work of another. The main thread is
+//! no worker: it serves the admin port, reads changed files and renews tokens, so that none of these delays a call.
 
 use std::io;
 use std::sync::Arc;
@@ -20,8 +21,7 @@ pub struct WorkerPool(Arc<Workers>);
 /// A connection holds a clone of the handle of its worker, so that the number of clones is that of its connections.
 #[derive(Debug)]
 struct Workers {
-    first: Arc<Handle>,
-    others: Vec<Arc<Handle>>,
+    handles: Vec<Arc<Handle>>,
     stop: DropGuard,
     /// Cancelled when a thread terminates.
     terminated: CancellationToken,
@@ -35,17 +35,14 @@ pub fn runtime() -> io::Result<Runtime> {
 }
 
 impl WorkerPool {
-    /// The current runtime as the first worker, and `count - 1` threads.
+    /// Starts `count` threads.
     pub fn start(count: usize) -> io::Result<Self> {
-        let stop = CancellationToken::new().drop_guard();
-        let terminated = CancellationToken::new();
-        let running = TaskTracker::new();
-        let mut others = Vec::new();
-        for number in 1..count {
+        let mut workers = Self::without_threads();
+        for number in 1..=count {
             let runtime = runtime()?;
-            others.push(Arc::new(runtime.handle().clone()));
-            let stop = stop.token().clone();
-            let guards = (terminated.clone().drop_guard(), running.token());
+            workers.handles.push(Arc::new(runtime.handle().clone()));
+            let stop = workers.stop.token().clone();
+            let guards = (workers.terminated.clone().drop_guard(), workers.running.token());
             thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _guards = guards;
                 runtime.block_on(stop.cancelled());
@@ -53,15 +50,29 @@ impl WorkerPool {
                 runtime.shutdown_timeout(Duration::ZERO);
             })?;
         }
-        let first = Arc::new(Handle::current());
-        Ok(Self(Arc::new(Workers { first, others, stop, terminated, running })))
+        Ok(Self(Arc::new(workers)))
+    }
+
+    /// The current runtime as the only worker.
+    pub fn current() -> Self {
+        let mut workers = Self::without_threads();
+        workers.handles.push(Arc::new(Handle::current()));
+        Self(Arc::new(workers))
+    }
+
+    fn without_threads() -> Workers {
+        Workers {
+            handles: Vec::new(),
+            stop: CancellationToken::new().drop_guard(),
+            terminated: CancellationToken::new(),
+            running: TaskTracker::new(),
+        }
     }
 
     /// Assigns a connection to the worker that has the fewest. Dropping the handle ends the assignment.
     pub fn least_loaded(&self) -> Arc<Handle> {
-        let Workers { first, others, .. } = &*self.0;
-        let worker = std::iter::once(first).chain(others).min_by_key(|worker| Arc::strong_count(worker));
-        Arc::clone(worker.unwrap_or(first))
+        let worker = self.0.handles.iter().min_by_key(|worker| Arc::strong_count(worker));
+        worker.map_or_else(|| Arc::new(Handle::current()), Arc::clone)
     }
 
     /// Waits until a thread has terminated, which none should do before the process ends.
@@ -91,21 +102,21 @@ mod tests {
     async fn connection_is_assigned_to_the_worker_with_the_fewest() {
         let pool = WorkerPool::start(3).unwrap();
         let (first, second, third) = (pool.least_loaded(), pool.least_loaded(), pool.least_loaded());
-        assert_eq!(thread_name(&first).await, thread::current().name().unwrap());
-        assert_eq!(thread_name(&second).await, "worker-1");
-        assert_eq!(thread_name(&third).await, "worker-2");
+        assert_eq!(thread_name(&first).await, "worker-1");
+        assert_eq!(thread_name(&second).await, "worker-2");
+        assert_eq!(thread_name(&third).await, "worker-3");
         drop(second);
-        assert_eq!(thread_name(&pool.least_loaded()).await, "worker-1");
+        assert_eq!(thread_name(&pool.least_loaded()).await, "worker-2");
+        let current = WorkerPool::current().least_loaded();
+        assert_eq!(thread_name(&current).await, thread::current().name().unwrap());
     }
 
     #[tokio::test]
     async fn terminated_worker_is_noticed_and_its_tasks_are_dropped() {
-        let pool = WorkerPool::start(2).unwrap();
-        let _first = pool.least_loaded();
-        let second = pool.least_loaded();
+        let pool = WorkerPool::start(1).unwrap();
         let task = CancellationToken::new();
         let task_guard = task.clone().drop_guard();
-        second.spawn(async move {
+        pool.least_loaded().spawn(async move {
             let _guard = task_guard;
             std::future::pending::<()>().await;
         });

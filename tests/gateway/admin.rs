@@ -56,3 +56,25 @@ async fn metrics_count_calls_and_attempts_without_ids() {
         assert!(!text.contains(secret));
     }
 }
+
+#[tokio::test]
+async fn undefined_upstream_status_counts_as_its_class() {
+    let upstream = Upstream::scripted(|_, number| match number {
+        1 => reply(404, &[], ""),
+        2 => reply(494, &[], ""),
+        3 => reply(477, &[], ""),
+        _ => reply(599, &[], ""),
+    })
+    .await;
+    let gateway = Gateway::with_flags(&upstream, &["--max-attempts=1"]).await;
+    for _ in 0..4 {
+        gateway.get().await.unwrap_err();
+    }
+    let (_, text) = gateway.admin_get("/metrics").await;
+    for (label, count) in [("404", 1), ("4xx", 2), ("5xx", 1)] {
+        let series = format!(
+            r#"http_client_request_duration_seconds_count{{error_type="",http_response_status_code="{label}"}} {count}"#
+        );
+        assert!(text.contains(&series), "{series}");
+    }
+}

@@ -101,6 +101,7 @@ async fn max_connections_closes_only_excess_connection() {
     let second = h2_peer::connect(gateway.grpc).await;
     gateway.metric_becomes("server_connections", 2.0).await;
     assert!(frame_types_until_closed(&mut connect_tcp(&gateway).await).await.is_empty());
+    assert_eq!(gateway.metric("server_connections_refused_total").await, 1.0);
     assert_eq!(RawRequest::call().send_on(&mut first).await.status().code(), Code::Ok);
     drop(second);
     gateway.metric_becomes("server_connections", 1.0).await;
