@@ -4,6 +4,8 @@
 //! Every line that looks like a BEGIN or END line must be one, and blocks must be complete. Other text between blocks is
 //! a comment. Content is never part of an error: it may be a private key.
 
+use std::borrow::Cow;
+
 use rustls::pki_types::pem::{Error, PemObject};
 
 /// A block, from its BEGIN line to its END line.
@@ -32,6 +34,10 @@ impl Block {
             self.text.lines().any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
         self.label == "ENCRYPTED PRIVATE KEY" || has_header
     }
+
+    fn without_end(&self) -> String {
+        format!("{} has no line -----END {}-----: complete the file", self.place, self.label)
+    }
 }
 
 /// Finds every block.
@@ -39,10 +45,11 @@ pub(super) fn blocks(bytes: &[u8]) -> Result<Vec<Block>, String> {
     let text = text(bytes)?;
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
-    for (number, line) in (1..).zip(text.lines()) {
+    for (line_number, line) in (1..).zip(text.lines()) {
         let line = line.trim_end();
-        let Some(boundary) = Boundary::parse(line).map_err(|problem| format!("line {number} {problem}"))?
-        else {
+        let number = blocks.len() + 1;
+        let at_line = |problem| format!("block {number}: line {line_number} {problem}");
+        let Some(boundary) = Boundary::parse(line).map_err(at_line)? else {
             if let Some(block) = &mut open {
                 block.text += line;
                 block.text.push('\n');
@@ -50,16 +57,14 @@ pub(super) fn blocks(bytes: &[u8]) -> Result<Vec<Block>, String> {
             continue;
         };
         match (boundary, open.take()) {
-            (Boundary::Begin(label), None) => open = Some(Block::begin(label, blocks.len() + 1, number)),
+            (Boundary::Begin(label), None) => open = Some(Block::begin(label, number, line_number)),
             (Boundary::End(label), Some(mut block)) if block.label == label => {
                 block.text += line;
                 blocks.push(block);
             }
             (Boundary::Begin(_) | Boundary::End(_), Some(block)) => return Err(block.without_end()),
             (Boundary::End(label), None) => {
-                return Err(format!(
-                    "line {number} is the END of a {label} without its BEGIN: complete the file"
-                ));
+                return Err(at_line(format!("is the END of a {label} without its BEGIN: complete the file")));
             }
         }
     }
@@ -69,14 +74,8 @@ pub(super) fn blocks(bytes: &[u8]) -> Result<Vec<Block>, String> {
     }
 }
 
-impl Block {
-    fn without_end(&self) -> String {
-        format!("{} has no line -----END {}-----: complete the file", self.place, self.label)
-    }
-}
-
 /// The text of a file. Bytes that are not UTF-8 may be in a comment; in a block they are not valid base64.
-fn text(bytes: &[u8]) -> Result<std::borrow::Cow<'_, str>, String> {
+fn text(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     let is_der = match bytes {
         // The tag of a sequence and a length: all that PEM encodes begins like this, and so does PKCS #12.
         [0x30, length, content @ ..] => *length >= 0x80 || usize::from(*length) == content.len(),
@@ -159,7 +158,7 @@ mod tests {
     fn incomplete_or_unrecognizable_block_is_an_error() {
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
         for (text, part) in [
-            (format!("{begin}\nAA==\n{end}{begin}\nAA==\n{end}\n"), "line 3 must be like"),
+            (format!("{begin}\nAA==\n{end}{begin}\nAA==\n{end}\n"), "block 1: line 3 must be like"),
             (
                 format!("\u{feff}{begin}\nAA==\n{end}\n"),
                 "line 1 must be like -----BEGIN CERTIFICATE----- or -----END CERTIFICATE-----, and nothing else: save it as UTF-8 without",
@@ -172,7 +171,7 @@ mod tests {
             (begin.to_owned(), "block 1 (line 1, CERTIFICATE) has no line -----END CERTIFICATE-----"),
             (format!("{begin}\n{begin}\n{end}"), "block 1 (line 1, CERTIFICATE) has no line"),
             (format!("{begin}\n-----END X-----"), "block 1 (line 1, CERTIFICATE) has no line"),
-            (format!("\n{end}"), "line 2 is the END of a CERTIFICATE without its BEGIN"),
+            (format!("\n{end}"), "block 1: line 2 is the END of a CERTIFICATE without its BEGIN"),
             (format!("----BEGIN CERTIFICATE----\n{end}"), "line 1"),
             ("-----begin certificate-----".into(), "line 1"),
             ("\u{2014}\u{2014}BEGIN CERTIFICATE\u{2014}\u{2014}".into(), "line 1"),
