@@ -115,7 +115,6 @@ impl BackupShares for Upstream {
             let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
             let failed = match attempt.await {
                 Ok(share) => {
-                    material.mark_accepted();
                     self.throttle.on_success();
                     return Ok(share);
                 }

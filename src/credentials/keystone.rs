@@ -22,8 +22,8 @@ use super::secret_source::SecretSource;
 use crate::files::{Loaded, Snapshot};
 use crate::http::{BaseUrl, Config as HttpConfig, Roots};
 use crate::metrics::Metrics;
-use account::Account;
-pub use account::{CA_VARIABLE, VARIABLES};
+use account::{Account, READ_VARIABLES};
+pub use account::{CA_VARIABLE, VARIABLES, ignored_variables};
 use client::IdentityClient;
 pub use client::{IdentityError, IssuedToken};
 use token_cache::TokenCache;
@@ -48,7 +48,8 @@ impl AccountConfig {
     /// Reads the account and the CA certificates of the identity service. With `allow_plaintext` the URL of the identity service,
     /// and the endpoint in its catalog, may be `http`. The error has a line for each problem.
     pub fn load(source: SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
-        let account = Loaded::read(source.files(&VARIABLES), || Account::read(&source, allow_plaintext))?;
+        let account =
+            Loaded::read(source.files(&READ_VARIABLES), || Account::read(&source, allow_plaintext))?;
         Ok(Self { source, account })
     }
 
