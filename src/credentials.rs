@@ -22,8 +22,8 @@ use http::HeaderMap;
 
 pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken, Keystone,
-    VARIABLES as KEYSTONE_VARIABLES, ignored_variables,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken,
+    KNOWN_VARIABLES as KEYSTONE_VARIABLES, Keystone, ignored_variables,
 };
 pub use secret_source::SecretSource;
 

@@ -24,10 +24,10 @@ use crate::files::{Loaded, Snapshot};
 use crate::http::{BaseUrl, Config as HttpConfig, Roots};
 use crate::metrics::Metrics;
 pub use account::CA_VARIABLE;
-use account::{Account, READ_VARIABLES};
+use account::{Account, VARIABLES};
 use client::IdentityClient;
 pub use client::{IdentityError, IssuedToken};
-pub use ignored_variables::{VARIABLES, ignored_variables};
+pub use ignored_variables::{KNOWN_VARIABLES, ignored_variables};
 use token_cache::TokenCache;
 
 /// The account, and what its tokens are for.
@@ -50,8 +50,7 @@ impl AccountConfig {
     /// Reads the account and the CA certificates of the identity service. With `allow_plaintext` the URL of the identity service,
     /// and the endpoint in its catalog, may be `http`. The error has a line for each problem.
     pub fn load(source: SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
-        let account =
-            Loaded::read(source.files(&READ_VARIABLES), || Account::read(&source, allow_plaintext))?;
+        let account = Loaded::read(source.files(&VARIABLES), || Account::read(&source, allow_plaintext))?;
         Ok(Self { source, account })
     }
 

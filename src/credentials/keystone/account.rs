@@ -19,7 +19,7 @@ use crate::http::{BaseUrl, Roots};
 pub const CA_VARIABLE: &str = "OS_CACERT";
 
 /// The variables that are read.
-pub(super) const READ_VARIABLES: [&str; 15] = [
+pub(super) const VARIABLES: [&str; 15] = [
     "OS_AUTH_URL",
     "OS_USERNAME",
     "OS_PASSWORD",
@@ -136,11 +136,9 @@ impl Reader<'_> {
             self.problems.push(format!("{problem}, such as https://iam.eu-de.otc.t-systems.com/v3"));
             return None;
         }
-        let base = if lowercase.ends_with("/v3") { url.get(..url.len() - 3) } else { Some(url) };
-        let url = BaseUrl::parse(
-            &format!("{}/v3", base.unwrap_or_default().trim_end_matches('/')),
-            allow_plaintext,
-        );
+        let version_length = if lowercase.ends_with("/v3") { 3 } else { 0 };
+        let base = url.get(..url.len() - version_length).unwrap_or_default().trim_end_matches('/');
+        let url = BaseUrl::parse(&format!("{base}/v3"), allow_plaintext);
         self.report(url.map_err(|problem| format!("OS_AUTH_URL {problem}")))
     }
 

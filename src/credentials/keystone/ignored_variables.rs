@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use secrecy::ExposeSecret;
 
-use super::account::READ_VARIABLES;
+use super::account::VARIABLES;
 use crate::credentials::secret_source::SecretSource;
 
 const CLOUDS_YAML: &str = "clouds.yaml is not read; set OS_AUTH_URL and the variables of the account";
@@ -53,9 +53,9 @@ const IGNORED_VARIABLES: [(&str, &str); 29] = [
 ];
 
 /// The variables that a [`SecretSource`] of an account has: those that are read, and those that [`ignored_variables`] names.
-pub static VARIABLES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+pub static KNOWN_VARIABLES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let ignored = IGNORED_VARIABLES.iter().map(|(name, _)| *name);
-    READ_VARIABLES.into_iter().chain(ignored).collect()
+    VARIABLES.into_iter().chain(ignored).collect()
 });
 
 /// A warning for each variable that is set, that OpenStack's clients would read, and that the gateway ignores: its name and what
@@ -125,7 +125,7 @@ mod tests {
         assert!(
             IGNORED_VARIABLES
                 .iter()
-                .all(|(name, _)| !READ_VARIABLES.contains(name) && VARIABLES.contains(name))
+                .all(|(name, _)| !VARIABLES.contains(name) && KNOWN_VARIABLES.contains(name))
         );
     }
 }
