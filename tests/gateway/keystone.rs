@@ -2,7 +2,7 @@
 //! A genuine Keystone is tested in `.ci/keystone`; here the identity service returns what a genuine one rarely does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -403,8 +403,23 @@ async fn upstream_that_refuses_one_project_gets_few_renewals_while_others_succee
         assert_eq!(summary(&error), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
         gateway.get().await.unwrap();
     }
-    // The first, at once, after 1 s, 2 s, 4 s, …
-    assert!(identity.requests().len() <= 6, "{} renewals", identity.requests().len());
+    // The first, at once, after 1 s twice, 2 s, 4 s, …
+    assert!(identity.requests().len() <= 8, "{} renewals", identity.requests().len());
+}
+
+#[tokio::test]
+async fn no_call_fails_after_three_revocations_in_a_row() {
+    let valid = Arc::new(AtomicUsize::new(1));
+    let expected = Arc::clone(&valid);
+    let upstream = upstream_refusing_tokens(move |number| number < expected.load(Ordering::Relaxed)).await;
+    let identity = issuing_tokens(3600).await;
+    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
+    for next in 2..=4 {
+        gateway.get().await.unwrap();
+        valid.store(next, Ordering::Relaxed);
+        gateway.get().await.unwrap();
+    }
+    assert_eq!(identity.requests().len(), 4);
 }
 
 #[tokio::test]

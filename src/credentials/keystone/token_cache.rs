@@ -213,13 +213,13 @@ impl State {
         if now > self.forced_at + FORCED_MEMORY {
             self.forced = 0;
         }
-        self.forced_at = match self.forced.checked_sub(1) {
-            None => now,
-            Some(doublings) => {
-                let interval = REVOCATION_GRANULARITY * 2u32.pow(doublings.min(16));
-                // The token may have been revoked just now, and then so is one that is issued in this second.
-                (self.refreshed_at + interval.min(MAX_FORCED_INTERVAL)).max(now + REVOCATION_GRANULARITY)
-            }
+        self.forced_at = if self.forced == 0 {
+            now
+        } else {
+            // 1 s twice, so that a call still waits for the token after a third revocation, then twice as long each time.
+            let interval = REVOCATION_GRANULARITY * 2u32.pow(self.forced.saturating_sub(2).min(16));
+            // The token may have been revoked just now, and then so is one that is issued in this second.
+            (self.refreshed_at + interval.min(MAX_FORCED_INTERVAL)).max(now + REVOCATION_GRANULARITY)
         };
         self.forced = self.forced.saturating_add(1);
         // An identity service that is unavailable gets no more requests for that.
@@ -316,7 +316,7 @@ mod tests {
         assert!(state.invalidate(&first, now));
         assert!(!state.invalidate(&first, now), "many calls, one refresh");
         assert_eq!(state.refresh_at, now);
-        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        for seconds in [1, 1, 2, 4, 8, 16, 32, 60, 60] {
             let token = refresh(&mut state, now);
             assert!(!state.invalidate(&first, now), "a late rejection of an old token");
             assert!(state.invalidate(&token, now));
@@ -344,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn call_waits_for_the_token_after_each_of_three_revocations_in_a_row() {
+        let mut now = Instant::now();
+        let (mut state, mut token) = with_token(now);
+        for _ in 0..3 {
+            now += SECOND / 3;
+            assert!(state.invalidate(&token, now));
+            assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(None)));
+            now = state.refresh_at;
+            token = refresh(&mut state, now);
+        }
+    }
+
+    #[test]
     fn upstream_that_always_rejects_some_calls_gets_a_token_a_minute() {
         let start = Instant::now();
         let (mut state, mut token) = with_token(start);
@@ -357,7 +370,7 @@ mod tests {
                 refreshes.push((now - start).as_secs());
             }
         }
-        assert_eq!(refreshes[..8], [0, 1, 3, 7, 15, 31, 63, 123]);
+        assert_eq!(refreshes[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
         assert!(refreshes.len() <= 67, "{} refreshes in an hour", refreshes.len());
     }
 
