@@ -142,7 +142,7 @@ fn reply(bench: &mut Bench) {
 }
 
 fn error(bench: &mut Bench, material: &AuthMaterial) {
-    let read = |body| from_response(404, Some(REQUEST_ID), Some(body), material);
+    let read = |body| from_response(404, None, Some(REQUEST_ID), Some(body), material);
     let error = read(NOT_FOUND);
     assert_eq!(error.kind, ErrorKind::ShareNotFound);
     let failure = RpcError::Upstream(Box::new(error));

@@ -22,8 +22,8 @@ use http::HeaderMap;
 
 pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken, Keystone,
-    VARIABLES as KEYSTONE_VARIABLES,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken,
+    KNOWN_VARIABLES as KEYSTONE_VARIABLES, Keystone, ignored_variables,
 };
 pub use secret_source::SecretSource;
 
@@ -137,13 +137,6 @@ impl AuthMaterial {
     /// The upstream's URL in the identity service's catalog, if the gateway takes it from there.
     pub fn endpoint(&self) -> Option<&BaseUrl> {
         if let Self::Issued(token) = self { token.endpoint.as_ref() } else { None }
-    }
-
-    /// The upstream has accepted it.
-    pub fn mark_accepted(&self) {
-        if let Self::Issued(issued) = self {
-            issued.mark_accepted();
-        }
     }
 
     /// Whether it is the gateway's own: if it is rejected, only the operator can fix that.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
 use rustls::{ClientConfig, RootCertStore};
 use thread_local::ThreadLocal;
@@ -52,7 +52,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// How long a connection may be reused, so that changes of the server's addresses are seen.
     pub connection_lifetime: Duration,
-    /// The longest body that is read, in bytes.
+    /// The longest body of a successful response that is read, in bytes.
     pub max_response_bytes: usize,
 }
 
@@ -154,7 +154,7 @@ pub(crate) enum Reuse {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    /// `None` if it is longer than the limit: the rest was not read.
+    /// `None` if it is longer than the limit: the rest was not read, and the connection is closed.
     pub(crate) body: Option<Bytes>,
 }
 
@@ -174,6 +174,8 @@ pub(crate) enum Error {
     },
 }
 
+/// The longest body of any other response that is read, in bytes. Those of errors are short.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// The most header fields of a response. hyper's own limit is 100.
 const MAX_HEADERS: usize = 1000;
 /// A client is replaced after a random part of the configured lifetime, from this to 1, so that the threads do not all open
@@ -196,7 +198,7 @@ impl HttpClient {
         };
         let mut request = Request::new(Method::GET, url);
         *request.headers_mut() = headers;
-        self.execute(&client, request).await
+        self.execute(&client, request, StatusCode::OK).await
     }
 
     /// Sends a POST on a new connection and reads the whole response, as [`HttpClient::get`] does.
@@ -204,7 +206,7 @@ impl HttpClient {
         let mut request = Request::new(Method::POST, url);
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body.into());
-        self.execute(&self.fresh, request).await
+        self.execute(&self.fresh, request, StatusCode::CREATED).await
     }
 
     /// The client of this thread. An expired one is replaced; requests in flight finish on it.
@@ -222,7 +224,13 @@ impl HttpClient {
         Ok(client)
     }
 
-    async fn execute(&self, client: &Client, request: Request) -> Result<Response, Error> {
+    /// Sends a request whose success has the status `success`.
+    async fn execute(
+        &self,
+        client: &Client,
+        request: Request,
+        success: StatusCode,
+    ) -> Result<Response, Error> {
         if self.config.proxy.is_some() && is_https_to_ipv6(request.url()) {
             // reqwest would compare the name in the certificate with the address in brackets.
             return Err(Error::Unreachable(
@@ -234,10 +242,11 @@ impl HttpClient {
             response.map_err(|error| request_error(error, HAS_OPENED.with(Cell::get)))
         };
         let mut response = HAS_OPENED.scope(Cell::new(false), sent).await?;
-        let status = response.status().as_u16();
+        let status = response.status();
         let headers = std::mem::take(response.headers_mut());
-        let body = read_body(response, self.config.max_response_bytes).await?;
-        Ok(Response { status, headers, body })
+        let limit = if status == success { self.config.max_response_bytes } else { MAX_ERROR_BYTES };
+        let body = read_body(response, limit).await?;
+        Ok(Response { status: status.as_u16(), headers, body })
     }
 }
 

@@ -40,7 +40,7 @@
 //! | 2 | [`app`] | the only composition: builds the parts, binds the ports, owns every task, ends them in order |
 //! | | [`config`] | flags and environment to plain data; the only reader of the environment, `OTEL_` variables apart |
 //! | 3 | [`grpc`] | inbound edge: the service, the layer around a call, statuses, authorization, access log, health |
-//! | | [`upstream`] | outbound edge: attempts, retry policy, JSON, error bodies |
+//! | | [`upstream`] | outbound edge: attempts, retry policy, JSON, errors |
 //! | | [`server`] | connections, their limits, TLS and drain; the threads that serve them |
 //! | | [`admin`] | probes and metrics |
 //! | | [`sandbox`] | the embedded upstream; shares no code with the client that calls it |
@@ -49,6 +49,7 @@
 //! | | `http` | the HTTP client, and the base URL of a service; the only file that names its library |
 //! | 5 | [`metrics`] | the metric families |
 //! | | `pem`, `files` | certificates from PEM files; what was read from files, and whether they have changed since |
+//! | | `error_response` | what an error response of the upstream or the identity service says |
 //! | | [`proto`] | generated code |
 //! | 6 | [`domain`] | IDs, share, call, errors, and the trait between `grpc` and `upstream` |
 
@@ -58,6 +59,7 @@ pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod domain;
+mod error_response;
 mod files;
 pub mod grpc;
 mod http;

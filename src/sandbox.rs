@@ -161,7 +161,7 @@ fn body(status: StatusCode) -> String {
         405 => fault("badMethod", "The method is not allowed.", code),
         407 => html_page(code, "Proxy Authentication Required"),
         409 => fault("conflictingRequest", "The backup is being changed.", code),
-        413 => r#"{"overLimitFault":{"code":413,"message":"The request is too large.","details":""}}"#.into(),
+        413 => gateway_error("0201", "The request is too large."),
         414 => gateway_error("0201", "The URI is too long."),
         429 => gateway_error("0308", THROTTLED),
         494 => gateway_error("0201", "The headers are too large."),

@@ -8,7 +8,6 @@
 
 mod attempt;
 mod error;
-mod error_body;
 mod json;
 mod retry;
 mod unknown_fields;
@@ -21,8 +20,9 @@ use tokio::time::Instant;
 pub use attempt::share_url;
 pub use error::from_response;
 pub use json::read_share;
-pub use retry::{FIRST_BACKOFF, retry_after};
+pub use retry::FIRST_BACKOFF;
 
+pub use crate::error_response::retry_after;
 pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
 
 use crate::credentials::{AuthMaterial, CredentialProvider};
@@ -115,7 +115,6 @@ impl BackupShares for Upstream {
             let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
             let failed = match attempt.await {
                 Ok(share) => {
-                    material.mark_accepted();
                     self.throttle.on_success();
                     return Ok(share);
                 }

@@ -20,7 +20,7 @@ use tonic::Code;
 
 fuzz_target!(|input: &[u8]| {
     let (status, request_id, body) = split(input);
-    let error = from_response(status, request_id, Some(body), &material());
+    let error = from_response(status, None, request_id, Some(body), &material());
     let json = serde_json::from_slice(body).ok().filter(Value::is_object);
     if let Some(message) = &error.message {
         let json = json.as_ref().expect("a message out of what is no JSON object");

@@ -9,6 +9,7 @@
 
 mod account;
 mod client;
+mod ignored_variables;
 mod token_cache;
 mod token_document;
 
@@ -22,10 +23,11 @@ use super::secret_source::SecretSource;
 use crate::files::{Loaded, Snapshot};
 use crate::http::{BaseUrl, Config as HttpConfig, Roots};
 use crate::metrics::Metrics;
-use account::Account;
-pub use account::{CA_VARIABLE, VARIABLES};
+pub use account::CA_VARIABLE;
+use account::{Account, VARIABLES};
 use client::IdentityClient;
 pub use client::{IdentityError, IssuedToken};
+pub use ignored_variables::{KNOWN_VARIABLES, ignored_variables};
 use token_cache::TokenCache;
 
 /// The account, and what its tokens are for.

@@ -64,9 +64,9 @@ impl CallStats {
 /// The caller's W3C Trace Context, if it is well-formed.
 #[derive(Clone, Debug, Default)]
 pub struct TraceContext {
-    /// `traceparent`.
+    /// `traceparent`, of version 00.
     pub parent: Option<HeaderValue>,
-    /// `tracestate`, never without `traceparent`.
+    /// `tracestate`, at most 512 bytes, never without `traceparent`.
     pub state: Option<HeaderValue>,
 }
 

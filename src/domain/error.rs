@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The step that failed. The numbers are HTTP statuses of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// 400, 413, 414, 422, 431, 494.
+    /// 400, 413 (unless it is a rate limit), 414, 422, 431, 494.
     BadRequest,
     /// 401: the caller's token was rejected.
     Unauthenticated,
@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Conflict,
     /// 412.
     PreconditionFailed,
-    /// 429.
+    /// 429, and 413 with `Retry-After` or in OpenStack's form of a rate limit.
     RateLimited,
     /// 500.
     Internal,
@@ -78,7 +78,7 @@ pub struct Error {
     pub message: Option<String>,
     /// The gateway's own description, for the log: no URL, no token, nothing of a body.
     pub detail: String,
-    /// A valid `Retry-After`.
+    /// A valid `Retry-After`; zero if it is 0 or a date in the past.
     pub retry_after: Option<Duration>,
     /// Attempts made, including this one. One on a stale pooled connection does not count.
     pub attempts: u32,

@@ -90,37 +90,84 @@ pub(super) fn generate_request_id() -> HeaderValue {
 
 /// The caller's W3C Trace Context if it is well-formed; otherwise the trace is not continued.
 fn trace_context(headers: &HeaderMap) -> TraceContext {
-    /// What every implementation must at least propagate.
-    const MAX_STATE_BYTES: usize = 512;
-
-    let Some(parent) = single_value(headers, TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()))
-    else {
+    let Some(parent) = single_value(headers, TRACEPARENT).and_then(traceparent) else {
         return TraceContext::default();
     };
     let states: Vec<&[u8]> = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
-    let state = states.join(&b","[..]);
-    let is_printable = state.iter().all(|b| (b' '..=b'~').contains(b));
-    let is_usable = !state.is_empty() && state.len() <= MAX_STATE_BYTES && is_printable;
-    let state = if is_usable { HeaderValue::from_bytes(&state).ok() } else { None };
-    TraceContext { parent: Some(parent.clone()), state }
+    TraceContext { parent: Some(parent), state: tracestate(&states.join(&b","[..])) }
 }
 
-/// `version-traceid-parentid-flags` in lower-case hexadecimal; a later version may have more fields.
-fn is_traceparent(value: &[u8]) -> bool {
-    let is_hex = |field: &[u8], length| {
-        field.len() == length && field.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+/// `version-traceid-parentid-flags` in lower-case hexadecimal. Of a later version, only what version 00 defines is kept: the
+/// meaning of its other flags, and of what follows them, is unknown.
+fn traceparent(value: &HeaderValue) -> Option<HeaderValue> {
+    const LENGTH: usize = 55;
+    const SAMPLED: u8 = 1;
+
+    let (known, more) = value.to_str().ok()?.split_at_checked(LENGTH)?;
+    let fields: Vec<&str> = known.split('-').collect();
+    let [version, trace_id, parent_id, flags] = fields.as_slice() else { return None };
+    let is_hex = |field: &str, length: usize| {
+        field.len() == length && field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
-    let is_not_zero = |field: &[u8]| field.iter().any(|b| *b != b'0');
-    let fields: Vec<&[u8]> = value.split(|b| *b == b'-').collect();
-    let [version, trace_id, parent_id, flags, more @ ..] = fields.as_slice() else { return false };
-    is_hex(version, 2)
-        && *version != b"ff"
-        && (*version != b"00" || more.is_empty())
+    let is_not_zero = |field: &str| field.bytes().any(|b| b != b'0');
+    let is_valid = is_hex(version, 2)
+        && *version != "ff"
         && is_hex(trace_id, 32)
         && is_not_zero(trace_id)
         && is_hex(parent_id, 16)
         && is_not_zero(parent_id)
-        && is_hex(flags, 2)
+        && is_hex(flags, 2);
+    match *version {
+        _ if !is_valid => None,
+        "00" => more.is_empty().then(|| value.clone()),
+        _ if more.is_empty() || more.starts_with('-') => {
+            let sampled = u8::from_str_radix(flags, 16).ok()? & SAMPLED;
+            HeaderValue::try_from(format!("00-{trace_id}-{parent_id}-{sampled:02x}")).ok()
+        }
+        _ => None,
+    }
+}
+
+/// A list of at most 32 members `key=value`, of which some may be empty. What is too long to be sent on whole loses members as
+/// section 3.3.1.5 of the specification says: long ones first, then the last.
+fn tracestate(combined: &[u8]) -> Option<HeaderValue> {
+    /// What every implementation must at least propagate.
+    const MAX_BYTES: usize = 512;
+    const MAX_MEMBERS: usize = 32;
+    const LONG_MEMBER: usize = 128;
+
+    let members =
+        std::str::from_utf8(combined).ok()?.split(',').map(|member| member.trim_matches([' ', '\t']));
+    let mut members: Vec<&str> = members.filter(|member| !member.is_empty()).collect();
+    let is_member = |member: &&str| {
+        member.split_once('=').is_some_and(|(key, value)| is_state_key(key) && is_state_value(value))
+    };
+    if members.is_empty() || members.len() > MAX_MEMBERS || !members.iter().all(is_member) {
+        return None;
+    }
+    while members.join(",").len() > MAX_BYTES {
+        let last_long = members.iter().rposition(|member| member.len() > LONG_MEMBER);
+        members.remove(last_long.unwrap_or(members.len() - 1));
+    }
+    HeaderValue::try_from(members.join(",")).ok().filter(|state| !state.is_empty())
+}
+
+/// `key`, or `tenant@system`.
+fn is_state_key(key: &str) -> bool {
+    let is_identifier = |text: &str, longest: usize| {
+        let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-*/".contains(&b);
+        let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        text.len() <= longest && starts_well && text.bytes().all(is_allowed)
+    };
+    match key.split_once('@') {
+        Some((tenant, system)) => is_identifier(tenant, 241) && is_identifier(system, 14),
+        None => is_identifier(key, 256),
+    }
+}
+
+/// 1 to 256 printable ASCII characters without `,` and `=`.
+fn is_state_value(value: &str) -> bool {
+    (1..=256).contains(&value.len()) && value.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=')
 }
 
 /// The value of a header that occurs exactly once.

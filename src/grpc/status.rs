@@ -34,8 +34,8 @@ use crate::domain::{self, ErrorKind, REQUEST_ID_HEADER, TokenError};
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "backup-share-gateway";
-/// The wait if the upstream sent no `Retry-After`.
-const DEFAULT_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The wait if the upstream sent no `Retry-After`, or one of 0, which is no invitation to retry at once.
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is passed on.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 const DEADLINE_PASSED: &str = "The call's deadline passed";
@@ -147,7 +147,7 @@ impl RpcError {
             return None;
         }
         let retry_after = self.upstream().and_then(|error| error.retry_after);
-        Some(retry_after.unwrap_or(DEFAULT_RETRY_DELAY).min(MAX_RETRY_DELAY))
+        Some(retry_after.unwrap_or_default().clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
     }
 
     fn message(&self) -> String {

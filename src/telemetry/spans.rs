@@ -159,9 +159,11 @@ pub fn inject(span: &Span, trace: &TraceContext, headers: &mut HeaderMap) {
         return trace.add_to(headers);
     }
     TraceContextPropagator::new().inject_context(&context, &mut HeaderInjector(headers));
-    if headers.get(TRACESTATE).is_some_and(HeaderValue::is_empty) {
-        headers.remove(TRACESTATE);
-    }
+    // The gateway has no member of its own. The SDK would send an empty list, and rejects some that are valid.
+    match &trace.state {
+        Some(state) => headers.insert(TRACESTATE, state.clone()),
+        None => headers.remove(TRACESTATE),
+    };
 }
 
 /// Records the result of an attempt: an HTTP status, an error type, or both.

@@ -13,12 +13,12 @@ use url::Url;
 
 use super::error::{DEADLINE_EXPIRED, from_response, safe_request_id};
 use super::json::read_share;
-use super::retry::retry_after;
 use super::unknown_fields::UnknownFields;
 use crate::credentials::{AuthMaterial, SignableRequest};
 use crate::domain::{
     BackupShare, CallContext, Error, ErrorKind, ProjectId, REQUEST_ID_HEADER, ShareId, ShareRef,
 };
+use crate::error_response::retry_after_header;
 use crate::http::{
     BaseUrl, Error as HttpError, HttpClient, Response, Reuse, first_text, has_content_encoding,
 };
@@ -192,9 +192,8 @@ impl AttemptClient {
 /// The error for a response that is not 200.
 fn status_error(response: &Response, request_id: Option<&str>, material: &AuthMaterial) -> AttemptError {
     let body = response.body.as_deref().filter(|_| !has_content_encoding(&response.headers));
-    let mut error = from_response(response.status, request_id, body, material);
-    let mut values = response.headers.get_all(header::RETRY_AFTER).iter();
-    error.retry_after = values.find_map(|value| retry_after(value.as_bytes(), SystemTime::now()));
+    let retry_after = retry_after_header(&response.headers);
+    let error = from_response(response.status, retry_after, request_id, body, material);
     AttemptError { error, error_type: None, is_stale: false }
 }
 

@@ -1,11 +1,13 @@
 //! Maps a response that is not 200 to an [`Error`]: its kind, and the parts of it that the caller may read.
 //!
 //! Statuses are those of RFC 9110, of RFC 6585 (429, 431) and of nginx, which the vendor's API gateway is built on (494). A 404
-//! has two kinds, by the origin of its body. `grpc/status.rs` maps kinds to gRPC codes.
+//! has two kinds, by the origin of its body, and so has a 413. `grpc/status.rs` maps kinds to gRPC codes.
 
-use super::error_body::ErrorBody;
+use std::time::Duration;
+
 use crate::credentials::AuthMaterial;
 use crate::domain::{Error, ErrorKind};
+use crate::error_response::ErrorBody;
 
 /// The longest upstream message that is passed on, in bytes.
 const MAX_MESSAGE_BYTES: usize = 512;
@@ -15,34 +17,37 @@ const MAX_METADATA_BYTES: usize = 128;
 /// The detail of [`ErrorKind::DeadlineExceeded`].
 pub(super) const DEADLINE_EXPIRED: &str = "the caller's deadline expired";
 
-/// The kind of a response that is not 200. `is_from_vbs` matters for a 404 only.
-fn kind_of_status(status: u16, is_from_vbs: bool) -> ErrorKind {
-    match (status, is_from_vbs) {
-        (400 | 413 | 414 | 422 | 431 | 494, _) => ErrorKind::BadRequest,
-        (401, _) => ErrorKind::Unauthenticated,
-        (403, _) => ErrorKind::Forbidden,
-        (404, true) => ErrorKind::ShareNotFound,
-        (404, false) => ErrorKind::RouteNotFound,
-        (405, _) => ErrorKind::MethodNotAllowed,
-        (406, _) => ErrorKind::NotAcceptable,
-        (407, _) => ErrorKind::ProxyAuthenticationRequired,
-        (408 | 504, _) => ErrorKind::Timeout,
-        (409, _) => ErrorKind::Conflict,
-        (412, _) => ErrorKind::PreconditionFailed,
-        (429, _) => ErrorKind::RateLimited,
-        (500, _) => ErrorKind::Internal,
-        (501, _) => ErrorKind::NotImplemented,
-        (502, _) => ErrorKind::BadGateway,
-        (503, _) => ErrorKind::Unavailable,
-        (400..=499, _) => ErrorKind::ClientError,
-        (500..=599, _) => ErrorKind::ServerError,
-        (..=399 | 600.., _) => ErrorKind::UnexpectedStatus,
+/// The kind of a response that is not 200, by its status alone.
+fn kind_of_status(status: u16) -> ErrorKind {
+    match status {
+        400 | 413 | 414 | 422 | 431 | 494 => ErrorKind::BadRequest,
+        401 => ErrorKind::Unauthenticated,
+        403 => ErrorKind::Forbidden,
+        404 => ErrorKind::RouteNotFound,
+        405 => ErrorKind::MethodNotAllowed,
+        406 => ErrorKind::NotAcceptable,
+        407 => ErrorKind::ProxyAuthenticationRequired,
+        408 | 504 => ErrorKind::Timeout,
+        409 => ErrorKind::Conflict,
+        412 => ErrorKind::PreconditionFailed,
+        429 => ErrorKind::RateLimited,
+        500 => ErrorKind::Internal,
+        501 => ErrorKind::NotImplemented,
+        502 => ErrorKind::BadGateway,
+        503 => ErrorKind::Unavailable,
+        _ => match status / 100 {
+            4 => ErrorKind::ClientError,
+            5 => ErrorKind::ServerError,
+            _ => ErrorKind::UnexpectedStatus,
+        },
     }
 }
 
-/// The error for a complete response that is not 200. `body` is `None` if it is longer than the limit, or has a content encoding.
+/// The error for a complete response that is not 200. `retry_after` and `request_id` are those of its headers. `body` is `None` if
+/// it is longer than the limit, or has a content encoding.
 pub fn from_response(
     status: u16,
+    retry_after: Option<Duration>,
     request_id: Option<&str>,
     body: Option<&[u8]>,
     material: &AuthMaterial,
@@ -50,7 +55,10 @@ pub fn from_response(
     let parsed = body.map(ErrorBody::read).unwrap_or_default();
     let kind = match status {
         401 if material.is_gateway_owned() => ErrorKind::OwnCredentialRefused,
-        status => kind_of_status(status, parsed.is_from_vbs),
+        404 if parsed.is_from_vbs => ErrorKind::ShareNotFound,
+        // OpenStack's older form of a rate limit.
+        413 if retry_after.is_some() || parsed.is_over_limit => ErrorKind::RateLimited,
+        status => kind_of_status(status),
     };
     let code = parsed.code.map(|code| sanitize(&code, material, MAX_METADATA_BYTES));
     let message = parsed.message.map(|message| sanitize(&message, material, MAX_MESSAGE_BYTES));
@@ -60,6 +68,7 @@ pub fn from_response(
         code,
         request_id: request_id.and_then(|id| safe_request_id(id, material)),
         message: message.filter(|message| !message.is_empty()),
+        retry_after: retry_after.or(parsed.retry_after.filter(|_| kind == ErrorKind::RateLimited)),
         ..Error::new(kind, format!("HTTP status {status}"))
     }
 }

@@ -2,8 +2,8 @@
 //! A genuine Keystone is tested in `.ci/keystone`; here the identity service returns what a genuine one rarely does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tonic::Code;
@@ -152,11 +152,133 @@ async fn catalog_without_upstream_is_logged_with_its_entries() {
             json!([service("vbsv2", "public", "eu-de", "ftp://vbs.example/v2/p")]),
             "the catalog's URL of the upstream must begin with https://",
         ),
+        (
+            "",
+            json!([service("vbsv2", "public", "eu-de", "http://127.0.0.1:1/v2/$(tenant_id)s")]),
+            "still has the placeholder tenant_id",
+        ),
+        (
+            "",
+            json!([service("vbs", "public", "*", "http://127.0.0.1:1/v2/%(project_id)s")]),
+            "still has the placeholder project_id",
+        ),
+        (
+            "",
+            json!([service("vbsv2", "public", "eu-de", &format!("http://127.0.0.1:1/v3/{PROJECT}"))]),
+            "the catalog's URL of the upstream is of version v3, not v2; correct the catalog or set --upstream-url",
+        ),
     ] {
         let identity = Upstream::scripted(move |_, _| token_reply(GATEWAY_TOKEN, 3600, &catalog)).await;
         let (mut gateway, _files) = start_process(&identity, &[("OS_REGION_NAME", region)], &[]).await;
         with_timeout(words, async { while !gateway.line().await.to_string().contains(words) {} }).await;
     }
+}
+
+#[tokio::test]
+async fn parts_of_a_token_that_are_not_read_may_be_odd() {
+    let upstream = Upstream::documented().await;
+    let right = service("vbs", "public", "eu-de", &format!("{}/v2/{PROJECT}", upstream.url()));
+    let evs = |endpoint: Value| json!({"type": "evs", "name": 1, "endpoints": [endpoint]});
+    let odd = [
+        json!(null),
+        json!(1),
+        json!(["vbsv2", []]),
+        json!({"type": null, "endpoints": []}),
+        json!({"endpoints": []}),
+        json!({"type": "evs", "endpoints": null}),
+        json!({"type": "evs", "endpoints": "x"}),
+        json!({"type": "evs"}),
+        json!({"type": "vbsv2", "endpoints": null}),
+        evs(json!({"interface": "public", "region": "eu-de", "url": null})),
+        evs(json!({"interface": "public", "region": "eu-de"})),
+        evs(json!({"region": "eu-de", "url": "https://evs.example"})),
+        evs(json!({"interface": "public", "region": 1, "url": "https://evs.example"})),
+    ];
+    let one_by_one = odd.iter().map(|entry| (json!([entry, right]), json!({"id": PROJECT}), false));
+    let projects = [json!(null), json!({}), json!({"id": 1, "name": 1}), json!([])];
+    let projects = projects.map(|project| (json!([right]), project, false));
+    // Nothing of these is read if the URL is given.
+    let unread = [json!(null), json!({}), json!("x"), json!([null])];
+    let unread = unread.map(|catalog| (catalog, json!(null), true));
+    let cases = one_by_one.chain(projects).chain(unread).map(async |(catalog, project, is_url_given)| {
+        let mut document = token_document(3600, &catalog);
+        document["token"]["project"] = project;
+        document["token"]["user"] = json!(1);
+        let script = reply(201, &[("x-subject-token", GATEWAY_TOKEN)], document.to_string());
+        let identity = Upstream::scripted(move |_, _| script.clone()).await;
+        let url = is_url_given.then(|| upstream.url_flag());
+        let flags: Vec<&str> = url.as_deref().into_iter().collect();
+        let gateway = KeystoneGateway::start(&identity, &ACCOUNT, &flags).await;
+        gateway.get().await.unwrap_or_else(|error| panic!("{document}: {error:?}"));
+    });
+    futures_util::future::join_all(cases).await;
+    assert!(upstream.requests().iter().all(|seen| seen.line.starts_with(&format!("GET /v2/{PROJECT}/os-"))));
+}
+
+#[tokio::test]
+async fn identity_service_code_and_message_are_logged_and_no_caller_gets_them() {
+    let cases = [
+        (
+            r#"{"error_msg":"The API does not exist","error_code":"APIGW.0101","request_id":"r"}"#,
+            "HTTP status 503 (APIGW.0101: The API does not exist)",
+        ),
+        (r#"{"error":{"message":"No.","code":503,"title":"x"}}"#, "HTTP status 503 (503: No.)"),
+        (r#"{"error":{"message":"No."}}"#, "HTTP status 503 (No.)"),
+        (r#"{"code":"IAM.0011","message":"flat"}"#, "HTTP status 503 (IAM.0011: flat)"),
+        (r#"{"errorCode":"IAM.0011","errorMsg":"camel"}"#, "HTTP status 503 (IAM.0011: camel)"),
+        (r#"{"serviceUnavailable":{"message":"wrapped","code":503}}"#, "HTTP status 503 (503: wrapped)"),
+        (
+            r#"{"error_msg":"ak QTWAOYTT not exist","error_code":"APIGW.0301"}"#,
+            "HTTP status 503 (APIGW.0301)",
+        ),
+        ("<html>No</html>", "HTTP status 503; this may be temporary"),
+    ];
+    futures_util::future::join_all(cases.map(async |(body, words)| {
+        let identity = Upstream::replying(503, &[], body).await;
+        let upstream = Upstream::documented().await;
+        let (mut gateway, files) = start_process(&identity, &[], &[&upstream.url_flag()]).await;
+        let output = process::run(gateway.get_command(PROJECT, SHARE, &strs(&files.client_flags()))).await;
+        let stderr = process::to_text(&output.stderr);
+        assert!(stderr.contains("UPSTREAM_UNREACHABLE") && stderr.contains("identity"), "{stderr}");
+        for part in ["APIGW", "IAM.", "exist", "No.", "flat", "camel", "wrapped"] {
+            assert!(!stderr.contains(part), "{part} in {stderr}");
+        }
+        with_timeout(words, async {
+            loop {
+                let line = gateway.line().await.to_string();
+                assert!(!line.contains("QTWAOYTT"), "{line}");
+                if line.contains(words) {
+                    break;
+                }
+            }
+        })
+        .await;
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn retry_after_of_identity_service_delays_renewal() {
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
+    let cases = [
+        (503, "60", 59.0, 60.0),
+        (429, "86400", 3599.0, 3600.0),
+        (401, date.as_str(), 500.0, 600.0),
+        // Never shorter than without it.
+        (401, "1", 7.0, 10.0),
+    ];
+    futures_util::future::join_all(cases.map(async |(status, value, least, most)| {
+        let identity = Upstream::replying(status, &[("retry-after", value)], "").await;
+        let flags = ["--upstream-url=https://vbs.example"];
+        let (mut gateway, _files) = start_process(&identity, &[], &flags).await;
+        let mut line = Value::Null;
+        while line["next_s"].is_null() {
+            line = with_timeout("a failed renewal", gateway.line()).await;
+        }
+        let next_s = line["next_s"].as_f64().unwrap();
+        assert!((least..=most).contains(&next_s), "{status} {value}: {next_s}");
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -265,6 +387,39 @@ async fn upstream_that_refuses_every_token_gets_few_renewals() {
     }
     assert!(identity.requests().len() <= 5, "{} renewals", identity.requests().len());
     assert!(upstream.requests().len() <= 2 + 20 + 3, "{} requests", upstream.requests().len());
+}
+
+#[tokio::test]
+async fn upstream_that_refuses_one_project_gets_few_renewals_while_others_succeed() {
+    let refused = "00000000000000000000000000000000";
+    let upstream = Upstream::scripted(move |seen, _| {
+        if seen.line.contains(refused) { reply(401, &[], "") } else { documented_reply() }
+    })
+    .await;
+    let identity = issuing_tokens(3600).await;
+    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
+    for _ in 0..40 {
+        let error = gateway.call(request(refused, SHARE)).await.unwrap_err();
+        assert_eq!(summary(&error), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
+        gateway.get().await.unwrap();
+    }
+    // The first, at once, after 1 s twice, 2 s, 4 s, …
+    assert!(identity.requests().len() <= 8, "{} renewals", identity.requests().len());
+}
+
+#[tokio::test]
+async fn no_call_fails_after_three_revocations_in_a_row() {
+    let valid = Arc::new(AtomicUsize::new(1));
+    let expected = Arc::clone(&valid);
+    let upstream = upstream_refusing_tokens(move |number| number < expected.load(Ordering::Relaxed)).await;
+    let identity = issuing_tokens(3600).await;
+    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
+    for next in 2..=4 {
+        gateway.get().await.unwrap();
+        valid.store(next, Ordering::Relaxed);
+        gateway.get().await.unwrap();
+    }
+    assert_eq!(identity.requests().len(), 4);
 }
 
 #[tokio::test]

@@ -127,7 +127,9 @@ fn upstream_reply(seen: &ReceivedRequest, _: usize) -> Script {
 
 /// Unavailable first, then a token, then refusals.
 fn identity_reply(seen: &ReceivedRequest, number: usize) -> Script {
-    let error = json!({"error": {"message": echo(seen), "title": echo(seen)}}).to_string();
+    let said = echo(seen);
+    let error = json!({"error_msg": said, "error_code": said, "request_id": said, "error": {"message": said, "code": said, "title": said}});
+    let error = error.to_string();
     let document = json!({"token": {"issued_at": "2026-11-23T08:00:00Z", "expires_at": "2026-11-24T08:00:00Z", "x": echo(seen)}});
     match number {
         1 => reply(503, &[], error),

@@ -97,6 +97,48 @@ async fn http_status_maps_to_code_reason_and_retries() {
     }
 }
 
+/// Status, `Retry-After`, body, whether it is a rate limit, the seconds that the caller is told.
+type RateLimit = (u16, Option<&'static str>, &'static str, bool, u64);
+
+#[tokio::test]
+async fn rate_limit_is_429_or_the_older_form_of_openstack() {
+    let rows: &[RateLimit] = &[
+        (413, Some("60"), "", true, 60),
+        (413, Some("60"), r#"{"overLimit":{"message":"x","code":413,"retryAfter":"90"}}"#, true, 60),
+        (413, None, r#"{"overLimit":{"message":"x","code":413,"retryAfter":"60"}}"#, true, 60),
+        (413, None, r#"{"overLimit":{"message":"x","code":413,"retryAfter":60}}"#, true, 60),
+        (413, None, r#"{"overLimitFault":{"code":413,"message":"x","retryAfter":"7200"}}"#, true, 3600),
+        (413, Some("soon"), r#"{"overLimitFault":{"code":413,"message":"x","retryAfter":60}}"#, true, 60),
+        (413, None, r#"{"overLimitFault":{"code":413,"message":"x","details":""}}"#, true, 1),
+        (413, None, r#"{"overLimit":{"message":"x","code":413,"retryAfter":"soon"}}"#, true, 1),
+        (413, None, r#"{"overLimit":{"message":"x","code":413,"retryAfter":-60}}"#, true, 1),
+        (413, None, r#"{"overLimit":{"message":"x","code":413,"retryAfter":null}}"#, true, 1),
+        (429, None, r#"{"overLimit":{"message":"x","code":429,"retryAfter":"60"}}"#, true, 60),
+        (429, Some("30"), r#"{"overLimitFault":{"message":"x","retryAfter":60}}"#, true, 30),
+        (429, None, r#"{"error":{"message":"x","retryAfter":60}}"#, true, 1),
+        (413, Some("soon"), "", false, 0),
+        (413, None, r#"{"badRequest":{"message":"overLimit","code":413,"retryAfter":"60"}}"#, false, 0),
+        (413, None, r#"{"overLimit":"text"}"#, false, 0),
+        (400, Some("60"), r#"{"overLimit":{"message":"x","code":413,"retryAfter":"60"}}"#, false, 0),
+    ];
+    for (status, header, body, is_limit, seconds) in rows {
+        let headers: Vec<_> = header.iter().map(|value| ("retry-after", *value)).collect();
+        let upstream = Upstream::replying(*status, &headers, body).await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        let case = format!("{status} {header:?} {body}");
+        // No wait that the caller is told fits the deadline, and none is no reason to retry.
+        assert_eq!(upstream.requests().len(), 1, "{case}");
+        if *is_limit {
+            assert_eq!(error.outcome(), (Code::ResourceExhausted, "UPSTREAM_RATE_LIMITED"), "{case}");
+            assert_eq!(error.retry_delay(), Some(Duration::from_secs(*seconds)), "{case}");
+            assert_eq!(error.pushback(), Some((seconds * 1000).to_string().as_str()), "{case}");
+        } else {
+            assert_eq!(error.outcome(), (Code::InvalidArgument, "UPSTREAM_BAD_REQUEST"), "{case}");
+            assert_eq!((error.retry_delay(), error.pushback()), (None, None), "{case}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn interim_replies_are_skipped() {
     let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".to_vec();

@@ -191,6 +191,39 @@ async fn caller_sampling_and_standard_variables_apply() {
 }
 
 #[tokio::test]
+async fn exported_trace_continues_only_what_the_grammar_allows() {
+    let collector = Collector::start().await;
+    let upstream = Upstream::documented().await;
+    let url = upstream.url();
+    let flags = ["--upstream-url", &url, PLAINTEXT];
+    let gateway = GatewayProcess::spawn(traced(&format!("http://{}", collector.address), &flags)).await;
+    let address = gateway.grpc.parse().unwrap();
+    let known = format!("00-{TRACE}-{CALLER}-01");
+    let later = format!("01-{TRACE}-{CALLER}-01-{}", "x".repeat(30_000));
+    let tenant = "tenant@system90123456=1";
+    // `traceparent`, `tracestate`, whether the trace is continued, the `tracestate` that is sent.
+    let cases = [
+        (known.as_str(), tenant, true, Some(tenant)),
+        (&later, "a=1 , b=2", true, Some("a=1,b=2")),
+        (&known, "A=1", true, None),
+        (&format!("{known}-more"), "a=1", false, None),
+        (&format!("ff{}", &known[2..]), "a=1", false, None),
+        (&known.to_uppercase(), "a=1", false, None),
+    ];
+    for (traceparent, tracestate, _, _) in cases {
+        let call = RawRequest::call().header("traceparent", traceparent).header("tracestate", tracestate);
+        assert_eq!(call.send(address).await.status().code(), tonic::Code::Ok);
+    }
+    gateway.terminate().await;
+    for (seen, (traceparent, _, is_continued, state)) in upstream.requests().iter().zip(cases) {
+        let sent = seen.header("traceparent").unwrap();
+        assert_eq!(sent.len(), 55, "{traceparent:.100}");
+        assert_eq!(sent.starts_with(&format!("00-{TRACE}-")), is_continued, "{traceparent:.100}");
+        assert_eq!(seen.header("tracestate"), state, "{traceparent:.100}");
+    }
+}
+
+#[tokio::test]
 async fn unreachable_collector_blocks_neither_calls_nor_exit() {
     let closed_port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     // It accepts connections and sends nothing.

@@ -176,6 +176,20 @@ async fn reused_connection_closed_in_body_is_not_stale() {
 }
 
 #[tokio::test]
+async fn error_body_over_64_kib_is_not_waited_for_and_its_connection_is_closed() {
+    let head = "HTTP/1.1 404 Not Found\r\ncontent-length: 65537\r\n\r\n";
+    let chunk = format!(
+        "HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n\r\n10001\r\n{}",
+        " ".repeat(65_537)
+    );
+    for endless in [head, &chunk] {
+        let (gateway, upstream) = gateway_with_pooled_connection(vec![send(endless), Step::Stall]).await;
+        assert_eq!(gateway.get_error().await.reason, "UPSTREAM_ROUTE_NOT_FOUND");
+        upstream.stalled_requests_end(1).await;
+    }
+}
+
+#[tokio::test]
 async fn connection_lifetime_closes_all_connections_of_a_worker() {
     // Slow, so that calls overlap.
     let slow = [vec![Step::Pause(Duration::from_millis(20))], documented_reply()].concat();

@@ -387,17 +387,37 @@ async fn share_over_size_limit_is_too_large_in_every_framing() {
     }
 }
 
+/// An error body of this many bytes, as VBS sends them.
+fn error_body(length: usize) -> String {
+    let of = |filler: &str| format!(r#"{{"itemNotFound":{{"message":"xxx{filler}","code":404}}}}"#);
+    of(&" ".repeat(length - of("").len()))
+}
+
 #[tokio::test]
-async fn error_body_over_size_limit_is_ignored() {
-    let filler = "x".repeat(4096);
-    let body = format!(r#"{{"itemNotFound":{{"message":"{filler}","code":404}}}}"#);
-    for (status, reason) in
-        [(400, "UPSTREAM_BAD_REQUEST"), (403, "UPSTREAM_FORBIDDEN"), (404, "UPSTREAM_ROUTE_NOT_FOUND")]
-    {
-        let upstream = Upstream::replying(status, &[], &body).await;
-        let error = Gateway::with_flags(&upstream, &["--max-response-bytes=4KiB"]).await.get_error().await;
-        assert_eq!(error.reason, reason);
-        assert!(!error.message.contains("xxx"), "{}", error.message);
+async fn error_body_is_read_up_to_64_kib_whatever_the_limit_of_a_share() {
+    for (length, status, reason) in [
+        (65_536, 400, "UPSTREAM_BAD_REQUEST"),
+        (65_536, 404, "BACKUP_SHARE_NOT_FOUND"),
+        (65_536, 503, "UPSTREAM_UNAVAILABLE"),
+        (65_537, 400, "UPSTREAM_BAD_REQUEST"),
+        (65_537, 403, "UPSTREAM_FORBIDDEN"),
+        (65_537, 404, "UPSTREAM_ROUTE_NOT_FOUND"),
+        (65_537, 201, "UPSTREAM_UNEXPECTED_STATUS"),
+        (65_537, 503, "UPSTREAM_UNAVAILABLE"),
+    ] {
+        let body = error_body(length);
+        let chunked = format!(
+            "HTTP/1.1 {status} Status\r\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        );
+        for script in [reply(status, &[], &body), vec![send(&chunked)]] {
+            let upstream = Upstream::scripted(move |_, _| script.clone()).await;
+            for flag in ["--max-response-bytes=4KiB", "--max-response-bytes=1MiB"] {
+                let gateway = Gateway::with_flags(&upstream, &[flag, "--max-attempts=1"]).await;
+                let error = gateway.get_error().await;
+                assert_eq!(error.reason, reason, "{length} {status}");
+                assert_eq!(error.message.contains("xxx"), length == 65_536, "{length} {status}");
+            }
+        }
     }
 }
 

@@ -62,16 +62,38 @@ async fn client_retry_disables_gateway_retries() {
 #[tokio::test]
 async fn retry_after_within_deadline_is_waited() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2));
-    let cases = [(429, "1", 1000), (503, "1", 1000), (503, date.as_str(), 0), (429, "0", 0)];
-    futures_util::future::join_all(cases.map(async |(status, value, least)| {
-        let upstream = failing_first(vec![reply(status, &[("retry-after", value)], "")]).await;
+    let wrapper = r#"{"overLimit":{"message":"x","code":413,"retryAfter":"1"}}"#;
+    let cases = [
+        (429, Some("1"), "", 1000),
+        (503, Some("1"), "", 1000),
+        (413, Some("1"), "", 1000),
+        (413, None, wrapper, 1000),
+        (503, Some(date.as_str()), "", 0),
+    ];
+    futures_util::future::join_all(cases.map(async |(status, value, body, least)| {
+        let headers: Vec<_> = value.iter().map(|value| ("retry-after", *value)).collect();
+        let upstream = failing_first(vec![reply(status, &headers, body)]).await;
         let gateway = Gateway::with_upstream(&upstream).await;
         let began = Instant::now();
         gateway.get().await.unwrap();
-        assert!(began.elapsed() >= Duration::from_millis(least), "{status} {value}");
+        assert!(began.elapsed() >= Duration::from_millis(least), "{status} {value:?}");
         assert_eq!(upstream.requests().len(), 2);
     }))
     .await;
+}
+
+#[tokio::test]
+async fn retry_after_of_0_or_in_the_past_is_retried_with_backoff_and_told_as_1_s() {
+    for (status, value) in [429, 413, 502, 503]
+        .into_iter()
+        .flat_map(|status| ["0", "000", "Sun, 06 Nov 1994 08:49:37 GMT"].map(|value| (status, value)))
+    {
+        let upstream = Upstream::replying(status, &[("retry-after", value)], "").await;
+        let error = Gateway::with_upstream(&upstream).await.get_error().await;
+        assert_eq!(error.attempts(), Some("3"), "{status} {value}");
+        assert_eq!(error.retry_delay(), Some(Duration::from_secs(1)), "{status} {value}");
+        assert_eq!(error.pushback(), (status != 502).then_some("1000"), "{status} {value}");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::http::{BaseUrl, Roots};
 pub const CA_VARIABLE: &str = "OS_CACERT";
 
 /// The variables that are read.
-pub const VARIABLES: [&str; 15] = [
+pub(super) const VARIABLES: [&str; 15] = [
     "OS_AUTH_URL",
     "OS_USERNAME",
     "OS_PASSWORD",
@@ -129,12 +129,16 @@ impl Reader<'_> {
             return self.missing("OS_AUTH_URL, such as https://iam.eu-de.otc.t-systems.com/v3,");
         };
         let url = url.trim_end_matches('/');
-        if url.ends_with("/v2.0") || url.contains("/auth/tokens") {
+        let lowercase = url.to_ascii_lowercase();
+        let is_other = ["/v2/", "/v2.0/", "/v3/", "/auth/tokens"].iter().any(|part| lowercase.contains(part));
+        if is_other || lowercase.ends_with("/v2") || lowercase.ends_with("/v2.0") {
             let problem = "OS_AUTH_URL must be the URL of Identity API v3, without /v2.0 and /auth/tokens";
             self.problems.push(format!("{problem}, such as https://iam.eu-de.otc.t-systems.com/v3"));
             return None;
         }
-        let url = BaseUrl::parse(&format!("{}/v3", url.strip_suffix("/v3").unwrap_or(url)), allow_plaintext);
+        let version_length = if lowercase.ends_with("/v3") { 3 } else { 0 };
+        let base = url.get(..url.len() - version_length).unwrap_or_default().trim_end_matches('/');
+        let url = BaseUrl::parse(&format!("{base}/v3"), allow_plaintext);
         self.report(url.map_err(|problem| format!("OS_AUTH_URL {problem}")))
     }
 
@@ -259,15 +263,27 @@ mod tests {
 
     #[test]
     fn auth_url_is_that_of_version_3() {
-        for url in
-            ["http://iam.example", "http://iam.example/", "http://iam.example/v3", "http://iam.example/v3/"]
-        {
+        for url in [
+            "http://iam.example",
+            "http://iam.example/",
+            "http://iam.example/v3",
+            "http://iam.example/v3/",
+            "http://iam.example//v3//",
+            "http://iam.example/V3",
+        ] {
             assert_eq!(read(url).unwrap(), "http://iam.example/v3", "{url}");
         }
         for url in [
             "http://iam.example/v2.0",
             "http://iam.example/v2.0/",
+            "http://iam.example/V2.0",
+            "http://iam.example/v2",
+            "http://iam.example/v2.0/tokens",
             "http://iam.example/v3/auth/tokens",
+            "http://iam.example/v3/auth/tokens/",
+            "http://iam.example/v3/AUTH/Tokens",
+            "http://iam.example/identity/v3/auth",
+            "http://iam.example/auth/tokens",
             "http://iam.example/v3/auth/tokens?nocatalog=1",
         ] {
             let problems = read(url).unwrap_err();

@@ -4,25 +4,28 @@
 //! header `X-Subject-Token`. This module decides neither when a token is requested nor who uses it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::account::Account;
 use super::token_document::TokenDocument;
-use crate::credentials::redact::redact_passphrase;
+use crate::credentials::redact::{redact, redact_passphrase};
 use crate::domain::{REQUEST_ID_HEADER, Token};
+use crate::error_response::{ErrorBody, retry_after_header};
 use crate::http::{BaseUrl, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
 
 /// The longest time of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest response that is read: a catalog of every service in every region.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
-const REQUEST_ID_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("x-openstack-request-id"), REQUEST_ID_HEADER];
+/// Keystone's header first, then those of the API gateway and of the clouds' IAM.
+const REQUEST_ID_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-openstack-request-id"),
+    REQUEST_ID_HEADER,
+    HeaderName::from_static("x-iam-trace-id"),
+];
 /// The longest request ID that is kept, in characters.
 const MAX_REQUEST_ID: usize = 128;
 /// The longest message of the identity service that is logged, in characters.
@@ -41,18 +44,6 @@ pub struct IssuedToken {
     pub(crate) endpoint: Option<BaseUrl>,
     /// The project that it is for.
     pub(crate) project_id: Option<String>,
-    pub(super) was_accepted: AtomicBool,
-}
-
-impl IssuedToken {
-    /// The upstream has accepted it.
-    pub(crate) fn mark_accepted(&self) {
-        self.was_accepted.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn was_accepted(&self) -> bool {
-        self.was_accepted.load(Ordering::Relaxed)
-    }
 }
 
 /// Why there is no token.
@@ -64,6 +55,8 @@ pub struct IdentityError {
     pub http_status: Option<u16>,
     /// The identity service's ID of the request.
     pub request_id: Option<String>,
+    /// A valid `Retry-After`.
+    pub retry_after: Option<Duration>,
     /// What happened and what to do, for the log.
     pub detail: String,
 }
@@ -71,7 +64,7 @@ pub struct IdentityError {
 impl IdentityError {
     /// There was no response.
     pub(super) fn unreachable(detail: String) -> Self {
-        Self { is_refused: false, http_status: None, request_id: None, detail }
+        Self { is_refused: false, http_status: None, request_id: None, retry_after: None, detail }
     }
 }
 
@@ -100,26 +93,42 @@ impl IdentityClient {
         let requested_at = Instant::now();
         let response = self.request(false).await?;
         let status = response.status;
-        let is_refused = matches!(status, 400 | 401 | 403 | 404);
-        let mut detail = if status == 201 {
+        let mut error = self.response_error(&response);
+        if status == 201 {
             match self.read_token(&response, requested_at) {
                 Ok(token) => return Ok(Arc::new(token)),
-                Err(detail) => detail,
+                Err(detail) => error.detail = detail,
             }
-        } else {
-            let advice = if is_refused { "check the account" } else { "this may be temporary" };
-            let message = self.message(&response);
-            format!("the identity service answered with HTTP status {status}{message}; {advice}")
-        };
-        if is_refused
+        }
+        if error.is_refused
             && may_diagnose
             && let Some(diagnosis) = self.diagnose_refusal().await
         {
-            detail = format!("{detail}: {diagnosis}");
+            error.detail = format!("{}: {diagnosis}", error.detail);
         }
-        let request_id = first_text(&response.headers, &REQUEST_ID_HEADERS);
-        let request_id = request_id.map(|id| self.sanitize(id, MAX_REQUEST_ID));
-        Err(IdentityError { is_refused, http_status: Some(status), request_id, detail })
+        Err(error)
+    }
+
+    /// The error of a response without a token. Code and message of the identity service are for the log: no caller gets them.
+    fn response_error(&self, response: &Response) -> IdentityError {
+        let status = response.status;
+        let is_refused = matches!(status, 400 | 401 | 403 | 404);
+        // The document of a token is no error body, and may be long.
+        let error = if status == 201 { ErrorBody::default() } else { ErrorBody::read(body(response)) };
+        let said: Vec<String> = error.code.into_iter().chain(error.message).collect();
+        let said = self.sanitize(&said.join(": "), MAX_MESSAGE);
+        let said = if said.is_empty() { said } else { format!(" ({said})") };
+        let advice = if is_refused { "check the account" } else { "this may be temporary" };
+        let header = first_text(&response.headers, &REQUEST_ID_HEADERS).map(str::to_owned);
+        let is_visible = |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
+        let request_id = header.or(error.request_id).filter(is_visible);
+        IdentityError {
+            is_refused,
+            http_status: Some(status),
+            request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
+            retry_after: retry_after_header(&response.headers),
+            detail: format!("the identity service answered with HTTP status {status}{said}; {advice}"),
+        }
     }
 
     /// The identity service answers alike to a wrong password and to an unknown project. A token without a scope tells them
@@ -173,19 +182,12 @@ impl IdentityClient {
         let mut endpoint = None;
         if self.endpoint_from_catalog {
             let found = document.endpoint(&self.account.catalog);
-            endpoint = Some(found.map_err(|detail| self.sanitize(&detail, MAX_CATALOG_MESSAGE))?);
+            let fit_for_log =
+                |detail: String| redact(&self.sanitize(&detail, MAX_CATALOG_MESSAGE), [token.expose()]);
+            endpoint = Some(found.map_err(fit_for_log)?);
         }
         let project_id = document.project_id().map(str::to_owned);
-        Ok(IssuedToken { token, requested_at, lifetime, endpoint, project_id, was_accepted: false.into() })
-    }
-
-    /// The message of an error response, in brackets.
-    fn message(&self, response: &Response) -> String {
-        let document: Value = serde_json::from_slice(body(response)).unwrap_or_default();
-        match document.pointer("/error/message").and_then(Value::as_str) {
-            Some(message) => format!(" ({})", self.sanitize(message, MAX_MESSAGE)),
-            None => String::new(),
-        }
+        Ok(IssuedToken { token, requested_at, lifetime, endpoint, project_id })
     }
 
     /// What the identity service has written, fit for the log. It is truncated last: half of a short secret is not recognized.

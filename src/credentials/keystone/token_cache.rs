@@ -18,8 +18,12 @@ use super::client::{IdentityError, IssuedToken};
 const MAX_REFRESH_WAIT: Duration = Duration::from_secs(1);
 /// Tokens have whole seconds: one that is issued in the second of a revocation is revoked as well.
 const REVOCATION_GRANULARITY: Duration = Duration::from_secs(1);
-/// The longest interval between forced refreshes, while the upstream rejects every token.
+/// The longest interval between forced refreshes, while the upstream rejects tokens.
 const MAX_FORCED_INTERVAL: Duration = Duration::from_secs(60);
+/// So long after a forced refresh, the next one begins a new series.
+const FORCED_MEMORY: Duration = Duration::from_secs(120);
+/// The longest `Retry-After` that is honoured.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// One token, shared by the calls that use it and the task that refreshes it.
 pub(crate) struct TokenCache {
@@ -141,8 +145,13 @@ struct State {
     failures: u32,
     /// The upstream has rejected `token`.
     is_rejected: bool,
-    /// Refreshes in a row that a rejection forced, without a token that the upstream accepted.
+    /// Refreshes that a rejection forced, each within [`FORCED_MEMORY`] of the one before. Calls that succeed meanwhile do not
+    /// matter: the upstream may reject every token in one project, and accept it in others.
     forced: u32,
+    /// When the last of them was due.
+    forced_at: Instant,
+    /// The end of the last successful refresh.
+    refreshed_at: Instant,
     /// In the past while a refresh is in progress.
     refresh_at: Instant,
 }
@@ -150,7 +159,16 @@ struct State {
 impl State {
     /// The state of an account that has not had a token yet; `token` is that of another account.
     fn new(token: Option<Arc<IssuedToken>>, now: Instant) -> Self {
-        Self { token, last_error: None, failures: 0, is_rejected: false, forced: 0, refresh_at: now }
+        Self {
+            token,
+            last_error: None,
+            failures: 0,
+            is_rejected: false,
+            forced: 0,
+            forced_at: now,
+            refreshed_at: now,
+            refresh_at: now,
+        }
     }
 
     fn valid_token(&self, now: Instant) -> Option<&Arc<IssuedToken>> {
@@ -170,17 +188,15 @@ impl State {
         match result {
             Ok(token) => {
                 self.refresh_at = token.requested_at + token.lifetime.mul_f64(0.5 + 0.2 * random);
-                if !self.is_rejected {
-                    self.forced = 0;
-                }
+                self.refreshed_at = now;
                 self.token = Some(token);
                 self.is_rejected = false;
                 self.last_error = None;
                 self.failures = 0;
             }
             Err(error) => {
-                let wait = backoff(error.is_refused, self.failures);
-                self.refresh_at = now + wait.mul_f64(0.75 + 0.25 * random);
+                let wait = backoff(error.is_refused, self.failures).mul_f64(0.75 + 0.25 * random);
+                self.refresh_at = now + wait.max(error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER));
                 self.failures = self.failures.saturating_add(1);
                 self.last_error = Some(error);
             }
@@ -194,20 +210,21 @@ impl State {
             return false;
         }
         self.is_rejected = true;
-        if rejected.was_accepted() {
+        if now > self.forced_at + FORCED_MEMORY {
             self.forced = 0;
         }
-        let earliest = match self.forced.checked_sub(1) {
-            None => now,
-            Some(doublings) => {
-                let interval = REVOCATION_GRANULARITY * 2u32.pow(doublings.min(16));
-                rejected.requested_at + interval.min(MAX_FORCED_INTERVAL)
-            }
+        self.forced_at = if self.forced == 0 {
+            now
+        } else {
+            // 1 s twice, so that a call still waits for the token after a third revocation, then twice as long each time.
+            let interval = REVOCATION_GRANULARITY * 2u32.pow(self.forced.saturating_sub(2).min(16));
+            // The token may have been revoked just now, and then so is one that is issued in this second.
+            (self.refreshed_at + interval.min(MAX_FORCED_INTERVAL)).max(now + REVOCATION_GRANULARITY)
         };
         self.forced = self.forced.saturating_add(1);
         // An identity service that is unavailable gets no more requests for that.
         if self.last_error.is_none() {
-            self.refresh_at = self.refresh_at.min(earliest);
+            self.refresh_at = self.refresh_at.min(self.forced_at);
         }
         true
     }
@@ -240,7 +257,6 @@ mod tests {
             lifetime: 1000 * SECOND,
             endpoint: None,
             project_id: None,
-            was_accepted: false.into(),
         })
     }
 
@@ -300,16 +316,80 @@ mod tests {
         assert!(state.invalidate(&first, now));
         assert!(!state.invalidate(&first, now), "many calls, one refresh");
         assert_eq!(state.refresh_at, now);
-        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        for seconds in [1, 1, 2, 4, 8, 16, 32, 60, 60] {
             let token = refresh(&mut state, now);
             assert!(!state.invalidate(&first, now), "a late rejection of an old token");
             assert!(state.invalidate(&token, now));
             assert_eq!(state.refresh_at - now, seconds * SECOND);
         }
         let token = refresh(&mut state, now);
-        token.mark_accepted();
+        let later = now + 60 * SECOND + FORCED_MEMORY + SECOND;
+        assert!(state.invalidate(&token, later));
+        assert_eq!(state.refresh_at, later, "one that was in use for a while is replaced at once");
+    }
+
+    #[test]
+    fn second_rejection_waits_for_the_second_after_it() {
+        let now = Instant::now();
+        let (mut state, token) = with_token(now);
         assert!(state.invalidate(&token, now));
-        assert_eq!(state.refresh_at, now, "one that was in use for a while is replaced at once");
+        let token = refresh(&mut state, now);
+        let later = now + 30 * SECOND;
+        assert!(state.invalidate(&token, later));
+        assert_eq!(
+            state.refresh_at,
+            later + SECOND,
+            "it may have been revoked in the second of its rejection"
+        );
+    }
+
+    #[test]
+    fn call_waits_for_the_token_after_each_of_three_revocations_in_a_row() {
+        let mut now = Instant::now();
+        let (mut state, mut token) = with_token(now);
+        for _ in 0..3 {
+            now += SECOND / 3;
+            assert!(state.invalidate(&token, now));
+            assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(None)));
+            now = state.refresh_at;
+            token = refresh(&mut state, now);
+        }
+    }
+
+    #[test]
+    fn upstream_that_always_rejects_some_calls_gets_a_token_a_minute() {
+        let start = Instant::now();
+        let (mut state, mut token) = with_token(start);
+        let mut refreshes = Vec::new();
+        for tenths in 0..36_000 {
+            let now = start + Duration::from_millis(100 * tenths);
+            // Other calls succeed at any time, which changes nothing.
+            state.invalidate(&token, now);
+            if state.refresh_at <= now {
+                token = refresh(&mut state, now);
+                refreshes.push((now - start).as_secs());
+            }
+        }
+        assert_eq!(refreshes[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
+        assert!(refreshes.len() <= 67, "{} refreshes in an hour", refreshes.len());
+    }
+
+    #[test]
+    fn retry_after_lengthens_a_backoff_up_to_an_hour_and_never_shortens_it() {
+        let now = Instant::now();
+        for (is_refused, retry_after, seconds) in [
+            (false, 0, 1),
+            (false, 30, 30),
+            (false, 3_600, 3_600),
+            (false, 86_400, 3_600),
+            (true, 1, 10),
+            (true, 60, 60),
+        ] {
+            let (mut state, _) = with_token(now);
+            let error = IdentityError { retry_after: Some(retry_after * SECOND), ..error(is_refused) };
+            state.finish_refresh(Err(error), now, 1.0);
+            assert_eq!(state.refresh_at - now, seconds * SECOND, "{is_refused} {retry_after}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::domain::Timestamp;
+use crate::domain::{Object, Timestamp};
 use crate::http::BaseUrl;
 
 /// The types under which a catalog lists VBS, in the order in which they are looked for.
@@ -27,11 +27,13 @@ pub(super) struct CatalogQuery {
     pub(super) allow_plaintext: bool,
 }
 
-/// The parts of the document that are read.
+/// The parts of the document that are read. A value of a wrong type matters only where it is used.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenDocument {
-    expires_at: String,
-    issued_at: Option<String>,
+    #[serde(default)]
+    expires_at: Value,
+    #[serde(default)]
+    issued_at: Value,
     #[serde(default)]
     project: Value,
     #[serde(default, deserialize_with = "well_formed")]
@@ -49,21 +51,27 @@ struct Service {
 #[derive(Debug, Deserialize)]
 struct Endpoint {
     interface: String,
-    region: Option<String>,
-    region_id: Option<String>,
+    #[serde(default)]
+    region: Value,
+    #[serde(default)]
+    region_id: Value,
     url: String,
 }
 
 impl Endpoint {
-    fn region(&self) -> &str {
-        self.region.as_deref().or(self.region_id.as_deref()).unwrap_or("*")
+    /// All regions (`*`) if it names none, and `None` if what it names is no text: it is in no region then.
+    fn region(&self) -> Option<&str> {
+        let mut named = [&self.region, &self.region_id].into_iter().filter(|region| !region.is_null());
+        named.next().map_or(Some("*"), Value::as_str)
     }
 }
 
-/// The entries of a list, without those that are not well-formed.
+/// The entries of a list, without those that are not well-formed. What is no list has none.
 fn well_formed<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let entries = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
-    Ok(entries.into_iter().filter_map(|entry| T::deserialize(entry).ok()).collect())
+    let value = Value::deserialize(deserializer)?;
+    let entries = if let Value::Array(entries) = value { entries } else { Vec::new() };
+    let well_formed = |entry| Object::deserialize(entry).ok().map(|Object(entry)| entry);
+    Ok(entries.into_iter().filter_map(well_formed).collect())
 }
 
 impl TokenDocument {
@@ -71,20 +79,22 @@ impl TokenDocument {
     pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Response {
-            token: TokenDocument,
+            token: Object<TokenDocument>,
         }
-        let response: Result<Response, _> = serde_json::from_slice(body);
+        let response: Result<Object<Response>, _> = serde_json::from_slice(body);
         response
-            .map(|response| response.token)
+            .map(|Object(Response { token: Object(token) })| token)
             .map_err(|error| format!("cannot be parsed at line {}, column {}", error.line(), error.column()))
     }
 
     /// How long the token is valid, by the clock of the identity service, which ours need not agree with.
     pub(super) fn lifetime(&self) -> Result<Duration, &'static str> {
-        let expires = Timestamp::parse(&self.expires_at).ok_or("has an invalid expires_at")?.seconds;
-        let issued = match &self.issued_at {
-            Some(text) => Timestamp::parse(text).ok_or("has an invalid issued_at")?.seconds,
-            None => jiff::Timestamp::now().as_second(),
+        let seconds = |time: &Value| time.as_str().and_then(Timestamp::parse).map(|time| time.seconds);
+        let expires = seconds(&self.expires_at).ok_or("has an invalid expires_at")?;
+        let issued = if self.issued_at.is_null() {
+            jiff::Timestamp::now().as_second()
+        } else {
+            seconds(&self.issued_at).ok_or("has an invalid issued_at")?
         };
         let lifetime = Duration::from_secs(u64::try_from(expires.saturating_sub(issued)).unwrap_or_default());
         if lifetime.is_zero() {
@@ -104,10 +114,16 @@ impl TokenDocument {
         for service_type in SERVICE_TYPES {
             let services = self.catalog.iter().filter(|service| service.service_type == service_type);
             let endpoints = services.flat_map(|service| &service.endpoints);
-            let endpoints = endpoints.filter(|endpoint| endpoint.interface == query.interface).collect();
-            if let Some(endpoint) = choose(endpoints, query.region.as_deref())? {
-                return BaseUrl::parse(self.without_project(&endpoint.url), query.allow_plaintext)
-                    .map_err(|why| format!("the catalog's URL of the upstream {why}"));
+            let is_usable =
+                |endpoint: &&Endpoint| endpoint.interface == query.interface && endpoint.region().is_some();
+            if let Some(Endpoint { url, .. }) =
+                choose(endpoints.filter(is_usable).collect(), query.region.as_deref())?
+            {
+                return self.base_url(url, query.allow_plaintext).map_err(|why| {
+                    format!(
+                        "the catalog's URL of the upstream {why}; correct the catalog or set --upstream-url"
+                    )
+                });
             }
         }
         Err(format!(
@@ -119,18 +135,31 @@ impl TokenDocument {
         ))
     }
 
-    /// `https://host/v2/PROJECT` without version and project.
-    fn without_project<'a>(&self, url: &'a str) -> &'a str {
-        let url = url.trim_end_matches('/');
-        let without_id = url.strip_suffix(self.project_id().unwrap_or_default());
-        let parent = without_id.filter(|parent| parent.ends_with('/')).unwrap_or(url).trim_end_matches('/');
-        parent.strip_suffix("/v2").unwrap_or(parent)
+    /// `https://host/v2/PROJECT` without version and project, which each call adds.
+    fn base_url(&self, url: &str, allow_plaintext: bool) -> Result<BaseUrl, String> {
+        if let Some((_, placeholder)) = ["$(", "%(", "{"].iter().find_map(|start| url.split_once(start)) {
+            let name: String = placeholder.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            return Err(format!("still has the placeholder {name}, which the identity service must replace"));
+        }
+        let whole = BaseUrl::parse(url, allow_plaintext)?;
+        let (parent, last) = url.trim_end_matches('/').rsplit_once('/').unwrap_or_default();
+        let (base, version) =
+            if is_version(last) { (parent, last) } else { parent.rsplit_once('/').unwrap_or_default() };
+        if version == "v2" {
+            BaseUrl::parse(base, allow_plaintext)
+        } else if is_version(version) {
+            Err(format!("is of version {version}, not v2"))
+        } else if self.project_id() == Some(last) {
+            BaseUrl::parse(parent, allow_plaintext)
+        } else {
+            Ok(whole)
+        }
     }
 
     fn available_endpoints(&self) -> String {
         let endpoints = self.catalog.iter().flat_map(|Service { service_type, endpoints }| {
             let describe = move |endpoint: &Endpoint| {
-                format!("{service_type} ({} {})", endpoint.interface, endpoint.region())
+                format!("{service_type} ({} {})", endpoint.interface, endpoint.region().unwrap_or("?"))
             };
             endpoints.iter().map(describe)
         });
@@ -142,15 +171,22 @@ impl TokenDocument {
 /// The endpoint in this region, else in all regions (`*`). Without a region, all endpoints must have the same URL.
 fn choose<'a>(endpoints: Vec<&'a Endpoint>, region: Option<&str>) -> Result<Option<&'a Endpoint>, String> {
     if let Some(region) = region {
-        let within = |region: &str| endpoints.iter().find(|endpoint| endpoint.region() == region);
+        let within = |region: &str| endpoints.iter().find(|endpoint| endpoint.region() == Some(region));
         return Ok(within(region).or_else(|| within("*")).copied());
     }
     let urls: BTreeSet<&str> = endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
     if urls.len() <= 1 {
         return Ok(endpoints.first().copied());
     }
-    let regions = sorted(endpoints.iter().map(|endpoint| endpoint.region().to_owned()));
+    let regions = sorted(endpoints.iter().filter_map(|endpoint| endpoint.region()).map(str::to_owned));
     Err(format!("the catalog has the upstream in several regions ({regions}): set OS_REGION_NAME"))
+}
+
+/// A path segment such as `v2` or `v2.0`.
+fn is_version(segment: &str) -> bool {
+    let number = segment.strip_prefix('v').unwrap_or_default();
+    number.starts_with(|c: char| c.is_ascii_digit())
+        && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// The texts in order, each once.
@@ -167,29 +203,107 @@ mod tests {
         TokenDocument::parse(json!({ "token": token }).to_string().as_bytes()).unwrap()
     }
 
+    const EXPIRES: &str = "2026-11-24T08:00:00Z";
+
+    fn endpoint(document: &TokenDocument, region: Option<&str>) -> Result<String, String> {
+        let region = region.map(str::to_owned);
+        let query = CatalogQuery { region, interface: "public", allow_plaintext: false };
+        document.endpoint(&query).map(|url| url.to_string())
+    }
+
+    fn vbs(url: &str) -> Value {
+        json!({"interface": "public", "region": "eu-de", "region_id": 1, "url": url})
+    }
+
     #[test]
     fn entries_that_are_not_read_need_not_be_well_formed() {
-        let query =
-            CatalogQuery { region: Some("eu-de".into()), interface: "public", allow_plaintext: false };
-        let vbs = json!({"interface": "public", "region": "eu-de", "url": "https://vbs.example/v2/p"});
-        let expires = "2026-11-24T08:00:00Z";
-        let odd_endpoints = json!([null, 1, {}, {"url": null, "interface": "public", "region": "eu-de"},
-            {"url": "https://x", "region": "eu-de"}, {"url": "https://x", "interface": "public", "region": 1}, vbs]);
+        let right = vbs("https://vbs.example/v2/p");
+        let wrong = "https://x/v2/p";
+        let odd_endpoints = json!([null, 1, "x", [], ["public", "eu-de", null, wrong], {},
+            {"url": null, "interface": "public", "region": "eu-de"}, {"interface": "public", "region": "eu-de"},
+            {"url": 1, "interface": "public", "region": "eu-de"}, {"url": wrong, "region": "eu-de"},
+            {"url": wrong, "interface": null, "region": "eu-de"}, {"url": wrong, "interface": "public", "region": 1},
+            {"url": wrong, "interface": "public", "region": 1, "region_id": "eu-de"}, right]);
         for catalog in [
-            json!([null, 1, {"type": null, "endpoints": []}, {"endpoints": []}, {"type": "evs", "endpoints": null},
-                {"type": "evs"}, {"type": "vbsv2", "endpoints": null}, {"type": "vbs", "endpoints": [vbs]}]),
+            json!([null, 1, "x", [], ["vbsv2", [right]], {"type": null, "endpoints": []}, {"endpoints": []},
+                {"type": 1, "endpoints": [right]}, {"type": "evs", "endpoints": null}, {"type": "evs", "endpoints": {}},
+                {"type": "evs"}, {"type": "vbsv2", "endpoints": null}, {"type": "vbsv2"}, {"type": "vbsv2", "endpoints": "x"},
+                {"type": "vbs", "name": 1, "id": null, "endpoints": [right]}]),
             json!([{"type": "vbsv2", "endpoints": odd_endpoints}]),
         ] {
-            for project in [json!({"id": "p"}), json!({}), json!(null), json!({"id": 1})] {
-                let document = parse(&json!({"expires_at": expires, "project": project, "catalog": catalog}));
-                let url = document.endpoint(&query).unwrap().to_string();
-                let has_id = document.project_id().is_some();
-                let expected = if has_id { "https://vbs.example/" } else { "https://vbs.example/v2/p" };
-                assert_eq!((url.as_str(), has_id), (expected, project == json!({"id": "p"})), "{catalog}");
+            for project in
+                [json!({"id": "p", "name": 1}), json!({}), json!(null), json!({"id": 1}), json!("p")]
+            {
+                let document = parse(
+                    &json!({"expires_at": EXPIRES, "user": 1, "roles": null, "project": project, "catalog": catalog}),
+                );
+                for region in [Some("eu-de"), None] {
+                    assert_eq!(
+                        endpoint(&document, region).unwrap(),
+                        "https://vbs.example/",
+                        "{catalog} {project}"
+                    );
+                }
+                assert_eq!(document.project_id(), (project["id"] == "p").then_some("p"));
             }
         }
-        let without = parse(&json!({"expires_at": expires, "catalog": null})).endpoint(&query).unwrap_err();
-        assert!(without.contains("it has nothing"), "{without}");
+    }
+
+    #[test]
+    fn catalog_that_is_no_list_costs_no_token_and_has_no_endpoint() {
+        for catalog in [json!(null), json!({}), json!("x"), json!(1), json!([]), json!([[]])] {
+            let document = parse(&json!({"expires_at": EXPIRES, "catalog": catalog}));
+            let error = endpoint(&document, None).unwrap_err();
+            assert!(error.contains("it has nothing"), "{catalog}: {error}");
+        }
+        assert!(
+            TokenDocument::parse(format!(r#"{{"token":["{EXPIRES}",null,null,[]]}}"#).as_bytes()).is_err()
+        );
+    }
+
+    #[test]
+    fn endpoint_is_the_part_before_version_and_project() {
+        for (url, expected) in [
+            ("https://vbs.example", Ok("https://vbs.example/")),
+            ("https://vbs.example/v2", Ok("https://vbs.example/")),
+            ("https://vbs.example/v2/", Ok("https://vbs.example/")),
+            ("https://vbs.example/v2/p", Ok("https://vbs.example/")),
+            ("https://vbs.example/v2/p/", Ok("https://vbs.example/")),
+            ("https://vbs.example/v2/another", Ok("https://vbs.example/")),
+            ("https://vbs.example/p", Ok("https://vbs.example/")),
+            ("https://proxy.example/v1/vbs/v2/p", Ok("https://proxy.example/v1/vbs")),
+            ("https://proxy.example/volumes", Ok("https://proxy.example/volumes")),
+            ("https://vbs.example/v2/$(tenant_id)s", Err("still has the placeholder tenant_id")),
+            ("https://vbs.example/v2/%(project_id)s", Err("still has the placeholder project_id")),
+            ("https://vbs.example/v3/$(project_id)s", Err("still has the placeholder project_id")),
+            ("https://%(host)s/v2/p", Err("still has the placeholder host")),
+            ("https://vbs.example/v2/{project_id}", Err("still has the placeholder project_id")),
+            ("https://vbs.example/v3/p", Err("is of version v3, not v2")),
+            ("https://vbs.example/v1/p/", Err("is of version v1, not v2")),
+            ("https://vbs.example/v1/another", Err("is of version v1, not v2")),
+            ("https://vbs.example/v2.0/p", Err("is of version v2.0, not v2")),
+            ("https://vbs.example/v3", Err("is of version v3, not v2")),
+            ("http://vbs.example/v2/p", Err("is http")),
+            ("https://u:secret@vbs.example/v2/p", Err("must not contain a user name")),
+            ("https://vbs.example/v2/p?x=1", Err("must not contain a query")),
+            ("", Err("is not a URL")),
+        ] {
+            let catalog = json!([{"type": "vbsv2", "endpoints": [vbs(url)]}]);
+            let document = parse(&json!({"expires_at": EXPIRES, "project": {"id": "p"}, "catalog": catalog}));
+            let found = endpoint(&document, Some("eu-de"));
+            match expected {
+                Ok(base) => assert_eq!(found.as_deref(), Ok(base), "{url}"),
+                Err(why) => {
+                    let error = found.unwrap_err();
+                    assert!(
+                        error.starts_with(&format!("the catalog's URL of the upstream {why}")),
+                        "{url}: {error}"
+                    );
+                    assert!(error.ends_with("; correct the catalog or set --upstream-url"), "{error}");
+                    assert!(!error.contains("secret"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -204,5 +318,15 @@ mod tests {
             let lifetime = parse(&json!({"issued_at": issued, "expires_at": expires})).lifetime();
             assert_eq!(lifetime, seconds.map(Duration::from_secs), "{issued}, {expires}");
         }
+        // What is used must be well-formed.
+        for odd in [json!(null), json!(1), json!({}), json!([EXPIRES])] {
+            let lifetime = |token: Value| parse(&token).lifetime();
+            assert_eq!(lifetime(json!({"expires_at": odd})), Err("has an invalid expires_at"), "{odd}");
+            if !odd.is_null() {
+                let token = json!({"issued_at": odd, "expires_at": EXPIRES});
+                assert_eq!(lifetime(token), Err("has an invalid issued_at"), "{odd}");
+            }
+        }
+        assert_eq!(parse(&json!({})).lifetime(), Err("has an invalid expires_at"));
     }
 }
