@@ -22,7 +22,7 @@ mod status;
 
 use std::time::Duration;
 
-pub use authorization::AuthorizationPolicy;
+pub use authorization::{AuthorizationPolicy, Rules};
 pub use context::{MalformedTimeout, grpc_timeout};
 pub use router::{CancelTokens, Router};
 pub use status::{RpcError, code_name};

@@ -16,6 +16,7 @@ use super::value::{
     roots, rules, scheme, size, text,
 };
 use crate::credentials::Scheme;
+use crate::grpc::Rules;
 use crate::telemetry::LogFormat;
 use crate::upstream::{Proxy, Roots};
 
@@ -37,9 +38,9 @@ pub(super) struct ServeFlags {
     #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_client_ca: Option<Flag<PathBuf>>,
     /// Allow a caller to read shares of these projects. CALLER is the SPIFFE ID, otherwise a DNS name, in the client's
-    /// certificate; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
+    /// certificate, compared exactly; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
     #[arg(long, value_parser = flag(rules), value_name = "CALLER=PROJECT[,PROJECT…]", help_heading = "Server")]
-    pub(super) allow: Vec<Flag<Vec<String>>>,
+    pub(super) allow: Vec<Flag<Rules>>,
     /// File of --allow rules, one per line; # starts a comment. Reloaded when it changes.
     #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
     pub(super) allow_file: Option<Flag<PathBuf>>,

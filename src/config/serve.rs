@@ -57,14 +57,14 @@ impl ServeFlags {
         // An invalid value allows nothing.
         let allow_plaintext = validator.value(&self.allow_plaintext_upstream).unwrap_or(false);
         let upstream_location = self.upstream_location(validator, allow_plaintext);
-        let credentials = self.credentials(validator, allow_plaintext);
+        let authorization = self.authorization(validator);
+        let credentials = self.credentials(validator, allow_plaintext, &authorization);
         let upstream = self.upstream(validator, &upstream_location, &credentials);
         let max_deadline = validator.value(&self.max_deadline);
         let listen = validator.value(&self.listen);
         let admin_listen = validator.value(&self.admin_listen);
         let server = self.server(validator, max_deadline);
         let grpc = self.grpc(validator, max_deadline, &credentials);
-        let authorization = self.authorization(validator);
         let tls = self.tls(validator);
         let drain_delay = validator.value(&self.drain_delay);
         let drain_timeout = validator.value(&self.drain_timeout);

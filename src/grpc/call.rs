@@ -116,11 +116,8 @@ impl<S: BackupShares> CallHandler<S> {
             RpcError::Overloaded
         })?;
         match &self.authorization {
-            Some(policy) if !policy.is_known(&call.peer.names) => {
-                return Err(RpcError::CallerNotAllowed.into());
-            }
             // The token is checked after the project, which only the message names: see `service.rs`.
-            Some(_) => {}
+            Some(policy) => call.identify(policy.known_name(&call.peer.names))?,
             None => call.check_token()?,
         }
         let response = self.service.clone().call(request);
