@@ -12,8 +12,8 @@ use clap::{Args, Command};
 
 use super::validator::{Flag, flag, variable};
 use super::value::{
-    AuthMode, address, auth_mode, boolean, count, duration, duration_or_zero, log_filter, log_format, path,
-    roots, rules, scheme, size, text,
+    AuthMode, address, auth_mode, boolean, count, directory, duration, duration_or_zero, log_filter,
+    log_format, path, roots, rules, scheme, size, text,
 };
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
@@ -133,7 +133,7 @@ pub(super) struct ServeFlags {
     /// Directory of files that replace variables of the same name, such as a mounted Kubernetes Secret: OS_PASSWORD and the
     /// other variables of keystone mode; OS_ACCESS_KEY, OS_SECRET_KEY and OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK,
     /// HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SECURITY_TOKEN. Reloaded when they change.
-    #[arg(long, value_parser = flag(path), value_name = "DIRECTORY", help_heading = "Credentials")]
+    #[arg(long, value_parser = flag(directory), value_name = "DIRECTORY", help_heading = "Credentials")]
     pub(super) secrets_dir: Option<Flag<PathBuf>>,
 
     /// Log filter: a level, or a comma-separated list such as warn,backup_share_gateway=debug.

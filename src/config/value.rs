@@ -77,6 +77,12 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
+/// The path of a directory that can be read.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    std::fs::read_dir(text).map_err(|error| format!("cannot read {text} ({error})"))?;
+    Ok(text.into())
+}
+
 /// The CA certificates of a PEM file.
 pub(super) fn roots(text: &str) -> Result<Roots, String> {
     Roots::from_pem_file(&path(text)?)

@@ -53,6 +53,7 @@ impl AkSk {
 }
 
 fn read_keys(source: &SecretSource) -> Result<Keys, String> {
+    source.check(VARIABLES).map_err(|problems| problems.join("; "))?;
     Ok(Keys {
         access_key: required(source, ACCESS_KEY)?,
         secret_key: required(source, SECRET_KEY)?,

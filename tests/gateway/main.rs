@@ -29,6 +29,7 @@ mod keystone;
 mod logging;
 mod overload;
 mod redaction;
+mod reload;
 mod sandbox;
 mod signals;
 mod sources;

@@ -68,6 +68,7 @@ struct Credential {
 impl Account {
     /// Reads the variables and the file of `OS_CACERT`. The error has a line for each problem.
     pub(super) fn read(source: &SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+        source.check(&VARIABLES)?;
         let mut reader = Reader { source, problems: Vec::new() };
         let auth_url = reader.auth_url(allow_plaintext);
         let credential = reader.credential();
