@@ -10,11 +10,13 @@ mod client;
 mod flags;
 mod security;
 mod serve;
+mod settle;
 mod upstream;
 mod validator;
 mod value;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -62,6 +64,17 @@ enum CommandFlags {
     Health(HealthArgs),
 }
 
+impl CommandFlags {
+    /// The flags of `serve`, if the command has them.
+    fn serve(&self) -> Option<&ServeFlags> {
+        match self {
+            Self::Serve(flags) => Some(flags),
+            Self::Check(flags) => Some(&flags.serve),
+            Self::Sandbox(_) | Self::Get(_) | Self::Health(_) => None,
+        }
+    }
+}
+
 #[derive(clap::Args)]
 struct CheckFlags {
     /// Test the connection to the upstream step by step and, in keystone mode, to the identity service and its catalog.
@@ -100,13 +113,24 @@ pub enum ParseExit {
     Usage(Vec<String>),
 }
 
-/// Parses the command line and the environment.
+/// Parses the command line and the environment, and reads the files of `serve`. That takes a moment: they must not change
+/// meanwhile.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ParseExit> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let settled = settle::read_settled(settle::MAX_WAIT, |files| parse_once(&arguments, files));
+    settled.map_err(ParseExit::Usage)?
+}
+
+/// Also stores which files were read.
+fn parse_once(arguments: &[OsString], files: &mut Vec<PathBuf>) -> Result<Command, ParseExit> {
     let command = Cli::command()
         .mut_subcommand("serve", flags::with_variables)
         .mut_subcommand("check", flags::with_variables);
     let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
+    if let (Some(flags), Some((_, matches))) = (flags.serve(), matches.subcommand()) {
+        *files = settle::files(flags, matches);
+    }
     match flags {
         CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags)?)),
         CommandFlags::Check(flags) => {

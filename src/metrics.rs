@@ -61,7 +61,7 @@ pub struct MetricFamilies {
     pub draining: IntGauge,
     /// Expiry of the gRPC port's certificate in seconds since 1970; NaN without TLS, so that no alert compares it.
     pub certificate_expiry: Gauge,
-    /// Invalid certificates that were not loaded.
+    /// Changed files that were rejected.
     pub reload_failures: IntCounter,
     /// Open connections on the admin port. It enforces their limit and is not exported.
     pub admin_connections: IntGauge,
@@ -122,7 +122,7 @@ impl MetricFamilies {
             )?,
             reload_failures: counter(
                 "tls_reload_failures_total",
-                "Invalid certificates that were not loaded.",
+                "Changed certificates, rules and credentials that were rejected.",
             )?,
             admin_connections: IntGauge::new("admin_connections", "Open connections on the admin port.")?,
             dropped_log_lines,

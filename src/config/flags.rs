@@ -18,7 +18,7 @@ use super::value::{
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
 use crate::telemetry::LogFormat;
-use crate::upstream::{Proxy, Roots};
+use crate::upstream::{Proxy, RootsFile};
 
 #[derive(Args)]
 pub(super) struct ServeFlags {
@@ -98,9 +98,9 @@ pub(super) struct ServeFlags {
     /// Accept http URLs of VBS and the identity service. Tokens and passwords then travel unencrypted.
     #[arg(long, value_parser = flag(boolean), value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Upstream")]
     pub(super) allow_plaintext_upstream: Flag<bool>,
-    /// CA bundle that replaces the system's root certificates for the upstream (PEM).
+    /// CA bundle that replaces the system's root certificates for the upstream (PEM). Reloaded when it changes.
     #[arg(long, value_parser = flag(roots), value_name = "FILE", help_heading = "Upstream")]
-    pub(super) upstream_ca: Option<Flag<Roots>>,
+    pub(super) upstream_ca: Option<Flag<RootsFile>>,
     /// Forward proxy to the upstream and the identity service. HTTP_PROXY and similar variables are not read.
     #[arg(long, value_parser = flag(Proxy::parse), value_name = "URL", help_heading = "Upstream")]
     pub(super) upstream_proxy: Option<Flag<Proxy>>,

@@ -40,7 +40,7 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long calls in flight then have to finish.
     pub drain_timeout: Duration,
-    /// How often certificates, rules and credentials are read again.
+    /// How often it is checked whether certificates, rules and credentials have changed.
     pub reload_interval: Duration,
     /// The log.
     pub log: telemetry::Config,

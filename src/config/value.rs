@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
 use crate::telemetry::{self, LogFormat};
-use crate::upstream::Roots;
+use crate::upstream::RootsFile;
 
 /// The value of `--auth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
 }
 
 /// The CA certificates of a PEM file.
-pub(super) fn roots(text: &str) -> Result<Roots, String> {
-    Roots::from_pem_file(&path(text)?)
+pub(super) fn roots(text: &str) -> Result<RootsFile, String> {
+    RootsFile::load(path(text)?)
 }
 
 /// One or more authorization rules, separated by white space.

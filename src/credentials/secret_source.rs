@@ -49,7 +49,7 @@ impl SecretSource {
     }
 
     /// The files that may replace these variables.
-    pub(super) fn files(&self, names: &[&'static str]) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, names: &[&'static str]) -> Vec<PathBuf> {
         self.directory.iter().flat_map(|directory| names.iter().map(|name| directory.join(name))).collect()
     }
 }

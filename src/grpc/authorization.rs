@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::domain::ProjectId;
-use crate::files::{Loaded, Snapshot};
+use crate::files::{Loaded, Reload, Snapshot};
 
 const EVERY_PROJECT: &str = "*";
 
@@ -107,18 +107,6 @@ impl AuthorizationPolicy {
         rules.0.values().flatten().filter(|project| *project != EVERY_PROJECT).min().cloned()
     }
 
-    /// Reads the file again. After an error the rules in force stay.
-    pub fn reload(&self) -> Result<(), String> {
-        let rules = read_rules(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
-        self.rules.store(Arc::new(rules));
-        Ok(())
-    }
-
-    /// The file, if there is one, as it was when it was first read.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.clone()
-    }
-
     /// The first of a caller's names that has a rule, as an index.
     pub(super) fn known_name(&self, names: &[String]) -> Option<usize> {
         let rules = self.rules.load();
@@ -131,6 +119,25 @@ impl AuthorizationPolicy {
         let admits =
             |projects: &HashSet<String>| projects.contains(EVERY_PROJECT) || projects.contains(project);
         names.iter().position(|name| rules.0.get(name).is_some_and(admits))
+    }
+}
+
+impl Reload for AuthorizationPolicy {
+    fn subject(&self) -> &'static str {
+        "rule set"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.file.iter().cloned().collect()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let rules = read_rules(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
+        Ok(Box::new(|| self.rules.store(Arc::new(rules))))
     }
 }
 
