@@ -16,7 +16,6 @@ mod validator;
 mod value;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -25,6 +24,7 @@ pub use serve::Config;
 pub use upstream::UpstreamLocation;
 
 use flags::ServeFlags;
+use settle::NamedFile;
 use validator::Validator;
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
@@ -122,7 +122,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, P
 }
 
 /// Also stores which files were read.
-fn parse_once(arguments: &[OsString], files: &mut Vec<PathBuf>) -> Result<Command, ParseExit> {
+fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Command, ParseExit> {
     let command = Cli::command()
         .mut_subcommand("serve", flags::with_variables)
         .mut_subcommand("check", flags::with_variables);
