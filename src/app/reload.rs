@@ -29,7 +29,8 @@ pub(super) async fn reload_task(
         }
         let is_requested = tokio::select! {
             () = sleep(pause) => false,
-            () = requests.notified() => true,
+            // Not while one is being answered: many in a row would put off the second look for ever.
+            () = requests.notified(), if pause == interval => true,
         };
         let metrics = metrics.clone();
         // A slow file system must not block a thread that serves calls.

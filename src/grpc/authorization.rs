@@ -84,9 +84,12 @@ impl AuthorizationPolicy {
         Ok(Self { flags, file, snapshot, rules: ArcSwap::from_pointee(value) })
     }
 
-    /// A line for each caller: how many projects it may read.
+    /// A line for each caller: how many projects it may read. One line if there is no rule.
     pub(crate) fn summary(&self) -> Vec<String> {
         let rules = self.rules.load();
+        if rules.0.is_empty() {
+            return vec!["there is none, so no caller is admitted".into()];
+        }
         let describe = |(caller, projects): (&String, &HashSet<String>)| {
             let projects = match projects.len() {
                 _ if projects.contains(EVERY_PROJECT) => "every project".to_owned(),
