@@ -23,15 +23,17 @@ use std::time::Duration;
 use crate::admin::Admin;
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::CredentialProvider;
-use crate::grpc::Router;
+use crate::files::Reload;
 use crate::grpc::health::Readiness;
+use crate::grpc::{AuthorizationPolicy, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
-use crate::server::{self, ConnectionMetrics, Server};
-use crate::upstream::{BaseUrl, Upstream};
+use crate::server::{self, ConnectionMetrics, Server, Tls};
+use crate::upstream::{BaseUrl, RootsFile, Upstream};
 pub use error::Error;
-pub use run::{BoundApp, Shutdown};
+use reload::Watch;
+pub use run::{BoundApp, Control};
 use run::{Process, ShutdownTokens};
 use services::Services;
 
@@ -60,6 +62,8 @@ pub async fn build(config: Config) -> Result<App, Error> {
     let authorization = config.authorization.map(Arc::new);
     let credentials =
         CredentialProvider::new(config.credentials, &config.upstream.http).map_err(Error::Setup)?;
+    let ca_file = config.upstream.ca_file.clone().map(Arc::new);
+    let watches = watches(tls.clone(), authorization.clone(), &credentials, ca_file);
     let (base_url, sandbox) = match config.upstream_location {
         UpstreamLocation::Url(url) => (Some(url), None),
         UpstreamLocation::Catalog => (None, None),
@@ -87,7 +91,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
         services: Services { grpc: router, admin, sandbox },
         process: Process {
             tls,
-            authorization,
+            watches,
             credentials,
             metrics,
             readiness,
@@ -98,6 +102,23 @@ pub async fn build(config: Config) -> Result<App, Error> {
             reload_interval: config.reload_interval,
         },
     })
+}
+
+/// The files that are read again when they change.
+fn watches(
+    tls: Option<Arc<Tls>>,
+    rules: Option<Arc<AuthorizationPolicy>>,
+    credentials: &CredentialProvider,
+    ca_file: Option<Arc<RootsFile>>,
+) -> Vec<Watch> {
+    let credential: Option<Arc<dyn Reload>> = match credentials {
+        CredentialProvider::PassThrough => None,
+        CredentialProvider::Keystone(keystone) => Some(Arc::clone(keystone) as _),
+        CredentialProvider::AkSk(keys, _) => Some(Arc::clone(keys) as _),
+    };
+    let files =
+        [tls.map(|tls| tls as _), rules.map(|rules| rules as _), credential, ca_file.map(|file| file as _)];
+    files.into_iter().flatten().map(Watch::new).collect()
 }
 
 /// The embedded upstream on a free loopback port, and its URL.

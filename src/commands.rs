@@ -9,14 +9,23 @@ mod process;
 mod sandbox;
 mod serve;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::config::{Command, ParseExit};
-use process::{USAGE, print, print_error};
+use crate::config::{self, Command, ParseExit};
+use process::{USAGE, print, print_error, survive_hangup};
 
-/// Runs the parsed command, or prints why there is none.
-pub fn run(parsed: Result<Command, ParseExit>) -> ExitCode {
-    match parsed {
+/// Parses the command line, and runs the command or prints why there is none.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Before the files are read, which takes a moment: whoever renews them sends the signal at any time.
+    if arguments.get(1).is_some_and(|command| command == "serve")
+        && let Err(error) = survive_hangup()
+    {
+        print_error(&error);
+        return ExitCode::FAILURE;
+    }
+    match config::parse(arguments) {
         Err(ParseExit::Help(text)) => {
             print(text.trim_end());
             ExitCode::SUCCESS

@@ -10,6 +10,7 @@ mod client;
 mod flags;
 mod security;
 mod serve;
+mod settle;
 mod upstream;
 mod validator;
 mod value;
@@ -23,6 +24,7 @@ pub use serve::Config;
 pub use upstream::UpstreamLocation;
 
 use flags::ServeFlags;
+use settle::NamedFile;
 use validator::Validator;
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
@@ -60,6 +62,17 @@ enum CommandFlags {
     Get(GetArgs),
     /// Print the health of a gateway. Exit status: 0 if it is SERVING, otherwise 1.
     Health(HealthArgs),
+}
+
+impl CommandFlags {
+    /// The flags of `serve`, if the command has them.
+    fn serve(&self) -> Option<&ServeFlags> {
+        match self {
+            Self::Serve(flags) => Some(flags),
+            Self::Check(flags) => Some(&flags.serve),
+            Self::Sandbox(_) | Self::Get(_) | Self::Health(_) => None,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -100,13 +113,24 @@ pub enum ParseExit {
     Usage(Vec<String>),
 }
 
-/// Parses the command line and the environment.
+/// Parses the command line and the environment, and reads the files of `serve`. That takes a moment: they must not change
+/// meanwhile.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ParseExit> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let settled = settle::read_settled(settle::MAX_WAIT, |files| parse_once(&arguments, files));
+    settled.map_err(ParseExit::Usage)?
+}
+
+/// Also stores which files were read.
+fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Command, ParseExit> {
     let command = Cli::command()
         .mut_subcommand("serve", flags::with_variables)
         .mut_subcommand("check", flags::with_variables);
     let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
+    if let (Some(flags), Some((_, matches))) = (flags.serve(), matches.subcommand()) {
+        *files = settle::files(flags, matches);
+    }
     match flags {
         CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags)?)),
         CommandFlags::Check(flags) => {

@@ -2,33 +2,60 @@
 //!
 //! [`Loaded`] holds a value with the [`Snapshot`] of its files, and a later snapshot shows whether they have changed. Snapshots
 //! compare contents, so that a file that is written in place and a symbolic link that changes its target (Kubernetes
-//! Secrets) are both detected.
+//! Secrets) are both detected. Content that may still be written is not used: it must be the same in two snapshots, before
+//! and after it is read, that are at least [`SETTLE_TIME`] apart.
 //!
-//! This module must not know what the files contain, or when to read them: `app` polls them.
+//! This module must not know what the files contain, or when to read them: `config` reads them, and `app` polls them.
 
+use std::fs;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The shortest time between two looks at files that must be the same.
+pub(crate) const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// The contents of files at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    paths: Vec<PathBuf>,
-    /// Hashes, so that no key is kept in memory. `None` for a file that cannot be read.
-    hashes: Vec<Option<u64>>,
+    /// Each file with a hash, so that no key is kept in memory.
+    files: Vec<(PathBuf, u64)>,
 }
 
 impl Snapshot {
-    /// Reads the files.
+    /// Reads the files. A missing file, and one that cannot be read, are part of the snapshot.
     pub(crate) fn take(paths: Vec<PathBuf>) -> Self {
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let hashes = paths.iter().map(|path| Some(hasher.hash_one(std::fs::read(path).ok()?))).collect();
-        Self { paths, hashes }
+        Self { files: paths.into_iter().map(|path| (path.clone(), fingerprint(&path))).collect() }
     }
 
-    /// The files, for the next snapshot.
-    pub(crate) fn paths(&self) -> &[PathBuf] {
-        &self.paths
+    /// The files that `other` does not have, or has with another content.
+    pub(crate) fn changed_since(&self, other: &Self) -> Vec<&Path> {
+        let is_changed = |file: &&(PathBuf, u64)| !other.files.contains(file);
+        self.files.iter().filter(is_changed).map(|(path, _)| path.as_path()).collect()
     }
+}
+
+/// A hash of the content, or of the reason why there is none. A dangling link differs from a missing file.
+fn fingerprint(path: &Path) -> u64 {
+    let content = fs::read(path).map(zeroize::Zeroizing::new);
+    let is_present = fs::symlink_metadata(path).is_ok();
+    let content = content.as_ref().map(|bytes| bytes.as_slice()).map_err(std::io::Error::kind);
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((content, is_present))
+}
+
+/// Something that was read from files which belong together, and is read again when they change.
+pub(crate) trait Reload: Send + Sync {
+    /// What it is, for the log.
+    fn subject(&self) -> &'static str;
+
+    /// The files. Which ones they are may depend on the content of one of them.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// The files as they were at startup.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Reads the files, and returns how to put their content in use. Until that is called, the old content stays in use.
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String>;
 }
 
 /// A value that was read from files, and a snapshot of them.
@@ -54,10 +81,10 @@ mod tests {
     fn change_during_read_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules");
-        std::fs::write(&path, "old").unwrap();
+        fs::write(&path, "old").unwrap();
         let loaded = Loaded::read(vec![path.clone()], || {
-            let text = std::fs::read_to_string(&path);
-            std::fs::write(&path, "new").unwrap();
+            let text = fs::read_to_string(&path);
+            fs::write(&path, "new").unwrap();
             text
         })
         .unwrap();
@@ -71,15 +98,18 @@ mod tests {
         let [first, same, other, link] =
             ["first", "same", "other", "link"].map(|name| folder.path().join(name));
         for (path, text) in [(&first, "a"), (&same, "a"), (&other, "b")] {
-            std::fs::write(path, text).unwrap();
+            fs::write(path, text).unwrap();
         }
-        let point_at = |target: &PathBuf| {
-            let _ = std::fs::remove_file(&link);
+        let missing = Snapshot::take(vec![link.clone()]);
+        let point_at = |target: &Path| {
+            let _ = fs::remove_file(&link);
             std::os::unix::fs::symlink(target, &link).unwrap();
             Snapshot::take(vec![link.clone()])
         };
         let snapshot = point_at(&first);
         assert_eq!(point_at(&same), snapshot);
-        assert_ne!(point_at(&other), snapshot);
+        let changed = point_at(&other);
+        assert_eq!(changed.changed_since(&snapshot), [&link]);
+        assert_ne!(point_at(Path::new("nowhere")), missing, "a dangling link is not a missing file");
     }
 }

@@ -26,7 +26,7 @@ mod status;
 
 use std::time::Duration;
 
-pub use authorization::AuthorizationPolicy;
+pub use authorization::{AuthorizationPolicy, Rules};
 pub use call_body::CallBody;
 pub use context::{MalformedTimeout, grpc_timeout};
 pub use router::{CancelTokens, Connection, Router};

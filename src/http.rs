@@ -12,7 +12,8 @@
 //!
 //! - The body is limited while it is read.
 //! - Each worker thread has its own client, so that the task of a connection runs on the thread of its calls.
-//! - The client of a thread is replaced after a while, since reqwest has no maximum lifetime of a connection.
+//! - The client of a thread is replaced after a while, since reqwest has no maximum lifetime of a connection, and when the CA
+//!   certificates are replaced.
 //! - [`Error::Lost`] tells whether the connection may have been reused.
 //!
 //! Known limits: a connection that hyper-util opened for another request and put into the pool counts as reused. hyper reports
@@ -22,10 +23,11 @@ mod base_url;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
@@ -35,6 +37,7 @@ use tower::util::MapResponseLayer;
 use url::Url;
 
 use crate::domain::error_chain;
+use crate::files::{Loaded, Reload, Snapshot};
 use crate::pem;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
@@ -56,10 +59,11 @@ pub struct Config {
     pub max_response_bytes: usize,
 }
 
-/// The CA certificates that a server's certificate is verified against.
+/// The CA certificates that a server's certificate is verified against. Clones share them: if they are replaced, new
+/// connections of every client are verified against the new ones.
 #[derive(Clone, Debug)]
 pub struct Roots {
-    store: Arc<RootCertStore>,
+    store: Arc<ArcSwap<RootCertStore>>,
     warnings: Arc<[String]>,
 }
 
@@ -83,7 +87,7 @@ impl Roots {
     }
 
     fn new(store: RootCertStore, warnings: Vec<String>) -> Self {
-        Self { store: Arc::new(store), warnings: warnings.into() }
+        Self { store: Arc::new(ArcSwap::from_pointee(store)), warnings: warnings.into() }
     }
 
     /// What is wrong with the file, which can be used nevertheless: one line for each expired certificate.
@@ -91,14 +95,61 @@ impl Roots {
         &self.warnings
     }
 
+    /// Replaces the certificates, for all clones, by those of `other`.
+    pub(crate) fn replace(&self, other: &Self) {
+        self.store.store(other.store());
+    }
+
     /// The same certificates as a rustls type.
-    pub(crate) fn store(&self) -> &Arc<RootCertStore> {
-        &self.store
+    pub(crate) fn store(&self) -> Arc<RootCertStore> {
+        self.store.load_full()
     }
 
     /// Whether there is no certificate, so that every TLS handshake would fail.
     pub fn is_empty(&self) -> bool {
-        self.store.is_empty()
+        self.store.load().is_empty()
+    }
+}
+
+/// The CA certificates of a PEM file that may change.
+#[derive(Clone, Debug)]
+pub struct RootsFile {
+    path: PathBuf,
+    loaded: Loaded<Roots>,
+}
+
+impl RootsFile {
+    /// Reads the file. The error names the path.
+    pub fn load(path: PathBuf) -> Result<Self, String> {
+        let loaded = Loaded::read(vec![path.clone()], || Roots::from_pem_file(&path))?;
+        Ok(Self { path, loaded })
+    }
+
+    /// The certificates. A reload replaces them.
+    pub fn roots(&self) -> &Roots {
+        &self.loaded.value
+    }
+}
+
+impl Reload for RootsFile {
+    fn subject(&self) -> &'static str {
+        "upstream CA"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.loaded.snapshot.clone()
+    }
+
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let roots = Roots::from_pem_file(&self.path)?;
+        for warning in roots.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok(Box::new(move || self.roots().replace(&roots)))
     }
 }
 
@@ -127,9 +178,15 @@ impl fmt::Debug for Proxy {
 /// The HTTP client of one service.
 pub(crate) struct HttpClient {
     config: Config,
-    tls: ClientConfig,
+    tls: ArcSwap<TlsClient>,
     /// One for each thread that has sent a request.
     pooled: ThreadLocal<RefCell<Option<PooledClient>>>,
+}
+
+/// What depends on the CA certificates, and is made anew when they are replaced.
+struct TlsClient {
+    roots: Arc<RootCertStore>,
+    config: ClientConfig,
     /// Has no pool: each request opens a connection.
     fresh: Client,
 }
@@ -137,6 +194,8 @@ pub(crate) struct HttpClient {
 /// The client of one thread.
 struct PooledClient {
     client: Client,
+    /// Those that its connections were verified against.
+    roots: Arc<RootCertStore>,
     expires: Instant,
 }
 
@@ -185,16 +244,25 @@ const MIN_LIFETIME_FRACTION: f64 = 0.8;
 impl HttpClient {
     /// Creates the client, which does not connect yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
-        let tls = tls_config(&config.roots)?;
-        let fresh = build_client(&config, &tls, 0).map_err(error_text)?;
-        Ok(Self { config, tls, pooled: ThreadLocal::new(), fresh })
+        let tls = ArcSwap::from_pointee(TlsClient::new(&config)?);
+        Ok(Self { config, tls, pooled: ThreadLocal::new() })
+    }
+
+    /// What belongs to the CA certificates of now.
+    fn tls(&self) -> Result<Guard<Arc<TlsClient>>, Error> {
+        let tls = self.tls.load();
+        if Arc::ptr_eq(&tls.roots, &self.config.roots.store.load()) {
+            return Ok(tls);
+        }
+        self.tls.store(Arc::new(TlsClient::new(&self.config).map_err(Error::Unreachable)?));
+        Ok(self.tls.load())
     }
 
     /// Sends a GET and reads the whole response. It has no time limit of its own; dropping the future closes the connection.
     pub(crate) async fn get(&self, url: Url, headers: HeaderMap, reuse: Reuse) -> Result<Response, Error> {
         let client = match reuse {
             Reuse::Pooled => self.pooled()?,
-            Reuse::Fresh => self.fresh.clone(),
+            Reuse::Fresh => self.tls()?.fresh.clone(),
         };
         let mut request = Request::new(Method::GET, url);
         *request.headers_mut() = headers;
@@ -206,21 +274,25 @@ impl HttpClient {
         let mut request = Request::new(Method::POST, url);
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body.into());
-        self.execute(&self.fresh, request, StatusCode::CREATED).await
+        let client = self.tls()?.fresh.clone();
+        self.execute(&client, request, StatusCode::CREATED).await
     }
 
-    /// The client of this thread. An expired one is replaced; requests in flight finish on it.
+    /// The client of this thread. It is replaced when it has expired, and when the CA certificates have been; requests in
+    /// flight finish on it.
     fn pooled(&self) -> Result<Client, Error> {
+        let tls = self.tls()?;
         let mut slot = self.pooled.get_or_default().borrow_mut();
         if let Some(pooled) = slot.as_ref()
             && Instant::now() < pooled.expires
+            && Arc::ptr_eq(&pooled.roots, &tls.roots)
         {
             return Ok(pooled.client.clone());
         }
-        let client = build_client(&self.config, &self.tls, usize::MAX)
+        let client = build_client(&self.config, &tls.config, usize::MAX)
             .map_err(|error| Error::Unreachable(error_text(error)))?;
         let expires = Instant::now() + jittered(self.config.connection_lifetime);
-        *slot = Some(PooledClient { client: client.clone(), expires });
+        *slot = Some(PooledClient { client: client.clone(), roots: Arc::clone(&tls.roots), expires });
         Ok(client)
     }
 
@@ -247,6 +319,15 @@ impl HttpClient {
         let limit = if status == success { self.config.max_response_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(response, limit).await?;
         Ok(Response { status: status.as_u16(), headers, body })
+    }
+}
+
+impl TlsClient {
+    fn new(config: &Config) -> Result<Self, String> {
+        let roots = config.roots.store();
+        let tls = tls_config_of(Arc::clone(&roots))?;
+        let fresh = build_client(config, &tls, 0).map_err(error_text)?;
+        Ok(Self { roots, config: tls, fresh })
     }
 }
 
@@ -281,11 +362,15 @@ pub(crate) fn otlp_client(
 
 /// The TLS configuration of a client: TLS 1.2 and 1.3, HTTP/1.1 as the only ALPN protocol, no client certificate.
 pub(crate) fn tls_config(roots: &Roots) -> Result<ClientConfig, String> {
+    tls_config_of(roots.store())
+}
+
+fn tls_config_of(roots: Arc<RootCertStore>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut config = builder.with_root_certificates(Arc::clone(&roots.store)).with_no_client_auth();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use backup_share_gateway::{commands, config};
+use backup_share_gateway::commands;
 
 fn main() -> ExitCode {
-    commands::run(config::parse(std::env::args_os()))
+    commands::run(std::env::args_os())
 }

@@ -66,7 +66,7 @@ pub struct MetricFamilies {
     pub draining: IntGauge,
     /// Expiry of the gRPC port's certificate in seconds since 1970; NaN without TLS, so that no alert compares it.
     pub certificate_expiry: Gauge,
-    /// Invalid certificates that were not loaded.
+    /// Changed files that were rejected.
     pub reload_failures: IntCounter,
     /// TLS handshakes that failed, by reason. Only a handshake counts that the peer has begun.
     pub handshake_failures: IntCounterVec,
@@ -131,7 +131,7 @@ impl MetricFamilies {
             )?,
             reload_failures: counter(
                 "tls_reload_failures_total",
-                "Invalid certificates that were not loaded.",
+                "Changed certificates, rules and credentials that were rejected.",
             )?,
             handshake_failures: counter_vec(
                 "tls_handshake_failures_total",

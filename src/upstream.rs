@@ -23,7 +23,7 @@ pub use json::read_share;
 pub use retry::FIRST_BACKOFF;
 
 pub use crate::error_response::retry_after;
-pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots};
+pub use crate::http::{BaseUrl, Config as HttpConfig, Proxy, Roots, RootsFile};
 
 use crate::credentials::{AuthMaterial, CredentialProvider};
 use crate::domain::{BackupShare, BackupShares, CallContext, Error, ErrorKind, ShareRef};
@@ -39,6 +39,8 @@ use unknown_fields::UnknownFields;
 pub struct Config {
     /// The connections.
     pub http: HttpConfig,
+    /// The file of the CA certificates in `http`, if they are the upstream's own.
+    pub ca_file: Option<RootsFile>,
     /// The longest time of one attempt.
     pub attempt_timeout: Duration,
     /// The most attempts of one call, 1 or more.

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backup_share_gateway::app::{self, Shutdown};
+use backup_share_gateway::app::{self, Control};
 use backup_share_gateway::config::{self, Command};
 use backup_share_gateway::domain::ShareId;
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
@@ -79,7 +79,7 @@ impl Stage {
             let gateway = app::build(*config).await.expect("a gateway");
             let gateway = gateway.bind().expect("ports");
             let address = gateway.grpc_address();
-            tokio::spawn(gateway.run(Shutdown::default()));
+            tokio::spawn(gateway.run(Control::default()));
             let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a URL");
             BackupShareServiceClient::new(endpoint.connect().await.expect("a connection"))
         });

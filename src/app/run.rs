@@ -8,16 +8,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
-use super::reload::reload_task;
+use super::reload::{Watch, reload_task};
 use super::services::Services;
 use super::tasks::Tasks;
 use crate::credentials::CredentialProvider;
+use crate::grpc;
 use crate::grpc::health::Readiness;
-use crate::grpc::{self, AuthorizationPolicy};
 use crate::metrics::Metrics;
 use crate::server::workers::WorkerPool;
 use crate::server::{self, Server, Tls};
@@ -29,9 +30,11 @@ const WORKERS_TIMEOUT: Duration = Duration::from_millis(200);
 /// The task whose end is the end of a drain.
 const GRPC_SERVER: &str = "gRPC server";
 
-/// The two ways to stop a gateway.
+/// What a running gateway can be told.
 #[derive(Clone, Debug, Default)]
-pub struct Shutdown {
+pub struct Control {
+    /// Look at the files at once, which are otherwise read when they have changed.
+    pub reload: Arc<Notify>,
     /// Finish the calls in flight.
     pub drain: CancellationToken,
     /// Cancel them, now or during a drain.
@@ -51,7 +54,7 @@ pub struct BoundApp {
 /// What runs the servers and services, and stops them.
 pub(super) struct Process {
     pub(super) tls: Option<Arc<Tls>>,
-    pub(super) authorization: Option<Arc<AuthorizationPolicy>>,
+    pub(super) watches: Vec<Watch>,
     pub(super) credentials: CredentialProvider,
     pub(super) metrics: Metrics,
     pub(super) readiness: Readiness,
@@ -81,15 +84,15 @@ impl BoundApp {
         self.admin_address
     }
 
-    /// Serves until `shutdown`. `Ok` means that the gateway ended in order.
-    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let process = self.process;
+    /// Serves until `control` ends it. `Ok` means that the gateway ended in order.
+    pub async fn run(self, control: Control) -> Result<(), Error> {
+        let mut process = self.process;
         process.readiness.set(process.credentials.is_ready());
         tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
-        let tasks = process.start(self.grpc, self.admin, self.services);
+        let tasks = process.start(self.grpc, self.admin, self.services, control.reload);
         let result = tokio::select! {
-            result = process.serve_and_drain(tasks, shutdown.drain) => result,
-            () = shutdown.now.cancelled() => Err(Error::ForcedShutdown),
+            result = process.serve_and_drain(tasks, control.drain) => result,
+            () = control.now.cancelled() => Err(Error::ForcedShutdown),
         };
         process.workers.shutdown_timeout(WORKERS_TIMEOUT).await;
         result
@@ -98,7 +101,7 @@ impl BoundApp {
 
 impl Process {
     /// Starts every task.
-    fn start(&self, grpc: Server, admin: Server, services: Services) -> Tasks {
+    fn start(&mut self, grpc: Server, admin: Server, services: Services, reload: Arc<Notify>) -> Tasks {
         let mut tasks = Tasks::default();
         let pool = self.workers.clone();
         tasks.spawn("worker", async move { pool.terminated().await });
@@ -106,9 +109,9 @@ impl Process {
         tasks.spawn("admin server", admin.serve(services.admin));
         let reload = reload_task(
             self.reload_interval,
+            reload,
+            std::mem::take(&mut self.watches),
             self.tls.clone(),
-            self.authorization.clone(),
-            self.credentials.clone(),
             self.metrics.clone(),
         );
         tasks.spawn("reload", reload);

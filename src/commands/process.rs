@@ -40,6 +40,23 @@ pub(super) fn print_error(text: &str) {
     }
 }
 
+/// From now on SIGHUP does not end the process, even if nothing waits for it.
+pub(super) fn survive_hangup() -> Result<(), String> {
+    let runtime = runtime()?;
+    let _context = runtime.enter();
+    // Tokio's handler stays when its runtime and the stream of signals are dropped.
+    hangup().map(drop)
+}
+
+/// SIGHUP, by which programs that renew certificates tell that there are new files.
+pub(super) fn hangup() -> Result<Signal, String> {
+    handle(SignalKind::hangup())
+}
+
+fn handle(kind: SignalKind) -> Result<Signal, String> {
+    signal(kind).map_err(|error| format!("cannot handle signals: {error}"))
+}
+
 /// SIGTERM and SIGINT. Once it exists, they no longer end the process by themselves.
 pub(super) struct Signals {
     term: Signal,
@@ -48,7 +65,6 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn handle() -> Result<Self, String> {
-        let handle = |kind| signal(kind).map_err(|error| format!("cannot handle signals: {error}"));
         Ok(Self { term: handle(SignalKind::terminate())?, int: handle(SignalKind::interrupt())? })
     }
 

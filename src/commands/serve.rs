@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::process::{Signals, print_error, runtime};
-use crate::app::{self, Shutdown};
+use super::process::{Signals, hangup, print_error, runtime};
+use crate::app::{self, Control};
 use crate::config::{Config, UpstreamLocation};
 use crate::sandbox::{DOCUMENTED_PROJECTS, DOCUMENTED_SHARE};
 use crate::telemetry::traces::Exporter;
@@ -40,23 +40,32 @@ pub(super) fn run(config: Config) -> Result<(), String> {
 async fn serve(config: Config) -> Result<(), String> {
     let has_sandbox = matches!(config.upstream_location, UpstreamLocation::Sandbox);
     let mut signals = Signals::handle()?;
+    let mut hangup = hangup()?;
     let app = app::build(config).await.map_err(|error| error.to_string())?;
     let app = app.bind().map_err(|error| error.to_string())?;
     if has_sandbox {
         print_error(&quickstart_hint(app.grpc_address().port()));
     }
-    let shutdown = Shutdown::default();
+    let control = Control::default();
     // The first signal drains the gateway, the second one ends the process immediately.
     let forward_signals = async {
         signals.next().await;
-        shutdown.drain.cancel();
+        control.drain.cancel();
         signals.next().await;
-        shutdown.now.cancel();
+        control.now.cancel();
         std::future::pending::<Infallible>().await
     };
+    let forward_hangup = async {
+        loop {
+            hangup.recv().await;
+            tracing::info!("SIGHUP: the files are read again if they have changed");
+            control.reload.notify_one();
+        }
+    };
     tokio::select! {
-        ended = app.run(shutdown.clone()) => ended.map_err(|error| error.to_string()),
+        ended = app.run(control.clone()) => ended.map_err(|error| error.to_string()),
         never = forward_signals => match never {},
+        never = forward_hangup => match never {},
     }
 }
 

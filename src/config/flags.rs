@@ -12,12 +12,13 @@ use clap::{Args, Command};
 
 use super::validator::{Flag, flag, variable};
 use super::value::{
-    AuthMode, address, auth_mode, boolean, count, duration, duration_or_zero, log_filter, log_format, path,
-    roots, rules, scheme, size, text,
+    AuthMode, address, auth_mode, boolean, count, directory, duration, duration_or_zero, log_filter,
+    log_format, path, roots, rules, scheme, size, text,
 };
 use crate::credentials::Scheme;
+use crate::grpc::Rules;
 use crate::telemetry::LogFormat;
-use crate::upstream::{Proxy, Roots};
+use crate::upstream::{Proxy, RootsFile};
 
 #[derive(Args)]
 pub(super) struct ServeFlags {
@@ -37,9 +38,9 @@ pub(super) struct ServeFlags {
     #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_client_ca: Option<Flag<PathBuf>>,
     /// Allow a caller to read shares of these projects. CALLER is the SPIFFE ID, otherwise a DNS name, in the client's
-    /// certificate; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
+    /// certificate, compared exactly; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
     #[arg(long, value_parser = flag(rules), value_name = "CALLER=PROJECT[,PROJECT…]", help_heading = "Server")]
-    pub(super) allow: Vec<Flag<Vec<String>>>,
+    pub(super) allow: Vec<Flag<Rules>>,
     /// File of --allow rules, one per line; # starts a comment. Reloaded when it changes.
     #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
     pub(super) allow_file: Option<Flag<PathBuf>>,
@@ -97,9 +98,9 @@ pub(super) struct ServeFlags {
     /// Accept http URLs of VBS and the identity service. Tokens and passwords then travel unencrypted.
     #[arg(long, value_parser = flag(boolean), value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Upstream")]
     pub(super) allow_plaintext_upstream: Flag<bool>,
-    /// CA bundle that replaces the system's root certificates for the upstream (PEM).
+    /// CA bundle that replaces the system's root certificates for the upstream (PEM). Reloaded when it changes.
     #[arg(long, value_parser = flag(roots), value_name = "FILE", help_heading = "Upstream")]
-    pub(super) upstream_ca: Option<Flag<Roots>>,
+    pub(super) upstream_ca: Option<Flag<RootsFile>>,
     /// Forward proxy to the upstream and the identity service. HTTP_PROXY and similar variables are not read.
     #[arg(long, value_parser = flag(Proxy::parse), value_name = "URL", help_heading = "Upstream")]
     pub(super) upstream_proxy: Option<Flag<Proxy>>,
@@ -132,7 +133,7 @@ pub(super) struct ServeFlags {
     /// Directory of files that replace variables of the same name, such as a mounted Kubernetes Secret: OS_PASSWORD and the
     /// other variables of keystone mode; OS_ACCESS_KEY, OS_SECRET_KEY and OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK,
     /// HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SECURITY_TOKEN. Reloaded when they change.
-    #[arg(long, value_parser = flag(path), value_name = "DIRECTORY", help_heading = "Credentials")]
+    #[arg(long, value_parser = flag(directory), value_name = "DIRECTORY", help_heading = "Credentials")]
     pub(super) secrets_dir: Option<Flag<PathBuf>>,
 
     /// Log filter: a level, or a comma-separated list such as warn,backup_share_gateway=debug.

@@ -14,7 +14,7 @@ use super::value::AuthMode;
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSk, KEYSTONE_VARIABLES, KeystoneConfig, SecretSource,
 };
-use crate::grpc::AuthorizationPolicy;
+use crate::grpc::{AuthorizationPolicy, Rules};
 use crate::server::{Tls, TlsFiles};
 
 impl ServeFlags {
@@ -35,11 +35,12 @@ impl ServeFlags {
         }
     }
 
+    /// The one decision whether access is restricted by rules: a source that is given and has no rule admits no caller.
     pub(super) fn authorization(
         &self,
         validator: &mut Validator,
     ) -> Result<Option<AuthorizationPolicy>, Reported> {
-        if !self.has_rules() {
+        if self.allow.is_empty() && self.allow_file.is_none() {
             return Ok(None);
         }
         if self.tls_client_ca.is_none() {
@@ -47,17 +48,12 @@ impl ServeFlags {
         }
         let lists: Vec<_> = self.allow.iter().map(|list| validator.value(list)).collect();
         let file = validator.optional(&self.allow_file);
-        let mut rules = Vec::new();
+        let mut rules = Rules::default();
         for list in lists {
             rules.extend(list?);
         }
-        let config = AuthorizationPolicy::load(rules, file?);
-        Ok(Some(validator.check_all("--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE): ", config)?))
-    }
-
-    /// Whether access is restricted by rules. It does not depend on what the rules say: a source without a rule allows nothing.
-    fn has_rules(&self) -> bool {
-        !self.allow.is_empty() || self.allow_file.is_some()
+        let policy = AuthorizationPolicy::load(rules, file?);
+        Ok(Some(validator.check_all("--allow-file (GATEWAY_ALLOW_FILE): ", policy)?))
     }
 
     /// The credential for the upstream, with the gateway's own account or keys, if the mode has one.
@@ -65,6 +61,7 @@ impl ServeFlags {
         &self,
         validator: &mut Validator,
         allow_plaintext: bool,
+        authorization: &Result<Option<AuthorizationPolicy>, Reported>,
     ) -> Result<credentials::Config, Reported> {
         let mode = validator.value(&self.auth);
         let scheme = validator.value(&self.aksk_scheme);
@@ -72,7 +69,7 @@ impl ServeFlags {
         match mode? {
             AuthMode::PassThrough => Ok(credentials::Config::PassThrough),
             AuthMode::Keystone => {
-                self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)");
+                self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)", authorization);
                 let source = secret_source(validator, secrets_dir?, &KEYSTONE_VARIABLES);
                 let account = AccountConfig::load(source, allow_plaintext);
                 let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
@@ -81,7 +78,7 @@ impl ServeFlags {
                 Ok(credentials::Config::Keystone(Box::new(keystone)))
             }
             AuthMode::AkSk => {
-                self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)");
+                self.require_rules(validator, "--auth aksk (GATEWAY_AUTH)", authorization);
                 let source = secret_source(validator, secrets_dir?, AKSK_VARIABLES);
                 let keys = AkSk::load(source)
                     .map_err(|problem| validator.report(format!("--auth aksk (GATEWAY_AUTH): {problem}")))?;
@@ -91,8 +88,13 @@ impl ServeFlags {
     }
 
     /// Every caller that is let in uses the gateway's own credential, so callers must be authenticated and authorized.
-    fn require_rules(&self, validator: &mut Validator, mode: &str) {
-        if self.tls_client_ca.is_none() || !self.has_rules() {
+    fn require_rules(
+        &self,
+        validator: &mut Validator,
+        mode: &str,
+        authorization: &Result<Option<AuthorizationPolicy>, Reported>,
+    ) {
+        if self.tls_client_ca.is_none() || matches!(authorization, Ok(None)) {
             validator.report(format!("{mode} lets callers use the gateway's own credential: it requires mutual TLS (--tls-cert, --tls-key, --tls-client-ca) and rules (--allow or --allow-file)"));
         }
     }

@@ -40,7 +40,7 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long calls in flight then have to finish.
     pub drain_timeout: Duration,
-    /// How often certificates, rules and credentials are read again.
+    /// How often it is checked whether certificates, rules and credentials have changed.
     pub reload_interval: Duration,
     /// The log.
     pub log: telemetry::Config,
@@ -53,10 +53,8 @@ impl Config {
     pub fn file_warnings(&self) -> Vec<String> {
         let mut warnings = self.tls.as_ref().map(server::Tls::warnings).unwrap_or_default();
         warnings.extend_from_slice(self.upstream.http.roots.warnings());
-        if let credentials::Config::Keystone(keystone) = &self.credentials
-            && let Some(roots) = keystone.account.custom_roots()
-        {
-            warnings.extend_from_slice(roots.warnings());
+        if let credentials::Config::Keystone(keystone) = &self.credentials {
+            warnings.extend_from_slice(keystone.account.roots().warnings());
         }
         warnings.extend_from_slice(self.traces.as_ref().map(traces::Config::warnings).unwrap_or_default());
         // One file may have several uses.
@@ -77,14 +75,14 @@ impl ServeFlags {
         // An invalid value allows nothing.
         let allow_plaintext = validator.value(&self.allow_plaintext_upstream).unwrap_or(false);
         let upstream_location = self.upstream_location(validator, allow_plaintext);
-        let credentials = self.credentials(validator, allow_plaintext);
+        let authorization = self.authorization(validator);
+        let credentials = self.credentials(validator, allow_plaintext, &authorization);
         let upstream = self.upstream(validator, &upstream_location, &credentials);
         let max_deadline = validator.value(&self.max_deadline);
         let listen = validator.value(&self.listen);
         let admin_listen = validator.value(&self.admin_listen);
         let server = self.server(validator, max_deadline);
         let grpc = self.grpc(validator, max_deadline, &server, &credentials);
-        let authorization = self.authorization(validator);
         let tls = self.tls(validator);
         let drain_delay = validator.value(&self.drain_delay);
         let drain_timeout = validator.value(&self.drain_timeout);

@@ -4,7 +4,7 @@ use super::flags::ServeFlags;
 use super::validator::{Reported, Validator};
 use super::value::AuthMode;
 use crate::credentials;
-use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots};
+use crate::upstream::{self, BaseUrl, HttpConfig, Proxy, Roots, RootsFile};
 
 /// Where the upstream is.
 #[derive(Clone, Debug)]
@@ -57,7 +57,11 @@ impl ServeFlags {
         location: &Result<UpstreamLocation, Reported>,
         credentials: &Result<credentials::Config, Reported>,
     ) -> Result<upstream::Config, Reported> {
-        let roots = self.roots(validator, location, credentials);
+        let ca_file = validator.optional(&self.upstream_ca);
+        let roots = match &ca_file {
+            Ok(file) => Self::roots(validator, file.as_ref(), location, credentials),
+            Err(reported) => Err(*reported),
+        };
         let proxy = self.proxy(validator, location);
         let connect_timeout = validator.value(&self.connect_timeout);
         let idle_timeout = validator.value(&self.upstream_idle_timeout);
@@ -74,6 +78,7 @@ impl ServeFlags {
                 connection_lifetime: connection_lifetime?,
                 max_response_bytes: max_response_bytes?,
             },
+            ca_file: ca_file?,
             attempt_timeout: attempt_timeout?,
             max_attempts: max_attempts?,
             first_backoff: upstream::FIRST_BACKOFF,
@@ -96,36 +101,30 @@ impl ServeFlags {
         Ok(Some(validator.value(flag)?))
     }
 
-    /// The CA certificates that verify the upstream.
+    /// The CA certificates that verify the upstream: its own, those of the account, or the system's.
     fn roots(
-        &self,
         validator: &mut Validator,
+        ca_file: Option<&RootsFile>,
         location: &Result<UpstreamLocation, Reported>,
         credentials: &Result<credentials::Config, Reported>,
     ) -> Result<Roots, Reported> {
-        if let Some(flag) = &self.upstream_ca {
-            return validator.value(flag);
+        if let Some(file) = ca_file {
+            return Ok(file.roots().clone());
         }
-        // OpenStack uses the file of OS_CACERT for every service, not only for the identity service.
-        if let credentials::Config::Keystone(keystone) = credentials.as_ref()?
-            && let Some(roots) = keystone.account.custom_roots()
-        {
-            return Ok(roots.clone());
+        // The catalog may name an http URL, which needs no certificate.
+        let is_https = matches!(location.as_ref()?, UpstreamLocation::Url(url) if !url.is_plaintext());
+        let roots = match (credentials.as_ref()?, location.as_ref()?) {
+            // OpenStack uses the file of OS_CACERT for every service, not only for the identity service.
+            (credentials::Config::Keystone(keystone), _) => keystone.account.roots().clone(),
+            (_, UpstreamLocation::Catalog) => Roots::system(),
+            (_, UpstreamLocation::Url(_)) if is_https => Roots::system(),
+            (_, UpstreamLocation::Url(_) | UpstreamLocation::Sandbox) => Roots::none(),
+        };
+        if is_https && roots.is_empty() {
+            return Err(validator.report(
+                "--upstream-ca (GATEWAY_UPSTREAM_CA) is required: the system has no root certificates",
+            ));
         }
-        match location.as_ref()? {
-            UpstreamLocation::Sandbox => Ok(Roots::none()),
-            UpstreamLocation::Url(url) if url.is_plaintext() => Ok(Roots::none()),
-            UpstreamLocation::Url(_) => {
-                let roots = Roots::system();
-                if roots.is_empty() {
-                    return Err(validator.report(
-                        "--upstream-ca (GATEWAY_UPSTREAM_CA) is required: the system has no root certificates",
-                    ));
-                }
-                Ok(roots)
-            }
-            // The catalog may name an http URL, which needs no certificate.
-            UpstreamLocation::Catalog => Ok(Roots::system()),
-        }
+        Ok(roots)
     }
 }

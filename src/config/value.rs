@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::credentials::Scheme;
+use crate::grpc::Rules;
 use crate::telemetry::{self, LogFormat};
-use crate::upstream::Roots;
+use crate::upstream::RootsFile;
 
 /// The value of `--auth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +77,26 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
+/// The path of a directory that can be read.
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    std::fs::read_dir(text).map_err(|error| format!("cannot read {text} ({error})"))?;
+    Ok(text.into())
+}
+
 /// The CA certificates of a PEM file.
-pub(super) fn roots(text: &str) -> Result<Roots, String> {
-    Roots::from_pem_file(&path(text)?)
+pub(super) fn roots(text: &str) -> Result<RootsFile, String> {
+    RootsFile::load(path(text)?)
 }
 
 /// One or more authorization rules, separated by white space.
-pub(super) fn rules(text: &str) -> Result<Vec<String>, String> {
-    let rules: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-    if rules.is_empty() { Err("an empty rule must be CALLER=PROJECT[,PROJECT…]".into()) } else { Ok(rules) }
+pub(super) fn rules(text: &str) -> Result<Rules, String> {
+    if text.trim().is_empty() {
+        return Err("an empty rule must be CALLER=PROJECT[,PROJECT…]".into());
+    }
+    let mut rules = Rules::default();
+    let add = |rule| rules.add(rule).err().map(|problem| format!("'{rule}' {problem}"));
+    let problems: Vec<String> = text.split_whitespace().filter_map(add).collect();
+    if problems.is_empty() { Ok(rules) } else { Err(problems.join("; ")) }
 }
 
 /// A duration longer than 0.

@@ -5,13 +5,14 @@
 
 mod signature;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::secret_source::{HOW_TO_SET, SecretSource};
-use crate::files::{Loaded, Snapshot};
+use crate::files::{Loaded, Reload, Snapshot};
 pub use signature::{Keys, Scheme, SignableRequest};
 
 const ACCESS_KEY: [&str; 2] = ["OS_ACCESS_KEY", "HUAWEICLOUD_SDK_AK"];
@@ -36,23 +37,32 @@ impl AkSk {
         Ok(Self { source, snapshot: keys.snapshot, current: ArcSwap::from_pointee(keys.value) })
     }
 
-    /// Reads the keys again. After an error the old ones stay in use.
-    pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(read_keys(&self.source)?));
-        Ok(())
-    }
-
-    /// The files of the keys, as they were when the keys were first read.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.clone()
-    }
-
     pub(super) fn keys(&self) -> Arc<Keys> {
         self.current.load_full()
     }
 }
 
+impl Reload for AkSk {
+    fn subject(&self) -> &'static str {
+        "credential"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.source.files(VARIABLES)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let keys = read_keys(&self.source)?;
+        Ok(Box::new(|| self.current.store(Arc::new(keys))))
+    }
+}
+
 fn read_keys(source: &SecretSource) -> Result<Keys, String> {
+    source.check(VARIABLES).map_err(|problems| problems.join("; "))?;
     Ok(Keys {
         access_key: required(source, ACCESS_KEY)?,
         secret_key: required(source, SECRET_KEY)?,
@@ -95,10 +105,11 @@ mod tests {
         let exposed = |aksk: &AkSk| aksk.keys().secrets().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(exposed(&aksk), ["access", "secret"]);
         put("OS_ACCESS_KEY", "");
-        assert!(aksk.reload().unwrap_err().contains("OS_ACCESS_KEY (or HUAWEICLOUD_SDK_AK) is needed"));
+        let reload = || aksk.read().map(|put_in_use| put_in_use());
+        assert!(reload().unwrap_err().contains("OS_ACCESS_KEY (or HUAWEICLOUD_SDK_AK) is needed"));
         assert_eq!(exposed(&aksk), ["access", "secret"]);
         put("HUAWEICLOUD_SDK_AK", "another");
-        aksk.reload().unwrap();
+        reload().unwrap();
         assert_eq!(exposed(&aksk), ["another", "secret"]);
     }
 }

@@ -14,17 +14,18 @@ mod token_cache;
 mod token_document;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::secret_source::SecretSource;
-use crate::files::{Loaded, Snapshot};
+use crate::files::{Loaded, Reload, Snapshot};
 use crate::http::{BaseUrl, Config as HttpConfig, Roots};
 use crate::metrics::Metrics;
+use account::Account;
 pub use account::CA_VARIABLE;
-use account::{Account, VARIABLES};
 use client::IdentityClient;
 pub use client::{IdentityError, IssuedToken};
 pub use ignored_variables::{KNOWN_VARIABLES, ignored_variables};
@@ -50,14 +51,18 @@ impl AccountConfig {
     /// Reads the account and the CA certificates of the identity service. With `allow_plaintext` the URL of the identity service,
     /// and the endpoint in its catalog, may be `http`. The error has a line for each problem.
     pub fn load(source: SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
-        let account = Loaded::read(source.files(&VARIABLES), || Account::read(&source, allow_plaintext))?;
+        let account = Loaded::read(account::files(&source), || Account::read(&source, allow_plaintext))?;
         Ok(Self { source, account })
     }
 
-    /// The CA certificates of the file that `OS_CACERT` names.
-    pub(crate) fn custom_roots(&self) -> Option<&Roots> {
-        let account = &self.account.value;
-        account.has_custom_roots.then_some(&account.roots)
+    /// The files of the account, among them that of `OS_CACERT`.
+    pub(crate) fn files(source: &SecretSource) -> Vec<PathBuf> {
+        account::files(source)
+    }
+
+    /// The CA certificates of the identity service: those of `OS_CACERT`, else the system's. A reload replaces them.
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.account.value.roots
     }
 }
 
@@ -65,6 +70,7 @@ impl AccountConfig {
 pub struct Keystone {
     source: SecretSource,
     endpoint_from_catalog: bool,
+    /// With the CA certificates of the first account, which a reload replaces for everyone who uses them.
     http: HttpConfig,
     snapshot: Snapshot,
     client: ArcSwap<IdentityClient>,
@@ -77,25 +83,10 @@ impl Keystone {
     pub fn new(config: Config, http: HttpConfig) -> Result<Self, String> {
         let Config { account: AccountConfig { source, account }, endpoint_from_catalog } = config;
         let Loaded { value: account, snapshot } = account;
+        let http = HttpConfig { roots: account.roots.clone(), ..http };
         let client = IdentityClient::new(account, &http, endpoint_from_catalog)?;
         let client = ArcSwap::from_pointee(client);
         Ok(Self { source, endpoint_from_catalog, http, snapshot, client, cache: TokenCache::new() })
-    }
-
-    /// Reads the account again, and requests a token with it. After an error the old account stays in use.
-    pub fn reload(&self) -> Result<(), String> {
-        let allow_plaintext = self.client.load().account.catalog.allow_plaintext;
-        let account = Account::read(&self.source, allow_plaintext).map_err(|problems| problems.join("; "))?;
-        let client = IdentityClient::new(account, &self.http, self.endpoint_from_catalog)?;
-        self.client.store(Arc::new(client));
-        // In this order: a refresh that begins after the reset uses the new account.
-        self.cache.reset();
-        Ok(())
-    }
-
-    /// The files of the account, as they were when the configuration was read.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.clone()
     }
 
     /// The URL of the identity service, and the CA certificates that its certificate is verified against.
@@ -150,6 +141,34 @@ impl Keystone {
         let result = self.client.load_full().fetch_token(true).await;
         self.cache.finish_refresh(result.clone());
         result.map_err(|error| error.detail)
+    }
+}
+
+impl Reload for Keystone {
+    fn subject(&self) -> &'static str {
+        "credential"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        account::files(&self.source)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// The new account requests a token at once.
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let allow_plaintext = self.client.load().account.catalog.allow_plaintext;
+        let account = Account::read(&self.source, allow_plaintext).map_err(|problems| problems.join("; "))?;
+        let roots = account.roots.clone();
+        let client = IdentityClient::new(account, &self.http, self.endpoint_from_catalog)?;
+        Ok(Box::new(move || {
+            self.http.roots.replace(&roots);
+            self.client.store(Arc::new(client));
+            // In this order: a refresh that begins after the reset uses the new account.
+            self.cache.reset();
+        }))
     }
 }
 

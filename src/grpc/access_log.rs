@@ -114,7 +114,7 @@ impl Drop for CallRecord {
             reason = self.reason,
             request_id = context.request_id.to_str().ok(),
             trace_id = self.span.trace_id.map(display),
-            caller = peer.names.first(),
+            caller = self.call.caller(),
             peer = &*peer.addr_display,
             project_id = target.map(|(share, _)| share.project_id.as_str()),
             share_id = target.map(|(share, _)| share.id.as_str()),

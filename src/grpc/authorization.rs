@@ -1,5 +1,5 @@
 //! Authorization: rules that state for each caller, by a name in its certificate, which projects it may name in a request.
-//! Names are compared exactly.
+//! Names are compared exactly, so `*.example.com` is only the caller whose certificate has that very name.
 //!
 //! A name is a SPIFFE ID or a DNS name. This module must not know how a certificate is verified (`server` does) or what the upstream allows a token.
 
@@ -10,42 +10,96 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::domain::ProjectId;
-use crate::files::{Loaded, Snapshot};
+use crate::files::{Loaded, Reload, Snapshot};
+
+const EVERY_PROJECT: &str = "*";
+
+/// The projects of each caller; [`EVERY_PROJECT`] means all projects. Without a rule, no caller is admitted.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(HashMap<String, HashSet<String>>);
+
+impl Rules {
+    /// Adds `CALLER=PROJECT[,PROJECT…]`; `*` is every project. Rules for the same caller add up.
+    pub fn add(&mut self, rule: &str) -> Result<(), &'static str> {
+        const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
+        const EVERY_CALLER: &str = "names '*' as the caller: '*' is for projects only, and a caller is a name in a client certificate, compared exactly; write a rule for each caller";
+        const PROJECT_FORM: &str =
+            "names a project that is neither '*' nor 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
+        let (caller, projects) = rule.split_once('=').ok_or(FORM)?;
+        if caller.is_empty() || !caller.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(FORM);
+        }
+        if caller == "*" {
+            return Err(EVERY_CALLER);
+        }
+        let allowed = self.0.entry(caller.to_owned()).or_default();
+        for project in projects.split(',') {
+            if project != EVERY_PROJECT && ProjectId::parse(project.to_owned()).is_none() {
+                return Err(PROJECT_FORM);
+            }
+            allowed.insert(project.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Adds other rules to these.
+    pub fn extend(&mut self, other: Self) {
+        for (caller, projects) in other.0 {
+            self.0.entry(caller).or_default().extend(projects);
+        }
+    }
+
+    /// Adds the rules of a file, one for each line; `#` begins a comment. The error has a line for each problem.
+    fn add_file(&mut self, path: &Path) -> Result<(), Vec<String>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| vec![format!("cannot read {} ({error})", path.display())])?;
+        let mut problems = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let rule = line.split('#').next().unwrap_or_default().trim();
+            if !rule.is_empty()
+                && let Err(problem) = self.add(rule)
+            {
+                problems.push(format!("{}: line {} {problem}", path.display(), index + 1));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
 
 /// The rules in force, of the flags and of a file that may change.
 #[derive(Debug)]
 pub struct AuthorizationPolicy {
-    flags: Vec<String>,
+    flags: Rules,
     file: Option<PathBuf>,
     /// The file as it was when it was first read.
     snapshot: Snapshot,
     rules: ArcSwap<Rules>,
 }
 
-/// The projects of each caller; [`EVERY_PROJECT`] means all projects.
-type Rules = HashMap<String, HashSet<String>>;
-
-const EVERY_PROJECT: &str = "*";
-
 impl AuthorizationPolicy {
-    /// Reads the rules of the `flags` and those of the `file`. The error has a line for each invalid rule.
-    pub fn load(flags: Vec<String>, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
+    /// Adds the rules of the `file` to those of the `flags`. The error has a line for each problem of the file.
+    pub fn load(flags: Rules, file: Option<PathBuf>) -> Result<Self, Vec<String>> {
         let paths = file.iter().cloned().collect();
         let Loaded { value, snapshot } = Loaded::read(paths, || read_rules(&flags, file.as_deref()))?;
         Ok(Self { flags, file, snapshot, rules: ArcSwap::from_pointee(value) })
     }
 
-    /// A line for each caller: how many projects it may read.
+    /// A line for each caller: how many projects it may read. One line if there is no rule.
     pub(crate) fn summary(&self) -> Vec<String> {
         let rules = self.rules.load();
-        let mut lines: Vec<String> = rules
-            .iter()
-            .map(|(caller, projects)| match projects.len() {
-                _ if projects.contains(EVERY_PROJECT) => format!("{caller} may read every project"),
-                1 => format!("{caller} may read 1 project"),
-                count => format!("{caller} may read {count} projects"),
-            })
-            .collect();
+        if rules.0.is_empty() {
+            return vec!["there is none, so no caller is admitted".into()];
+        }
+        let describe = |(caller, projects): (&String, &HashSet<String>)| {
+            let projects = match projects.len() {
+                _ if projects.contains(EVERY_PROJECT) => "every project".to_owned(),
+                1 => "1 project".to_owned(),
+                count => format!("{count} projects"),
+            };
+            let exact = if caller.contains('*') { " (the certificate with exactly this name)" } else { "" };
+            format!("{caller}{exact} may read {projects}")
+        };
+        let mut lines: Vec<String> = rules.0.iter().map(describe).collect();
         lines.sort();
         lines
     }
@@ -53,80 +107,49 @@ impl AuthorizationPolicy {
     /// One of the projects that a rule names.
     pub(crate) fn any_project(&self) -> Option<String> {
         let rules = self.rules.load();
-        rules.values().flatten().filter(|project| *project != EVERY_PROJECT).min().cloned()
+        rules.0.values().flatten().filter(|project| *project != EVERY_PROJECT).min().cloned()
     }
 
-    /// Reads the file again. After an error the rules in force stay.
-    pub fn reload(&self) -> Result<(), String> {
-        let rules = read_rules(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
-        self.rules.store(Arc::new(rules));
-        Ok(())
+    /// The first of a caller's names that has a rule, as an index.
+    pub(super) fn known_name(&self, names: &[String]) -> Option<usize> {
+        let rules = self.rules.load();
+        names.iter().position(|name| rules.0.contains_key(name))
     }
 
-    /// The file, if there is one, as it was when it was first read.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    /// The first of a caller's names whose rule admits it to the project, as an index.
+    pub(super) fn authorized_name(&self, names: &[String], project: &str) -> Option<usize> {
+        let rules = self.rules.load();
+        let admits =
+            |projects: &HashSet<String>| projects.contains(EVERY_PROJECT) || projects.contains(project);
+        names.iter().position(|name| rules.0.get(name).is_some_and(admits))
+    }
+}
+
+impl Reload for AuthorizationPolicy {
+    fn subject(&self) -> &'static str {
+        "rule set"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.file.iter().cloned().collect()
+    }
+
+    fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
     }
 
-    /// Whether any rule names a caller with one of these names.
-    pub(super) fn is_known(&self, names: &[String]) -> bool {
-        let rules = self.rules.load();
-        names.iter().any(|name| rules.contains_key(name))
-    }
-
-    /// Whether a caller with these names may read shares of the project.
-    pub(super) fn is_authorized(&self, names: &[String], project: &str) -> bool {
-        let rules = self.rules.load();
-        let mut allowed = names.iter().filter_map(|name| rules.get(name));
-        allowed.any(|projects| projects.contains(EVERY_PROJECT) || projects.contains(project))
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let rules = read_rules(&self.flags, self.file.as_deref()).map_err(|problems| problems.join("; "))?;
+        Ok(Box::new(|| self.rules.store(Arc::new(rules))))
     }
 }
 
-/// Reads the rules of the flags, and of the lines of the file; `#` begins a comment.
-fn read_rules(flags: &[String], file: Option<&Path>) -> Result<Rules, Vec<String>> {
-    let mut rules = Rules::new();
-    let mut problems = Vec::new();
-    for rule in flags {
-        if let Err(problem) = add_rule(&mut rules, rule) {
-            problems.push(format!("'{rule}' {problem}"));
-        }
-    }
-    let mut text = String::new();
+fn read_rules(flags: &Rules, file: Option<&Path>) -> Result<Rules, Vec<String>> {
+    let mut rules = flags.clone();
     if let Some(file) = file {
-        match std::fs::read_to_string(file) {
-            Ok(read) => text = read,
-            Err(error) => problems.push(format!("cannot be read ({error})")),
-        }
+        rules.add_file(file)?;
     }
-    for (index, line) in text.lines().enumerate() {
-        let rule = line.split('#').next().unwrap_or_default().trim();
-        if rule.is_empty() {
-            continue;
-        }
-        if let Err(problem) = add_rule(&mut rules, rule) {
-            problems.push(format!("line {} {problem}", index + 1));
-        }
-    }
-    if problems.is_empty() { Ok(rules) } else { Err(problems) }
-}
-
-/// Adds `CALLER=PROJECT[,PROJECT…]`; `*` is every project. Rules for the same caller add up.
-fn add_rule(rules: &mut Rules, rule: &str) -> Result<(), &'static str> {
-    const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
-    const PROJECT_FORM: &str =
-        "names a project that is neither '*' nor 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
-    let (caller, projects) = rule.split_once('=').ok_or(FORM)?;
-    if caller.is_empty() || !caller.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(FORM);
-    }
-    let allowed = rules.entry(caller.to_owned()).or_default();
-    for project in projects.split(',') {
-        if project != EVERY_PROJECT && ProjectId::parse(project.to_owned()).is_none() {
-            return Err(PROJECT_FORM);
-        }
-        allowed.insert(project.to_owned());
-    }
-    Ok(())
+    Ok(rules)
 }
 
 #[cfg(test)]
@@ -139,8 +162,11 @@ mod tests {
 
     #[test]
     fn rules_are_exact_and_add_up() {
-        let flags = names(&["spiffe://td/a=p1,p2", "b.example=*", "spiffe://td/a=p3"]);
-        let policy = AuthorizationPolicy::load(flags, None).unwrap();
+        let mut rules = Rules::default();
+        for rule in ["spiffe://td/a=p1,p2", "b.example=*", "spiffe://td/a=p3", "*.example=p1"] {
+            rules.add(rule).unwrap();
+        }
+        let policy = AuthorizationPolicy::load(rules, None).unwrap();
         let a = names(&["spiffe://td/a"]);
         for (project, allowed) in [
             ("p1", true),
@@ -151,20 +177,24 @@ mod tests {
             ("", false),
             ("*", false),
         ] {
-            assert_eq!(policy.is_authorized(&a, project), allowed, "{project}");
+            assert_eq!(policy.authorized_name(&a, project).is_some(), allowed, "{project}");
         }
-        assert!(policy.is_authorized(&names(&["other.example", "b.example"]), "anything"));
-        assert!(
-            policy.is_known(&a)
-                && !policy.is_known(&names(&["spiffe://td/ab", "B.example"]))
-                && !policy.is_known(&[])
-        );
+        let two = names(&["other.example", "b.example"]);
+        assert_eq!((policy.known_name(&two), policy.authorized_name(&two, "anything")), (Some(1), Some(1)));
+        assert_eq!(policy.known_name(&a), Some(0));
+        assert_eq!(policy.known_name(&names(&["spiffe://td/ab", "B.example", "c.example"])), None);
+        assert_eq!(policy.known_name(&[]), None);
+        assert_eq!(policy.authorized_name(&names(&["*.example"]), "p1"), Some(0));
     }
 
     #[test]
     fn invalid_rule_is_an_error() {
-        for rule in ["", "a", "=p", "a=", "a=p,,q", "a b=p", "a=p/q", "a=p q", "a=p,*x"] {
-            assert!(AuthorizationPolicy::load(vec![rule.to_owned()], None).is_err(), "{rule}");
+        for rule in [
+            "", " ", "a", "=p", "=", "a=", "a=,", "a=p,", "a=p,,q", "a b=p", "a=p/q", "a=p q", "a=p,*x",
+            "*=p", "*=*",
+        ] {
+            assert!(Rules::default().add(rule).is_err(), "{rule}");
         }
+        assert!(Rules::default().add("*=p").unwrap_err().contains("'*' is for projects only"));
     }
 }

@@ -123,11 +123,8 @@ impl<S: BackupShares> CallHandler<S> {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
         match &self.authorization {
-            Some(policy) if !policy.is_known(&call.peer.names) => {
-                return Err(RpcError::CallerNotAllowed.into());
-            }
             // The token is checked after the project, which only the message names: see `service.rs`.
-            Some(_) => {}
+            Some(policy) => call.identify(policy.known_name(&call.peer.names))?,
             None => call.check_token()?,
         }
         let response = self.service.clone().call(request);

@@ -6,6 +6,7 @@
 //! target `grpc_timeout` tests the timeout.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -29,6 +30,8 @@ pub(super) struct Call {
     pub(super) method: &'static str,
     pub(super) context: CallContext,
     pub(super) peer: Arc<Peer>,
+    /// The index of the peer's name that counts: the one that a rule has matched. The first one until then, and without rules.
+    caller: AtomicUsize,
     pub(super) is_timeout_malformed: bool,
     token_error: Option<TokenError>,
 }
@@ -59,7 +62,20 @@ impl Call {
                 Err(error) => token_error = Some(error),
             }
         }
-        Self { method, context, peer, is_timeout_malformed: timeout.is_err(), token_error }
+        let caller = AtomicUsize::new(0);
+        Self { method, context, peer, caller, is_timeout_malformed: timeout.is_err(), token_error }
+    }
+
+    /// The caller is the name that a rule has matched; without one it is not allowed.
+    pub(super) fn identify(&self, matched: Option<usize>) -> Result<(), RpcError> {
+        let index = matched.ok_or(RpcError::CallerNotAllowed)?;
+        self.caller.store(index, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The caller's name, for the log. `None` if its certificate has none, or if there is none.
+    pub(super) fn caller(&self) -> Option<&str> {
+        self.peer.names.get(self.caller.load(Ordering::Relaxed)).map(String::as_str)
     }
 
     /// Refuses a call whose token is missing or invalid.

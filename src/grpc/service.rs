@@ -31,10 +31,8 @@ impl<S: BackupShares> BackupShareService for BackupShareGateway<S> {
         // `CallHandler` adds it to every request.
         let call = request.extensions().get::<Arc<Call>>().cloned().ok_or(RpcError::Internal)?;
         let message = request.into_inner();
-        if let Some(policy) = &self.authorization
-            && !policy.is_authorized(&call.peer.names, &message.project_id)
-        {
-            return Err(RpcError::CallerNotAllowed.into());
+        if let Some(policy) = &self.authorization {
+            call.identify(policy.authorized_name(&call.peer.names, &message.project_id))?;
         }
         call.check_token()?;
         let share_ref = validate(message, &call)?;

@@ -16,7 +16,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::TlsAcceptor;
 
 use super::client_verifier::{ClientVerifier, caller_names};
-use crate::files::{Loaded, Snapshot};
+use crate::files::{Loaded, Reload, Snapshot};
 use crate::pem::{self, Certificate};
 
 /// The paths of the PEM files.
@@ -51,24 +51,8 @@ struct Material {
 impl Tls {
     /// Reads the files. The error names the file at fault and the reason.
     pub fn load(files: Files) -> Result<Self, String> {
-        let mut paths = vec![files.certificate.clone(), files.key.clone()];
-        paths.extend(files.client_ca.clone());
-        let Loaded { value, snapshot } = Loaded::read(paths, || Material::read(&files))?;
+        let Loaded { value, snapshot } = Loaded::read(files.paths(), || Material::read(&files))?;
         Ok(Self { files, snapshot, current: ArcSwap::from_pointee(value) })
-    }
-
-    /// Reads the files again. After an error, the previous content stays in use.
-    pub fn reload(&self) -> Result<(), String> {
-        let material = Material::read(&self.files)?;
-        for warning in &material.warnings {
-            tracing::warn!("{warning}");
-        }
-        self.current.store(Arc::new(material));
-        Ok(())
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.clone()
     }
 
     /// The port's certificate.
@@ -89,6 +73,36 @@ impl Tls {
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.current.load().config))
+    }
+}
+
+impl Files {
+    fn paths(&self) -> Vec<PathBuf> {
+        let mut paths = vec![self.certificate.clone(), self.key.clone()];
+        paths.extend(self.client_ca.clone());
+        paths
+    }
+}
+
+impl Reload for Tls {
+    fn subject(&self) -> &'static str {
+        "certificate"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.paths()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
+        let material = Material::read(&self.files)?;
+        for warning in &material.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Box::new(|| self.current.store(Arc::new(material))))
     }
 }
 

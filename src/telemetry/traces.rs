@@ -105,7 +105,8 @@ impl Config {
         let builder = opentelemetry_otlp::SpanExporter::builder();
         let exporter = match self.protocol {
             Protocol::Grpc if self.is_https => {
-                let anchors = self.roots.store().roots.iter().cloned();
+                let store = self.roots.store();
+                let anchors = store.roots.iter().cloned();
                 let tls = ClientTlsConfig::new().trust_anchors(anchors);
                 builder.with_tonic().with_tls_config(tls).build()
             }

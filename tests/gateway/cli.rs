@@ -93,27 +93,6 @@ async fn missing_keys_and_unknown_scheme_are_reported_together() {
 }
 
 #[tokio::test]
-async fn empty_rule_is_an_error_in_every_mode() {
-    for mode in ["passthrough", "aksk"] {
-        for rule in ["", "  "] {
-            let (auth, allow) = (format!("--auth={mode}"), format!("--allow={rule}"));
-            let command = gateway_command(&["serve", "--sandbox", &auth, &allow]);
-            run_error(command, 64, &["--allow (GATEWAY_ALLOW): an empty rule"]).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn missing_secrets_dir_is_an_error_in_every_mode() {
-    for mode in ["passthrough", "keystone", "aksk"] {
-        let auth = format!("--auth={mode}");
-        let command = gateway_command(&["serve", "--sandbox", &auth, "--secrets-dir=/no/such/directory"]);
-        let names = ["--secrets-dir (GATEWAY_SECRETS_DIR): cannot read /no/such/directory"];
-        run_error(command, 64, &names).await;
-    }
-}
-
-#[tokio::test]
 async fn ipv6_upstream_behind_a_proxy_names_both_flags() {
     let proxy = "--upstream-proxy=http://127.0.0.1:3128";
     let command = gateway_command(&["serve", "--upstream-url=https://[::1]:8443/vbs", proxy]);

@@ -31,6 +31,7 @@ mod logging;
 mod overload;
 mod pem_files;
 mod redaction;
+mod reload;
 mod sandbox;
 mod signals;
 mod sources;

@@ -5,6 +5,7 @@
 //! authorization" and "Authenticating with an Application Credential". This module sends nothing.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -48,7 +49,6 @@ pub(super) struct Account {
     pub(super) auth_url: BaseUrl,
     /// The CA certificates of the identity service: those of `OS_CACERT`, else the system's.
     pub(super) roots: Roots,
-    pub(super) has_custom_roots: bool,
     /// The upstream's endpoint in the catalog.
     pub(super) catalog: CatalogQuery,
     credential: Credential,
@@ -65,9 +65,19 @@ struct Credential {
     secret: SecretString,
 }
 
+/// The files that an account is read from: those of the variables, and the one that `OS_CACERT` names.
+pub(super) fn files(source: &SecretSource) -> Vec<PathBuf> {
+    let mut files = source.files(&VARIABLES);
+    if let Ok(Some(ca_file)) = source.read(CA_VARIABLE) {
+        files.push(ca_file.expose_secret().into());
+    }
+    files
+}
+
 impl Account {
     /// Reads the variables and the file of `OS_CACERT`. The error has a line for each problem.
     pub(super) fn read(source: &SecretSource, allow_plaintext: bool) -> Result<Self, Vec<String>> {
+        source.check(&VARIABLES)?;
         let mut reader = Reader { source, problems: Vec::new() };
         let auth_url = reader.auth_url(allow_plaintext);
         let credential = reader.credential();
@@ -78,7 +88,7 @@ impl Account {
         match (auth_url, roots) {
             (Some(auth_url), Some(roots)) if reader.problems.is_empty() => {
                 let catalog = CatalogQuery { region, interface, allow_plaintext };
-                Ok(Self { auth_url, roots, has_custom_roots: ca_file.is_some(), catalog, credential })
+                Ok(Self { auth_url, roots, catalog, credential })
             }
             _ => Err(reader.problems),
         }

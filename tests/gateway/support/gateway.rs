@@ -11,8 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::support::*;
-use backup_share_gateway::app::{self, Shutdown};
-use backup_share_gateway::config::{self, Command};
+use backup_share_gateway::app::{self, Control};
+use backup_share_gateway::config::{self, Command, Config};
 use backup_share_gateway::proto::backup_share_service_client::BackupShareServiceClient;
 use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse};
 
@@ -20,13 +20,18 @@ use backup_share_gateway::proto::{GetBackupShareRequest, GetBackupShareResponse}
 pub struct Gateway {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
-    pub shutdown: Shutdown,
+    pub shutdown: Control,
     pub ended: JoinHandle<Result<(), app::Error>>,
 }
 
 impl Gateway {
     /// Starts a gateway with the flags of `serve`, without a drain delay, and with short waits.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, |_| ()).await
+    }
+
+    /// The same, with settings that have no flag.
+    pub async fn start_with(flags: &[&str], configure: impl FnOnce(&mut Config)) -> Self {
         let fixed = ["backup-share-gateway", "serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
         let delay = flags.iter().all(|flag| !flag.starts_with("--drain-delay")).then_some("--drain-delay=0s");
         let line = fixed.iter().chain(flags).chain(&delay).map(OsString::from);
@@ -36,9 +41,10 @@ impl Gateway {
         config.upstream.first_backoff = Duration::from_millis(10);
         config.reload_interval = Duration::from_millis(100);
         config.server.goaway_timeout = Duration::from_millis(500);
+        configure(&mut config);
         let gateway = app::build(*config).await.unwrap().bind().unwrap();
         let (grpc, admin) = (gateway.grpc_address(), gateway.admin_address());
-        let shutdown = Shutdown::default();
+        let shutdown = Control::default();
         let ended = tokio::spawn(gateway.run(shutdown.clone()));
         Self { grpc, admin, shutdown, ended }
     }

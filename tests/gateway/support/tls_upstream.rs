@@ -27,12 +27,21 @@ fn tls_acceptor(pair: &CertificateAndKey) -> TlsAcceptor {
 
 /// Starts an upstream with TLS that replies with the documented share, and returns its port.
 pub async fn tls_upstream(pair: &CertificateAndKey) -> u16 {
+    tls_upstream_sending(
+        pair,
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len()),
+    )
+    .await
+}
+
+/// Starts a service with TLS that sends this response to every request, and closes the connection. Returns its port.
+pub async fn tls_upstream_sending(pair: &CertificateAndKey, response: String) -> u16 {
     let acceptor = tls_acceptor(pair);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, response) = (acceptor.clone(), response.clone());
             tokio::spawn(async move {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut head = Vec::new();
@@ -40,9 +49,7 @@ pub async fn tls_upstream(pair: &CertificateAndKey) -> u16 {
                     head.push(stream.read_u8().await.unwrap());
                 }
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-                let body =
-                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
-                stream.write_all(body.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
             });
         }
