@@ -183,6 +183,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// The status of a stream that is open when `cancel` is cancelled. A health `Watch` would never end.
 async fn draining(cancel: CancellationToken) -> Status {
     cancel.cancelled().await;
+    // First the last state of a `Watch`: NOT_SERVING.
+    tokio::task::yield_now().await;
     RpcError::Draining.status(&generate_request_id())
 }
 
