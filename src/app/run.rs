@@ -15,6 +15,7 @@ use super::error::Error;
 use super::reload::reload_task;
 use super::services::Services;
 use super::tasks::Tasks;
+use crate::config::Summary;
 use crate::credentials::CredentialProvider;
 use crate::grpc::health::Readiness;
 use crate::grpc::{self, AuthorizationPolicy};
@@ -44,6 +45,7 @@ pub struct BoundApp {
     pub(super) admin_address: SocketAddr,
     pub(super) grpc: Server,
     pub(super) admin: Server,
+    pub(super) summary: Summary,
     pub(super) services: Services,
     pub(super) process: Process,
 }
@@ -85,7 +87,17 @@ impl BoundApp {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let process = self.process;
         process.readiness.set(process.credentials.is_ready());
-        tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
+        let Summary { auth, upstream_host, tls } = self.summary;
+        tracing::info!(
+            grpc.address = %self.grpc_address,
+            admin.address = %self.admin_address,
+            version = env!("CARGO_PKG_VERSION"),
+            revision = env!("SOURCE_REVISION"),
+            auth,
+            upstream.host = upstream_host,
+            tls,
+            "listening"
+        );
         let tasks = process.start(self.grpc, self.admin, self.services);
         let result = tokio::select! {
             result = process.serve_and_drain(tasks, shutdown.drain) => result,

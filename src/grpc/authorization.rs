@@ -95,16 +95,17 @@ fn read_rules(flags: &[String], file: Option<&Path>) -> Result<Rules, Vec<String
     if let Some(file) = file {
         match std::fs::read_to_string(file) {
             Ok(read) => text = read,
-            Err(error) => problems.push(format!("cannot be read ({error})")),
+            Err(error) => problems.push(format!("cannot read {} ({error})", file.display())),
         }
     }
+    let file = file.map(|file| file.display().to_string()).unwrap_or_default();
     for (index, line) in text.lines().enumerate() {
         let rule = line.split('#').next().unwrap_or_default().trim();
         if rule.is_empty() {
             continue;
         }
         if let Err(problem) = add_rule(&mut rules, rule) {
-            problems.push(format!("line {} {problem}", index + 1));
+            problems.push(format!("{file}: line {} {problem}", index + 1));
         }
     }
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
