@@ -14,9 +14,9 @@ use rustls::{CertificateError, Error as TlsError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error as TransportError, Identity};
+use tonic::{Status, TimeoutExpired};
 use tower::util::MapResult;
 
 use super::process::one_line;
@@ -52,21 +52,23 @@ pub(super) async fn connect(target: &Target) -> Result<GrpcChannel, String> {
     }
     match endpoint.connect().await {
         Ok(channel) => Ok(MapResult::new(channel, check_is_grpc as CheckResponse)),
-        Err(error) => Err(connection_error(target, &error).await),
+        Err(error) => Err(connection_error(target, "cannot connect to", &error).await),
     }
 }
 
-/// Why a call failed, if the status is not the gateway's.
+/// Why a call failed, if the status is neither the gateway's nor that of an expired deadline: only then does it have a source.
 pub(super) async fn describe_failure(target: &Target, status: &Status) -> Option<String> {
     let source = status.source()?;
-    if let Some(NotGrpc(http_status)) = find::<NotGrpc>(source) {
+    if let Some(NotGrpc(http_status)) = find(source) {
         return Some(format!(
             "--address: {} answered with HTTP status {http_status}, and not with gRPC: give the gRPC port of the gateway, not its admin port",
             target.address
         ));
     }
-    find::<TransportError>(source)?;
-    Some(connection_error(target, source).await)
+    if find::<TimeoutExpired>(source).is_some() {
+        return None;
+    }
+    Some(connection_error(target, "no answer from", source).await)
 }
 
 /// The response is not one of a gRPC server.
@@ -91,7 +93,7 @@ fn check_is_grpc(result: Result<Response<Body>, TransportError>) -> Result<Respo
     }
 }
 
-async fn connection_error(target: &Target, error: &(dyn StdError + 'static)) -> String {
+async fn connection_error(target: &Target, what: &str, error: &(dyn StdError + 'static)) -> String {
     let advice = match find::<TlsError>(error) {
         Some(error) => tls_advice(error),
         None if find::<io::Error>(error)
@@ -106,7 +108,7 @@ async fn connection_error(target: &Target, error: &(dyn StdError + 'static)) -> 
         None if uses_tls(&target.address).await => "it uses TLS: name its CA with --tls-ca",
         None => "check that --address is the gRPC port of a gateway",
     };
-    one_line(&format!("--address: cannot connect to {}: {}; {advice}", target.address, causes(error)))
+    one_line(&format!("--address: {what} {}: {}; {advice}", target.address, causes(error)))
 }
 
 const CLIENT_CERTIFICATE: &str =
