@@ -14,7 +14,7 @@ use crate::domain::Token;
 #[derive(Debug, clap::Args)]
 pub struct SandboxArgs {
     /// Address to listen on.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = value::address)]
     pub listen: SocketAddr,
 }
 

@@ -314,6 +314,8 @@ async fn get_says_what_is_wrong_with_address_or_tls() {
     let key = stranger.flag("tls-key", "tls.key");
     let mismatch = gateway_command(&["health", ca, &files.flag("tls-cert", "tls.crt"), &key]);
     run_error(mismatch, 1, &["--tls-cert, --tls-key"]).await;
+    let sandbox = gateway_command(&["sandbox", "--listen=localhost:8080"]);
+    run_error(sandbox, 64, &["--listen", "'localhost:8080' must be an IP address and a port"]).await;
     for flag in ["--tls-ca", "--token-file"] {
         let get = gateway_command(&["get", "--project-id", PROJECT, SHARE, flag, "/no/such/file"]);
         run_error(get, 64, &[flag, "/no/such/file"]).await;
