@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, Error as TlsError};
+use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -106,7 +106,7 @@ async fn connection_error(target: &Target, what: &str, error: &(dyn StdError + '
         None if target.tls_ca.is_some() && find::<hyper::Error>(error).is_some() => CLIENT_CERTIFICATE,
         None if target.tls_ca.is_some() => NOT_TLS,
         None if uses_tls(&target.address).await => "it uses TLS: name its CA with --tls-ca",
-        None => "check that --address is the gRPC port of a gateway",
+        None => NOT_GRPC,
     };
     one_line(&format!("--address: {what} {}: {}; {advice}", target.address, causes(error)))
 }
@@ -114,19 +114,25 @@ async fn connection_error(target: &Target, what: &str, error: &(dyn StdError + '
 const CLIENT_CERTIFICATE: &str =
     "it requires a client certificate that it knows: check --tls-cert and --tls-key";
 const NOT_TLS: &str = "check that it uses TLS; if it does not, leave out --tls-ca";
+const NOT_GRPC: &str = "check that --address is the gRPC port of a gateway";
 
 fn tls_advice(error: &TlsError) -> &'static str {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors have no advice of their own")]
     match error {
         TlsError::InvalidCertificate(error) => match error {
+            // BadSignature: another CA may have the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is not from the CA of --tls-ca"
+            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "its certificate has another name: give that with --tls-server-name"
             }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired, or the local clock is wrong"
+            _ => {
+                "its certificate is invalid: the gateway's operator must renew it, or the local clock is wrong"
             }
-            _ => "its certificate is not from the CA of --tls-ca",
         },
+        TlsError::AlertReceived(AlertDescription::NoApplicationProtocol) => NOT_GRPC,
+        TlsError::AlertReceived(AlertDescription::UnrecognisedName) => "check --tls-server-name",
         TlsError::AlertReceived(_) => CLIENT_CERTIFICATE,
         _ => NOT_TLS,
     }

@@ -1,6 +1,7 @@
 //! The command line: `get` and `health`, flags, variables and exit codes.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -10,8 +11,9 @@ use serde_json::Value;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::support::certificates::{TlsFiles, start_sandbox};
+use crate::support::certificates::{TlsFiles, dns, start_sandbox};
 use crate::support::process::*;
+use crate::support::tls_upstream::tls_upstream;
 use crate::support::*;
 
 #[tokio::test]
@@ -291,6 +293,8 @@ async fn get_says_what_is_wrong_with_address_or_tls() {
     let plaintext = Gateway::start(&["--sandbox"]).await;
     let tls = start_sandbox(files.tls_flags(), &[]).await;
     let mutual = start_sandbox(files.mutual_tls_flags(), &[]).await;
+    let expired = tls_upstream(&files.servers.issue_until(&[dns("localhost")], 2020)).await;
+    let expired = SocketAddr::from(([127, 0, 0, 1], expired));
     for (address, flags, parts) in [
         (plaintext.admin, vec![], vec!["HTTP status 404", "admin port"]),
         (plaintext.grpc, vec![ca.as_str(), server_name], vec!["leave out --tls-ca"]),
@@ -299,6 +303,7 @@ async fn get_says_what_is_wrong_with_address_or_tls() {
         (tls.grpc, vec![ca, "--tls-server-name=gateway.example"], vec!["another name", "--tls-server-name"]),
         (tls.grpc, vec![&other_ca, server_name], vec!["not from the CA of --tls-ca"]),
         (mutual.grpc, vec![ca, server_name], vec!["client certificate", "--tls-cert"]),
+        (expired, vec![ca, server_name], vec!["expired", "renew"]),
     ] {
         let address = address.to_string();
         let get = ["get", "--address", &address, "--project-id", PROJECT, SHARE];

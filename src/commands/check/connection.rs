@@ -109,9 +109,6 @@ fn handshake_advice(error: &io::Error) -> &'static str {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the certificate has another name: check the URL"
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the certificate has expired: its owner must renew it, or the local clock is wrong"
-        }
-        _ => NOT_TLS,
+        _ => "the certificate is invalid: its owner must renew it, or the local clock is wrong",
     }
 }
