@@ -20,6 +20,8 @@ RUN sed -i '/^\[\[/,/^$/d' Cargo.toml \
 COPY build.rs ./
 COPY proto proto
 COPY src src
+# The revision that `--version` names: `--build-arg SOURCE_REVISION="$(git rev-parse HEAD)"`. The repository is not copied.
+ARG SOURCE_REVISION=unknown
 # Files keep the times that they had; cargo must see that these are newer than what it has built.
 RUN touch build.rs src/main.rs src/lib.rs && cargo build --release --locked
 
@@ -31,6 +33,9 @@ COPY --from=build /build/target/release/backup-share-gateway /usr/local/bin/back
 # As a number, which is what `runAsNonRoot` can check.
 USER 65532:65532
 EXPOSE 50051 9090
+# With --sandbox the default is the loopback address, on which a container's ports cannot be reached.
+ENV GATEWAY_LISTEN=0.0.0.0:50051 \
+    GATEWAY_ADMIN_LISTEN=0.0.0.0:9090
 # The gateway itself is PID 1 and takes SIGTERM. There is no HEALTHCHECK: the orchestrator's probes ask the admin port.
 ENTRYPOINT ["/usr/local/bin/backup-share-gateway"]
 CMD ["serve"]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::Admin;
-use crate::config::{Config, UpstreamLocation};
+use crate::config::{Config, Summary, UpstreamLocation};
 use crate::credentials::CredentialProvider;
 use crate::files::Reload;
 use crate::grpc::health::Readiness;
@@ -46,6 +46,7 @@ pub struct App {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     server: server::Config,
+    summary: Summary,
     services: Services,
     process: Process,
 }
@@ -88,6 +89,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
         listen: config.listen,
         admin_listen: config.admin_listen,
         server: config.server,
+        summary: config.summary,
         services: Services { grpc: router, admin, sandbox },
         process: Process {
             tls,
@@ -173,6 +175,7 @@ impl App {
             admin_address: admin.local_addr().map_err(setup)?,
             grpc,
             admin,
+            summary: self.summary,
             services: self.services,
             process,
         })

@@ -5,6 +5,7 @@
 
 mod check;
 mod client;
+mod connect;
 mod process;
 mod sandbox;
 mod serve;
@@ -46,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run_command(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Serve(config) => serve::run(*config)?,
-        Command::Check { config, connect } => return check::run(*config, connect),
+        Command::Check { config, connect, project } => return check::run(*config, connect, project),
         Command::Sandbox(arguments) => sandbox::run(arguments.listen)?,
         Command::Get(arguments) => client::get(arguments)?,
         Command::Health(arguments) => return client::health(arguments),

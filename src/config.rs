@@ -10,6 +10,7 @@ mod client;
 mod flags;
 mod security;
 mod serve;
+mod settings;
 mod settle;
 mod upstream;
 mod validator;
@@ -17,22 +18,26 @@ mod value;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use client::{GetArgs, HealthArgs, Pem, SandboxArgs, Target};
-pub use serve::Config;
+pub use serve::{Config, Summary};
 pub use upstream::UpstreamLocation;
 
+use crate::domain::ProjectId;
 use flags::ServeFlags;
 use settle::NamedFile;
 use validator::Validator;
+
+/// The version and the revision of the source.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("SOURCE_REVISION"), ")");
 
 /// A gRPC gateway to the backup shares of the Volume Backup Service (VBS) of Huawei Cloud and Open Telekom Cloud.
 ///
 /// To try it, run `backup-share-gateway serve --sandbox`: it starts the gateway with an embedded upstream and prints example
 /// commands.
 #[derive(Parser)]
-#[command(name = "backup-share-gateway", version, max_term_width = 110)]
+#[command(name = "backup-share-gateway", version = VERSION, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: CommandFlags,
@@ -80,6 +85,9 @@ struct CheckFlags {
     /// Test the connection to the upstream step by step and, in keystone mode, to the identity service and its catalog.
     #[arg(long)]
     connect: bool,
+    /// Project in whose name --connect requests a share [default: the account's, or one of the rules].
+    #[arg(long, value_name = "ID", value_parser = project_id)]
+    project_id: Option<ProjectId>,
     #[command(flatten)]
     serve: ServeFlags,
 }
@@ -95,6 +103,8 @@ pub enum Command {
         config: Box<Config>,
         /// Whether to test the connections to the upstream and the identity service.
         connect: bool,
+        /// The project in whose name a share is requested.
+        project: Option<ProjectId>,
     },
     /// Run only the embedded upstream.
     Sandbox(SandboxArgs),
@@ -123,19 +133,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, P
 
 /// Also stores which files were read.
 fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Command, ParseExit> {
-    let command = Cli::command()
+    let mut command = Cli::command()
         .mut_subcommand("serve", flags::with_variables)
         .mut_subcommand("check", flags::with_variables);
-    let matches = command.try_get_matches_from(arguments).map_err(parse_exit)?;
+    let matches = command.try_get_matches_from_mut(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
     if let (Some(flags), Some((_, matches))) = (flags.serve(), matches.subcommand()) {
         *files = settle::files(flags, matches);
     }
     match flags {
-        CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags)?)),
-        CommandFlags::Check(flags) => {
-            Ok(Command::Check { config: read(&flags.serve)?, connect: flags.connect })
-        }
+        CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags, &command, &matches)?)),
+        CommandFlags::Check(flags) => Ok(Command::Check {
+            config: read(&flags.serve, &command, &matches)?,
+            connect: flags.connect,
+            project: flags.project_id,
+        }),
         CommandFlags::Sandbox(sandbox) => Ok(Command::Sandbox(sandbox)),
         CommandFlags::Get(get) => match get.with_token_from_environment() {
             Ok(get) => Ok(Command::Get(get)),
@@ -145,10 +157,18 @@ fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Comm
     }
 }
 
-fn read(flags: &ServeFlags) -> Result<Box<Config>, ParseExit> {
+fn read(flags: &ServeFlags, command: &clap::Command, matches: &ArgMatches) -> Result<Box<Config>, ParseExit> {
     let mut validator = Validator::default();
+    if let (Some(serve), Some((_, matches))) = (command.find_subcommand("serve"), matches.subcommand()) {
+        validator.warnings = settings::unknown_variables(serve);
+        validator.settings = settings::of_flags(serve, matches);
+    }
     let config = flags.read(&mut validator);
     validator.finish(config).map(Box::new).map_err(ParseExit::Usage)
+}
+
+fn project_id(text: &str) -> Result<ProjectId, String> {
+    ProjectId::parse(text.to_owned()).ok_or_else(|| ProjectId::RULE.to_owned())
 }
 
 fn parse_exit(error: clap::Error) -> ParseExit {

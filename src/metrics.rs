@@ -89,8 +89,9 @@ impl MetricFamilies {
     fn register(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        let build = Opts::new("build_info", "Version of this build; always 1.")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
+        let build = Opts::new("build_info", "Version and git revision of this build; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("revision", env!("SOURCE_REVISION"));
         register(&registry, IntGauge::with_opts(build))?.set(1);
         let gauge = |name, help| register(&registry, IntGauge::new(name, help));
         let float_gauge = |name, help| register(&registry, Gauge::new(name, help));

@@ -20,10 +20,11 @@ use std::sync::OnceLock;
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing::{Dispatch, Subscriber, dispatcher};
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, fmt};
 
+pub use filter::parse_filter;
 pub use format::LogFormat;
 pub use writer::WorkerGuard;
 
@@ -42,19 +43,13 @@ pub fn dropped_log_lines() -> u64 {
 /// Configuration of the log.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A filter in the syntax of `tracing`: `info`, `warn,backup_share_gateway=debug`.
+    /// The directives of an `EnvFilter`, from [`parse_filter`].
     pub filter: String,
     /// The format of the lines.
     pub format: LogFormat,
 }
 
 impl Config {
-    /// Checks the syntax of a filter.
-    pub fn check_filter(filter: &str) -> Result<(), String> {
-        EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-        Ok(())
-    }
-
     /// Makes standard output the log of this process, unless `tracing` has a global subscriber already.
     ///
     /// `start_exporter` starts the exporter of spans; what it logs is written, too. The guard flushes the log when it is dropped.

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::reload::{Watch, reload_task};
 use super::services::Services;
 use super::tasks::Tasks;
+use crate::config::Summary;
 use crate::credentials::CredentialProvider;
 use crate::grpc;
 use crate::grpc::health::Readiness;
@@ -47,6 +48,7 @@ pub struct BoundApp {
     pub(super) admin_address: SocketAddr,
     pub(super) grpc: Server,
     pub(super) admin: Server,
+    pub(super) summary: Summary,
     pub(super) services: Services,
     pub(super) process: Process,
 }
@@ -88,7 +90,17 @@ impl BoundApp {
     pub async fn run(self, control: Control) -> Result<(), Error> {
         let mut process = self.process;
         process.readiness.set(process.credentials.is_ready());
-        tracing::info!(grpc.address = %self.grpc_address, admin.address = %self.admin_address, "listening");
+        let Summary { auth, upstream_host, tls } = self.summary;
+        tracing::info!(
+            grpc.address = %self.grpc_address,
+            admin.address = %self.admin_address,
+            version = env!("CARGO_PKG_VERSION"),
+            revision = env!("SOURCE_REVISION"),
+            auth,
+            upstream.host = upstream_host,
+            tls,
+            "listening"
+        );
         let tasks = process.start(self.grpc, self.admin, self.services, control.reload);
         let result = tokio::select! {
             result = process.serve_and_drain(tasks, control.drain) => result,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::process::{UNAVAILABLE, print, runtime};
+use super::process::{UNAVAILABLE, block_on, print_line};
 use crate::config::{Config, UpstreamLocation};
 use crate::credentials::{self, CredentialProvider, IssuedToken, Keystone};
 use crate::domain::{
@@ -29,36 +29,39 @@ const NO_PROJECT: &str = "00000000000000000000000000000000";
 /// The advice for what cannot happen.
 const BUG: &str = "this is a bug of the gateway";
 
-pub(super) fn run(config: Config, connect: bool) -> Result<ExitCode, String> {
+pub(super) fn run(config: Config, connect: bool, project: Option<ProjectId>) -> Result<ExitCode, String> {
+    for setting in &config.settings {
+        print_line(&format!("set   {setting}"));
+    }
+    for warning in &config.warnings {
+        print_line(&format!("warn  {warning}"));
+    }
     describe_configuration(&config);
-    if connect && let Err(failure) = runtime()?.block_on(check_services(config)) {
-        print(&format!("FAIL  {failure}"));
+    if connect && let Err(failure) = block_on(check_services(config, project))? {
+        print_line(&format!("FAIL  {failure}"));
         return Ok(ExitCode::from(UNAVAILABLE));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn describe_configuration(config: &Config) {
-    print("ok    configuration: all flags and files are valid");
+    print_line("ok    configuration: all flags and files are valid");
     if let Some(tls) = &config.tls {
-        print(&format!("ok    certificate: {}; the key matches", tls.certificate()));
-    }
-    for warning in config.file_warnings() {
-        print(&format!("warn  {warning}"));
+        print_line(&format!("ok    certificate: {}; the key matches", tls.certificate()));
     }
     for rule in config.authorization.iter().flat_map(AuthorizationPolicy::summary) {
-        print(&format!("ok    rule: {rule}"));
+        print_line(&format!("ok    rule: {rule}"));
     }
     let credential = match &config.credentials {
         credentials::Config::PassThrough => "the caller's token",
         credentials::Config::Keystone(_) => "a token of the gateway's own account",
         credentials::Config::AkSk(..) => "the gateway's own access key",
     };
-    print(&format!("ok    credential: {credential}"));
+    print_line(&format!("ok    credential: {credential}"));
 }
 
 /// Checks the identity service, if the gateway has an account, and the upstream up to a call.
-async fn check_services(config: Config) -> Result<(), String> {
+async fn check_services(config: Config, project: Option<ProjectId>) -> Result<(), String> {
     let http = &config.upstream.http;
     let credentials = CredentialProvider::new(config.credentials, http)
         .map_err(|problem| format!("credential: {problem}; {BUG}"))?;
@@ -68,7 +71,7 @@ async fn check_services(config: Config) -> Result<(), String> {
     };
     let url = match config.upstream_location {
         UpstreamLocation::Sandbox => {
-            print("skip  upstream: the embedded upstream starts with the gateway");
+            print_line("skip  upstream: the embedded upstream starts with the gateway");
             return Ok(());
         }
         UpstreamLocation::Url(url) => url,
@@ -81,7 +84,8 @@ async fn check_services(config: Config) -> Result<(), String> {
 
     let issued_for = issued.and_then(|issued| issued.project_id.clone());
     let allowed = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
-    let project = issued_for.or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
+    let requested = project.map(|project| project.as_str().to_owned());
+    let project = requested.or(issued_for).or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
     let token = match &credentials {
         CredentialProvider::PassThrough => Some(Token::placeholder()),
         CredentialProvider::Keystone(_) | CredentialProvider::AkSk(..) => None,
@@ -91,7 +95,7 @@ async fn check_services(config: Config) -> Result<(), String> {
         .and_then(|metrics| Upstream::new(Some(url), config.upstream, credentials, metrics))
         .map_err(|problem| format!("upstream, route: {problem}; {BUG}"))?;
     let finding = request_share(&upstream, project, token, config.grpc.max_deadline).await?;
-    print(&format!("ok    upstream, route: {finding}"));
+    print_line(&format!("ok    upstream, route: {finding}"));
     Ok(())
 }
 
@@ -103,9 +107,9 @@ async fn check_identity(keystone: &Keystone, http: &HttpConfig) -> Result<Arc<Is
     })?;
     let project = issued.project_id.as_deref().unwrap_or("no project");
     let lifetime_s = issued.lifetime.as_secs();
-    print(&format!("ok    identity service, token: issued for {project}, valid for {lifetime_s} s"));
+    print_line(&format!("ok    identity service, token: issued for {project}, valid for {lifetime_s} s"));
     if let Some(endpoint) = &issued.endpoint {
-        print(&format!("ok    identity service, catalog: the upstream is {endpoint}"));
+        print_line(&format!("ok    identity service, catalog: the upstream is {endpoint}"));
     }
     Ok(issued)
 }

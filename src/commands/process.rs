@@ -22,15 +22,44 @@ pub(super) fn runtime() -> Result<Runtime, String> {
     workers::runtime().map_err(|error| format!("cannot start the runtime: {error}"))
 }
 
-/// Writes a line to standard output. It is not an error if that is closed.
+/// Runs a command to its end. A name that is still being resolved blocks a thread, which is not waited for.
+pub(super) fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
+    let runtime = runtime()?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(output)
+}
+
+/// A text that may be a server's, as one line: it cannot move the cursor, change colours or look like another line.
+pub(super) fn one_line(text: &str) -> String {
+    let text = text.replace("\r\n", " ").replace(['\n', '\r', '\t', '\u{85}', '\u{2028}', '\u{2029}'], " ");
+    text.chars().filter(|char| !is_control(*char)).collect()
+}
+
+/// Control characters (C0, C1), and the format characters that reorder or hide what is shown.
+pub(super) fn is_control(char: char) -> bool {
+    let is_format = matches!(char, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    char.is_control() || is_format
+}
+
+/// Writes lines to standard output. It is not an error if that is closed.
 pub(super) fn print(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    let _ = writeln!(io::stdout(), "{}", without_control(text));
+}
+
+/// Writes one line to standard output. It may contain the text of a server.
+pub(super) fn print_line(text: &str) {
+    print(&one_line(text));
+}
+
+fn without_control(text: &str) -> String {
+    text.chars().filter(|char| *char == '\n' || !is_control(*char)).collect()
 }
 
 /// Writes a line to standard error, on a separate thread: a pipe that is not read must not block the process.
 pub(super) fn print_error(text: &str) {
     let (done, written) = mpsc::channel();
-    let text = text.to_owned();
+    let text = without_control(text);
     let writer = thread::Builder::new().spawn(move || {
         let _ = writeln!(io::stderr(), "{text}");
         let _ = done.send(());
@@ -73,6 +102,26 @@ impl Signals {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_one_line_without_control_characters() {
+        for (text, line) in [
+            ("not found", "not found"),
+            ("Größe 備份 ✓", "Größe 備份 ✓"),
+            ("a\nFAIL  b\r\nc\rd", "a FAIL  b c d"),
+            ("\u{1b}[31mred\u{1b}[0m\u{7}\u{8}\0\u{7f}\t.", "[31mred[0m ."),
+            ("\u{9b}31mC1\u{90}", "31mC1"),
+            ("a\u{85}b\u{2028}c\u{2029}d", "a b c d"),
+            ("x\u{202e}y\u{2066}z\u{200b}\u{feff}", "xyz"),
+        ] {
+            assert_eq!(one_line(text), line);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,11 +23,11 @@ pub(super) fn run(config: Config) -> Result<(), String> {
     let runtime = runtime()?;
     // The log is dropped last, because calls that a forced shutdown cancels are still logged.
     let (_log, exporter) = config.log.install(|| config.traces.as_ref().map(Exporter::start).transpose())?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     if let Err(error) = limit {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
-    }
-    for warning in config.file_warnings() {
-        tracing::warn!("{warning}");
     }
     let ended = runtime.block_on(serve(config));
     // Dropping the runtime would wait for name lookups, which block a thread.
@@ -39,12 +40,19 @@ pub(super) fn run(config: Config) -> Result<(), String> {
 
 async fn serve(config: Config) -> Result<(), String> {
     let has_sandbox = matches!(config.upstream_location, UpstreamLocation::Sandbox);
+    let ports = [
+        ("--listen (GATEWAY_LISTEN)", config.listen),
+        ("--admin-listen (GATEWAY_ADMIN_LISTEN)", config.admin_listen),
+    ];
+    let server_name = config.tls.as_ref().map(|tls| tls.certificate().dns_names);
+    let tls = config.summary.tls;
     let mut signals = Signals::handle()?;
     let mut hangup = hangup()?;
     let app = app::build(config).await.map_err(|error| error.to_string())?;
-    let app = app.bind().map_err(|error| error.to_string())?;
+    let app = app.bind().map_err(|error| bind_error(&error, &ports))?;
     if has_sandbox {
-        print_error(&quickstart_hint(app.grpc_address().port()));
+        let server_name = server_name.and_then(|names| names.into_iter().next());
+        print_error(&quickstart_hint(app.grpc_address(), tls, server_name.as_deref()));
     }
     let control = Control::default();
     // The first signal drains the gateway, the second one ends the process immediately.
@@ -69,19 +77,47 @@ async fn serve(config: Config) -> Result<(), String> {
     }
 }
 
+/// The error of a port starts with its flag.
+fn bind_error(error: &app::Error, ports: &[(&str, SocketAddr)]) -> String {
+    let app::Error::Bind { address: at_fault, .. } = error else { return error.to_string() };
+    let flag = ports.iter().find(|(_, address)| address == at_fault);
+    flag.map_or_else(|| error.to_string(), |(flag, _)| format!("{flag}: {error}"))
+}
+
 /// Example commands that work against the embedded upstream.
-fn quickstart_hint(port: u16) -> String {
+fn quickstart_hint(mut address: SocketAddr, tls: &str, server_name: Option<&str>) -> String {
     let [project, _] = DOCUMENTED_PROJECTS;
-    let program = std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+    let program = std::env::args_os().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").into());
+    let program = program.to_string_lossy();
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    let (mut get, mut grpcurl, mut files) = (String::new(), "-plaintext".to_owned(), String::new());
+    if tls != "off" {
+        get += " --tls-ca ca.pem";
+        grpcurl = "-cacert ca.pem".to_owned();
+        files += "\nca.pem is the CA of --tls-cert.";
+        if let Some(name) = server_name {
+            get += &format!(" --tls-server-name {name}");
+            grpcurl += &format!(" -authority {name}");
+        }
+    }
+    if tls == "mutual" {
+        get += " --tls-cert client.pem --tls-key client.key";
+        grpcurl += " -cert client.pem -key client.key";
+        files += " client.pem and client.key are a certificate of --tls-client-ca and its key.";
+    }
     format!(
         "\nThe gateway uses its embedded upstream, which accepts any token. Try:
 
-  OS_TOKEN=any {program} get --address 127.0.0.1:{port} --project-id {project} {DOCUMENTED_SHARE}
+  OS_TOKEN=any {program} get --address {address}{get} --project-id {project} {DOCUMENTED_SHARE}
 
-  grpcurl -plaintext -H 'x-auth-token: any' \\
+  grpcurl {grpcurl} -H 'x-auth-token: any' \\
     -d '{{\"project_id\": \"{project}\", \"id\": \"{DOCUMENTED_SHARE}\"}}' \\
-    127.0.0.1:{port} vbs.v2.BackupShareService/GetBackupShare
-"
+    {address} vbs.v2.BackupShareService/GetBackupShare
+{files}"
     )
 }
 

@@ -2,20 +2,19 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::Authority;
 
-use super::value::duration;
+use super::value::{self, duration};
 use crate::domain::Token;
-use crate::pem;
 
 /// The arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
 pub struct SandboxArgs {
     /// Address to listen on.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = value::address)]
     pub listen: SocketAddr,
 }
 
@@ -50,10 +49,10 @@ pub struct HealthArgs {
 #[derive(Debug, clap::Args)]
 pub struct Target {
     /// Host and port of the gateway.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051", value_parser = host_and_port)]
     pub address: String,
     /// Time limit of the whole command.
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = deadline)]
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = deadline, allow_hyphen_values = true)]
     pub deadline: Duration,
     /// CA bundle that verifies the gateway's certificate (PEM); enables TLS.
     #[arg(long, value_name = "FILE", value_parser = read_ca)]
@@ -80,23 +79,38 @@ impl fmt::Debug for Pem {
 }
 
 fn read_ca(path: &str) -> Result<Pem, String> {
-    pem::read_roots(Path::new(path))?;
+    value::roots(path)?;
     read_pem(path)
 }
 
 fn read_certificate(path: &str) -> Result<Pem, String> {
-    pem::read_certificates(Path::new(path))?;
+    value::certificates(path)?;
     read_pem(path)
 }
 
 fn read_key(path: &str) -> Result<Pem, String> {
-    pem::read_private_key(Path::new(path))?;
+    value::private_key(path)?;
     read_pem(path)
 }
 
 /// The content for tonic's reader, which skips what it does not recognize: the file has been checked before.
 fn read_pem(path: &str) -> Result<Pem, String> {
     std::fs::read(path).map(Pem).map_err(|error| format!("cannot read {path} ({error})"))
+}
+
+/// `127.0.0.1:50051`, `[::1]:50051`, `gateway.example:443`.
+fn host_and_port(text: &str) -> Result<String, String> {
+    const FORM: &str = "must be a host and a port, such as 127.0.0.1:50051";
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(format!("{FORM}, without {scheme}:// (--tls-ca enables TLS)"));
+    }
+    let authority: Authority = text.parse().map_err(|_| FORM)?;
+    let has_port = authority.port_u16().is_some_and(|port| port > 0);
+    if has_port && !authority.host().is_empty() && !text.contains('@') {
+        Ok(text.to_owned())
+    } else {
+        Err(FORM.to_owned())
+    }
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
@@ -127,5 +141,35 @@ impl GetArgs {
             self.token = Some(token.map_err(|problem| format!("OS_TOKEN: {problem}"))?);
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_a_host_and_a_port() {
+        for valid in ["127.0.0.1:50051", "[::1]:50051", "gateway.example:443", "localhost:1"] {
+            assert_eq!(host_and_port(valid).as_deref(), Ok(valid));
+        }
+        for invalid in [
+            "",
+            "localhost",
+            "localhost:",
+            ":50051",
+            "localhost:0",
+            "localhost:65536",
+            "::1:50051",
+            "user@host:1",
+            "host:1/path",
+            "http://127.0.0.1:50051",
+            "https://gateway.example",
+            "dns:///gateway:1",
+            "a b:1",
+        ] {
+            let error = host_and_port(invalid).expect_err(invalid);
+            assert!(error.starts_with("must be a host and a port, such as 127.0.0.1:50051"), "{error}");
+        }
     }
 }

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Command};
+use clap::{Arg, Args, Command};
 
 use super::validator::{Flag, flag, variable};
 use super::value::{
-    AuthMode, address, auth_mode, boolean, count, directory, duration, duration_or_zero, log_filter,
-    log_format, path, roots, rules, scheme, size, text,
+    AuthMode, address, auth_mode, boolean, ca_file, certificates, count, directory, duration,
+    duration_or_zero, log_filter, log_format, path, private_key, roots, rules, scheme, size, text,
 };
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
@@ -22,20 +22,20 @@ use crate::upstream::{Proxy, RootsFile};
 
 #[derive(Args)]
 pub(super) struct ServeFlags {
-    /// Address of the gRPC port. Port 0 takes any free port; the log line `listening` names it.
+    /// Address of the gRPC port; with --sandbox 127.0.0.1:50051. Port 0 takes any free port; the log line `listening` names it.
     #[arg(long, value_parser = flag(address), value_name = "ADDRESS", default_value = "0.0.0.0:50051", help_heading = "Server")]
     pub(super) listen: Flag<SocketAddr>,
-    /// Address of the admin port: probes and metrics, without TLS.
+    /// Address of the admin port: probes and metrics, without TLS; with --sandbox 127.0.0.1:9090.
     #[arg(long, value_parser = flag(address), value_name = "ADDRESS", default_value = "0.0.0.0:9090", help_heading = "Server")]
     pub(super) admin_listen: Flag<SocketAddr>,
     /// Certificate of the gRPC port, followed by its intermediate certificates (PEM). Reloaded when it changes.
-    #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
+    #[arg(long, value_parser = flag(certificates), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_cert: Option<Flag<PathBuf>>,
     /// Private key of --tls-cert (PEM). Reloaded when it changes.
-    #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
+    #[arg(long, value_parser = flag(private_key), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_key: Option<Flag<PathBuf>>,
     /// Client CA bundle (PEM); enables mutual TLS: callers must present a certificate. Reloaded when it changes.
-    #[arg(long, value_parser = flag(path), value_name = "FILE", help_heading = "Server")]
+    #[arg(long, value_parser = flag(ca_file), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_client_ca: Option<Flag<PathBuf>>,
     /// Allow a caller to read shares of these projects. CALLER is the SPIFFE ID, otherwise a DNS name, in the client's
     /// certificate, compared exactly; the project `*` is every project. Repeatable; in the variable, separate rules with spaces.
@@ -82,14 +82,15 @@ pub(super) struct ServeFlags {
     /// Maximum deadline of a call, whatever the caller requests.
     #[arg(long, value_parser = flag(duration), value_name = "DURATION", default_value = "60s", help_heading = "Time")]
     pub(super) max_deadline: Flag<Duration>,
-    /// Time after SIGTERM in which calls are still accepted, so that clients notice NOT_SERVING.
+    /// Time after SIGTERM in which calls are still accepted, so that clients notice NOT_SERVING; with --sandbox and neither of
+    /// the addresses given 0s.
     #[arg(long, value_parser = flag(duration_or_zero), value_name = "DURATION", default_value = "5s", help_heading = "Time")]
     pub(super) drain_delay: Flag<Duration>,
     /// Time that calls in flight then have to finish.
     #[arg(long, value_parser = flag(duration_or_zero), value_name = "DURATION", default_value = "20s", help_heading = "Time")]
     pub(super) drain_timeout: Flag<Duration>,
 
-    /// Base URL of VBS: https, host, optional port and path, such as https://vbs.eu-de.otc.t-systems.com.
+    /// Base URL of VBS: https, host, optional port and path without /v2, such as https://vbs.eu-de.otc.t-systems.com.
     #[arg(long, value_parser = flag(text), value_name = "URL", help_heading = "Upstream")]
     pub(super) upstream_url: Option<Flag<String>>,
     /// Start the embedded upstream on a loopback port and use it in place of --upstream-url.
@@ -136,7 +137,8 @@ pub(super) struct ServeFlags {
     #[arg(long, value_parser = flag(directory), value_name = "DIRECTORY", help_heading = "Credentials")]
     pub(super) secrets_dir: Option<Flag<PathBuf>>,
 
-    /// Log filter: a level, or a comma-separated list such as warn,backup_share_gateway=debug.
+    /// Log filter: a level, or a comma-separated list of levels and target=level, such as info,h2=debug. A level alone is that of
+    /// the gateway's own events; those of the libraries are logged at error and above unless the list names their target.
     #[arg(long, value_parser = flag(log_filter), value_name = "FILTER", default_value = "info", help_heading = "Log")]
     pub(super) log: Flag<String>,
     /// Log format: json or text [default: text on a terminal, else json].
@@ -147,14 +149,21 @@ pub(super) struct ServeFlags {
 /// Gives every flag its variable. An empty variable counts as not set: templates write one for a value that is not given.
 pub(super) fn with_variables(command: Command) -> Command {
     command.mut_args(|arg| {
-        // The only flag of `check` that is not a flag of `serve`.
-        if arg.get_id() == "connect" {
+        // The flags of `check` that are not flags of `serve`.
+        if arg.get_id() == "connect" || arg.get_id() == "project_id" {
             return arg;
         }
         let variable = variable(arg.get_id().as_str());
+        let arg = if is_number(&arg) { arg.allow_hyphen_values(true) } else { arg };
         match std::env::var_os(&variable) {
             Some(value) if value.is_empty() => arg,
             _ => arg.env(variable).hide_env_values(true),
         }
     })
+}
+
+/// Whether a value such as `-1` is an invalid number and not the name of another flag.
+fn is_number(arg: &Arg) -> bool {
+    let names = arg.get_value_names().unwrap_or_default();
+    names.iter().any(|name| matches!(name.as_str(), "COUNT" | "DURATION" | "SIZE"))
 }

@@ -9,30 +9,43 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::flags::ServeFlags;
+use super::settings;
 use super::validator::{Reported, Validator};
 use super::value::AuthMode;
 use crate::credentials::{
     self, AKSK_VARIABLES, AccountConfig, AkSk, KEYSTONE_VARIABLES, KeystoneConfig, SecretSource,
+    ignored_variables,
 };
 use crate::grpc::{AuthorizationPolicy, Rules};
 use crate::server::{Tls, TlsFiles};
 
 impl ServeFlags {
     pub(super) fn tls(&self, validator: &mut Validator) -> Result<Option<Tls>, Reported> {
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => {
-                let certificate = validator.value(certificate);
-                let key = validator.value(key);
-                let client_ca = validator.optional(&self.tls_client_ca);
-                let files = TlsFiles { certificate: certificate?, key: key?, client_ca: client_ca? };
-                let config = Tls::load(files).map_err(|problem| {
-                    validator.report(format!("--tls-cert (GATEWAY_TLS_CERT), --tls-key (GATEWAY_TLS_KEY), --tls-client-ca (GATEWAY_TLS_CLIENT_CA): {problem}"))
-                })?;
-                Ok(Some(config))
+        const CERT: &str = "--tls-cert (GATEWAY_TLS_CERT)";
+        const KEY: &str = "--tls-key (GATEWAY_TLS_KEY)";
+        const CLIENT_CA: &str = "--tls-client-ca (GATEWAY_TLS_CLIENT_CA)";
+        let certificate = validator.optional(&self.tls_cert);
+        let key = validator.optional(&self.tls_key);
+        let client_ca = validator.optional(&self.tls_client_ca);
+        let missing = match (certificate?, key?, client_ca?) {
+            (None, None, None) => return Ok(None),
+            (Some(certificate), Some(key), client_ca) => {
+                let files = TlsFiles { certificate, key, client_ca };
+                return Tls::load(files.clone()).map(Some).map_err(|problem| {
+                    let flags = [
+                        (CERT, Some(files.certificate)),
+                        (KEY, Some(files.key)),
+                        (CLIENT_CA, files.client_ca),
+                    ];
+                    let at_fault = at_fault(&flags, &problem, &format!("{CERT}, {KEY}"));
+                    validator.report(format!("{at_fault}: {problem}"))
+                });
             }
-            (None, None) if self.tls_client_ca.is_none() => Ok(None),
-            _ => Err(validator.report("--tls-cert (GATEWAY_TLS_CERT) and --tls-key (GATEWAY_TLS_KEY) go together, and --tls-client-ca (GATEWAY_TLS_CLIENT_CA) needs both")),
-        }
+            (Some(_), None, _) => format!("{KEY} is missing: {CERT} and {KEY} go together"),
+            (None, Some(_), _) => format!("{CERT} is missing: {CERT} and {KEY} go together"),
+            (None, None, Some(_)) => format!("{CLIENT_CA} needs {CERT} and {KEY}, which go together"),
+        };
+        Err(validator.report(missing))
     }
 
     /// The one decision whether access is restricted by rules: a source that is given and has no rule admits no caller.
@@ -71,6 +84,7 @@ impl ServeFlags {
             AuthMode::Keystone => {
                 self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)", authorization);
                 let source = secret_source(validator, secrets_dir?, &KEYSTONE_VARIABLES);
+                validator.warnings.extend(ignored_variables(&source));
                 let account = AccountConfig::load(source, allow_plaintext);
                 let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
                 let endpoint_from_catalog = self.upstream_url.is_none();
@@ -100,6 +114,23 @@ impl ServeFlags {
     }
 }
 
+/// The flags whose files a problem is about, which its text names, or `otherwise`.
+fn at_fault(flags: &[(&str, Option<PathBuf>)], problem: &str, otherwise: &str) -> String {
+    let names_file = |file: &PathBuf| {
+        let file = file.display().to_string();
+        problem.match_indices(&file).any(|(start, _)| {
+            let after = problem.split_at(start + file.len()).1;
+            !after.starts_with(|next: char| next.is_alphanumeric() || "._-/".contains(next))
+        })
+    };
+    let names: Vec<&str> = flags
+        .iter()
+        .filter(|(_, file)| file.as_ref().is_some_and(names_file))
+        .map(|(name, _)| *name)
+        .collect();
+    if names.is_empty() { otherwise.to_owned() } else { names.join(", ") }
+}
+
 /// The directory, and those of the variables that are set.
 fn secret_source(
     validator: &mut Validator,
@@ -108,7 +139,16 @@ fn secret_source(
 ) -> SecretSource {
     let mut variables = HashMap::new();
     for name in names {
-        match std::env::var(name).map(Zeroizing::new) {
+        let file = directory.as_ref().map(|directory| directory.join(name)).filter(|file| file.exists());
+        let value = std::env::var(name).map(Zeroizing::new);
+        match (&file, &value) {
+            (Some(file), _) => validator.settings.push(format!("{name} (file {})", file.display())),
+            (None, Ok(value)) if !value.is_empty() => {
+                validator.settings.push(settings::of_variable(name, value));
+            }
+            (None, Ok(_) | Err(_)) => {}
+        }
+        match value {
             Ok(value) => {
                 variables.insert(*name, SecretString::from(value.as_str()));
             }

@@ -1,13 +1,14 @@
 //! The configuration of the gateway, with the server, the calls and the log. The upstream and the security settings have files
 //! of their own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::flags::ServeFlags;
+use super::settings;
 use super::upstream::UpstreamLocation;
-use super::validator::{Reported, Validator};
+use super::validator::{Flag, Reported, Validator};
 use crate::telemetry::{self, LogFormat, traces};
 use crate::upstream;
 use crate::{credentials, grpc, server};
@@ -46,11 +47,28 @@ pub struct Config {
     pub log: telemetry::Config,
     /// The export of spans, if one is configured.
     pub traces: Option<traces::Config>,
+    /// What the log says of this at the start.
+    pub summary: Summary,
+    /// What is probably a mistake: variables that are ignored, and values that are replaced by their defaults.
+    pub warnings: Vec<String>,
+    /// The settings that are not the defaults, each with its source and without secrets.
+    pub settings: Vec<String>,
+}
+
+/// What the log line `listening` says of the configuration.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The value of `--auth`.
+    pub auth: &'static str,
+    /// The host of the upstream's URL, or where the URL comes from: `catalog`, `sandbox`.
+    pub upstream_host: String,
+    /// TLS of the gRPC port: `off`, `tls` or `mutual`.
+    pub tls: &'static str,
 }
 
 impl Config {
     /// What is wrong with certificate files that can be used nevertheless: one line for each expired CA certificate.
-    pub fn file_warnings(&self) -> Vec<String> {
+    fn file_warnings(&self) -> Vec<String> {
         let mut warnings = self.tls.as_ref().map(server::Tls::warnings).unwrap_or_default();
         warnings.extend_from_slice(self.upstream.http.roots.warnings());
         if let credentials::Config::Keystone(keystone) = &self.credentials {
@@ -79,18 +97,27 @@ impl ServeFlags {
         let credentials = self.credentials(validator, allow_plaintext, &authorization);
         let upstream = self.upstream(validator, &upstream_location, &credentials);
         let max_deadline = validator.value(&self.max_deadline);
-        let listen = validator.value(&self.listen);
-        let admin_listen = validator.value(&self.admin_listen);
+        let listen = self.address(validator, &self.listen);
+        let admin_listen = self.address(validator, &self.admin_listen);
+        if listen.is_ok() && listen == admin_listen && listen.is_ok_and(|address| address.port() != 0) {
+            validator.report(
+                "--listen (GATEWAY_LISTEN) and --admin-listen (GATEWAY_ADMIN_LISTEN) must be different addresses",
+            );
+        }
         let server = self.server(validator, max_deadline);
         let grpc = self.grpc(validator, max_deadline, &server, &credentials);
         let tls = self.tls(validator);
-        let drain_delay = validator.value(&self.drain_delay);
+        let drain_delay = self.drain_delay(validator);
         let drain_timeout = validator.value(&self.drain_timeout);
         let workers = self.workers(validator);
         let log = self.log(validator);
-        let traces = validator.check_all("", traces::Config::read(otel_variable));
+        let traces = traces::Config::read(otel_variable, &mut validator.warnings);
+        let traces = validator.check_all("", traces);
 
-        Ok(Config {
+        let (credentials, upstream_location) = (credentials?, upstream_location?);
+        validator.settings.extend(settings::of_opentelemetry());
+        let mut config = Config {
+            summary: self.summary(&credentials, &upstream_location),
             listen: listen?,
             admin_listen: admin_listen?,
             workers: workers?,
@@ -98,15 +125,56 @@ impl ServeFlags {
             tls: tls?,
             grpc: grpc?,
             authorization: authorization?,
-            credentials: credentials?,
-            upstream_location: upstream_location?,
+            credentials,
+            upstream_location,
             upstream: upstream?,
             drain_delay: drain_delay?,
             drain_timeout: drain_timeout?,
             reload_interval: RELOAD_INTERVAL,
             log: log?,
             traces: traces?,
-        })
+            warnings: validator.warnings.clone(),
+            settings: validator.settings.clone(),
+        };
+        config.warnings.extend(config.file_warnings());
+        Ok(config)
+    }
+
+    fn summary(&self, credentials: &credentials::Config, upstream: &UpstreamLocation) -> Summary {
+        let auth = match credentials {
+            credentials::Config::PassThrough => "passthrough",
+            credentials::Config::Keystone(_) => "keystone",
+            credentials::Config::AkSk(..) => "aksk",
+        };
+        let tls = match (&self.tls_cert, &self.tls_client_ca) {
+            (None, _) => "off",
+            (Some(_), None) => "tls",
+            (Some(_), Some(_)) => "mutual",
+        };
+        Summary { auth, upstream_host: upstream.host(), tls }
+    }
+
+    /// The address of a port. With the embedded upstream, which takes any token, the default is for this machine only.
+    fn address(&self, validator: &mut Validator, flag: &Flag<SocketAddr>) -> Result<SocketAddr, Reported> {
+        let mut address = validator.value(flag)?;
+        if self.is_sandbox() && !flag.is_given {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        Ok(address)
+    }
+
+    /// No load balancer sends calls to a gateway on this machine's own addresses: nothing must notice NOT_SERVING first.
+    fn drain_delay(&self, validator: &mut Validator) -> Result<Duration, Reported> {
+        let is_local = self.is_sandbox() && !self.listen.is_given && !self.admin_listen.is_given;
+        if is_local && !self.drain_delay.is_given {
+            Ok(Duration::ZERO)
+        } else {
+            validator.value(&self.drain_delay)
+        }
+    }
+
+    fn is_sandbox(&self) -> bool {
+        self.sandbox.value == Ok(true)
     }
 
     fn server(

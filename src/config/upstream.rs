@@ -17,6 +17,28 @@ pub enum UpstreamLocation {
     Catalog,
 }
 
+impl UpstreamLocation {
+    /// For people: the host, or where the URL comes from.
+    pub(super) fn host(&self) -> String {
+        match self {
+            Self::Url(url) => url.host_and_port().0,
+            Self::Sandbox => "sandbox".to_owned(),
+            Self::Catalog => "catalog".to_owned(),
+        }
+    }
+}
+
+/// The end of a URL that the gateway itself appends: `/v2`, `/v2/PROJECT`, or the whole route.
+fn own_route(url: &str) -> Option<&str> {
+    let (_, after_scheme) = url.trim_end_matches('/').split_once("://")?;
+    let path = after_scheme.split_at(after_scheme.find('/')?).1;
+    let end = path.find("/os-vendor-backup-sharing").unwrap_or(path.len());
+    let last_segment = path.split_at(end).0.rfind('/').unwrap_or(end);
+    let before_version = |at: &usize| path.split_at(*at).0.strip_suffix("/v2").map(str::len);
+    let start = [end, last_segment].iter().find_map(before_version).unwrap_or(end);
+    Some(path.split_at(start).1).filter(|route| !route.is_empty())
+}
+
 impl ServeFlags {
     pub(super) fn upstream_location(
         &self,
@@ -39,15 +61,14 @@ impl ServeFlags {
             ));
         }
         let text = validator.value(flag)?;
-        let url = BaseUrl::parse(&text, allow_plaintext).map_err(|problem| {
-            let is_plaintext = !allow_plaintext && BaseUrl::parse(&text, true).is_ok();
-            let advice = if is_plaintext {
-                "; --allow-plaintext-upstream (GATEWAY_ALLOW_PLAINTEXT_UPSTREAM) accepts it"
-            } else {
-                ""
-            };
-            validator.report(format!("{}: {problem}{advice}", flag.name))
-        })?;
+        let url = BaseUrl::parse(&text, allow_plaintext)
+            .map_err(|problem| validator.report(format!("{}: {problem}", flag.name)))?;
+        if let Some(route) = own_route(&text) {
+            validator.report(format!(
+                "{}: remove '{route}': the gateway adds /v2, the project and the rest",
+                flag.name
+            ));
+        }
         Ok(UpstreamLocation::Url(url))
     }
 
@@ -126,5 +147,32 @@ impl ServeFlags {
             ));
         }
         Ok(roots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn route_of_the_gateway_is_found_at_the_end_of_a_url() {
+        for (url, route) in [
+            ("https://vbs.example", None),
+            ("https://vbs.example:8443/", None),
+            ("https://proxy.example/vbs", None),
+            ("https://v2.example", None),
+            ("https://v2", None),
+            ("https://proxy.example/v2/eu/vbs", None),
+            ("https://vbs.example/v2", Some("/v2")),
+            ("https://vbs.example/v2/", Some("/v2")),
+            ("https://vbs.example/v2/v2x", Some("/v2/v2x")),
+            ("https://vbs.example/v20", None),
+            ("https://vbs.example/v2/17fbda95", Some("/v2/17fbda95")),
+            ("https://proxy.example/vbs/v2/17fbda95/", Some("/v2/17fbda95")),
+            ("https://vbs.example/v2/p/os-vendor-backup-sharing", Some("/v2/p/os-vendor-backup-sharing")),
+            ("https://vbs.example/os-vendor-backup-sharing/detail", Some("/os-vendor-backup-sharing/detail")),
+        ] {
+            assert_eq!(own_route(url), route, "{url}");
+        }
     }
 }

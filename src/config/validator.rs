@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 
 use clap::builder::TypedValueParser;
+use clap::parser::ValueSource;
 use clap::{Arg, Command};
 
 /// The value of a flag, or why its text is invalid.
@@ -13,6 +14,8 @@ pub(super) struct Flag<T> {
     /// The flag and its variable: `--listen (GATEWAY_LISTEN)`.
     pub(super) name: String,
     pub(super) value: Result<T, String>,
+    /// Whether it was given, by the flag or its variable.
+    pub(super) is_given: bool,
 }
 
 /// Makes a parser of [`Flag`], which never fails, from one of its value.
@@ -28,10 +31,21 @@ struct FlagParser<T>(fn(&str) -> Result<T, String>);
 impl<T: Clone + Send + Sync + 'static> TypedValueParser for FlagParser<T> {
     type Value = Flag<T>;
 
-    fn parse_ref(&self, _: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Flag<T>, clap::Error> {
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Flag<T>, clap::Error> {
+        self.parse_ref_(command, arg, value, ValueSource::CommandLine)
+    }
+
+    fn parse_ref_(
+        &self,
+        _: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<Flag<T>, clap::Error> {
         let flag = arg.and_then(Arg::get_long).unwrap_or_default();
         let value = value.to_str().ok_or_else(|| "the value is not UTF-8".to_owned()).and_then(self.0);
-        Ok(Flag { name: format!("--{flag} ({})", variable(flag)), value })
+        let is_given = source != ValueSource::DefaultValue;
+        Ok(Flag { name: format!("--{flag} ({})", variable(flag)), value, is_given })
     }
 }
 
@@ -40,10 +54,14 @@ pub(super) fn variable(flag: &str) -> String {
     format!("GATEWAY_{}", flag.replace('-', "_").to_ascii_uppercase())
 }
 
-/// The problems found so far, one line for each.
+/// What was found so far, one line for each.
 #[derive(Debug, Default)]
 pub(super) struct Validator {
     problems: Vec<String>,
+    /// What is probably a mistake, and does not prevent the start.
+    pub(super) warnings: Vec<String>,
+    /// The settings that are not the defaults.
+    pub(super) settings: Vec<String>,
 }
 
 /// A value is missing because of a problem that the [`Validator`] has recorded. Only a validator makes one, so that no value
@@ -90,11 +108,14 @@ impl Validator {
         }
     }
 
-    /// The value, if no problem was found in it or elsewhere.
-    pub(super) fn finish<T>(self, value: Result<T, Reported>) -> Result<T, Vec<String>> {
+    /// The value, if no problem was found in it or elsewhere. A warning may explain a problem.
+    pub(super) fn finish<T>(mut self, value: Result<T, Reported>) -> Result<T, Vec<String>> {
         match value {
             Ok(value) if self.problems.is_empty() => Ok(value),
-            Ok(_) | Err(Reported(())) => Err(self.problems),
+            Ok(_) | Err(Reported(())) => {
+                self.problems.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
+                Err(self.problems)
+            }
         }
     }
 }

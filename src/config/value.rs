@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
+use crate::pem;
 use crate::telemetry::{self, LogFormat};
 use crate::upstream::RootsFile;
 
@@ -45,16 +46,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// A filter in the syntax of `tracing`.
+/// Levels and `target=level`, separated by commas.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    telemetry::Config::check_filter(text)
-        .map_err(|error| format!("'{text}' must be a level such as info, or target=level ({error})"))?;
-    Ok(text.to_owned())
+    telemetry::parse_filter(text).map_err(|problem| format!("'{text}' {problem}"))
 }
 
-/// `true` or `false`; `1` or `0` where a template writes them.
+/// `true` or `false` in any case; `1` or `0` where a template writes them.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
-    match text {
+    match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err(format!("'{text}' must be true or false")),
@@ -83,9 +82,27 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
+/// The path of a PEM file of certificates.
+pub(super) fn certificates(path: &str) -> Result<PathBuf, String> {
+    pem::read_certificates(Path::new(path))?;
+    Ok(path.into())
+}
+
+/// The path of a PEM file with a private key.
+pub(super) fn private_key(path: &str) -> Result<PathBuf, String> {
+    pem::read_private_key(Path::new(path))?;
+    Ok(path.into())
+}
+
+/// The path of a PEM file of CA certificates.
+pub(super) fn ca_file(path: &str) -> Result<PathBuf, String> {
+    roots(path)?;
+    Ok(path.into())
+}
+
 /// The CA certificates of a PEM file.
-pub(super) fn roots(text: &str) -> Result<RootsFile, String> {
-    RootsFile::load(path(text)?)
+pub(super) fn roots(path: &str) -> Result<RootsFile, String> {
+    RootsFile::load(path.into())
 }
 
 /// One or more authorization rules, separated by white space.
@@ -223,6 +240,18 @@ mod tests {
         assert_eq!(count::<10>("10"), Ok(10));
         for invalid in ["", "0", "+1", "1.0", "11", "x"] {
             assert!(count::<10>(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn switches_are_true_or_false_in_any_case() {
+        for (text, value) in
+            [("true", true), ("TRUE", true), ("1", true), ("False", false), ("false", false), ("0", false)]
+        {
+            assert_eq!(boolean(text), Ok(value));
+        }
+        for invalid in ["", "yes", "on", "2", "01", " true", "-1"] {
+            assert!(boolean(invalid).is_err(), "{invalid}");
         }
     }
 

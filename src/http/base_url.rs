@@ -4,7 +4,7 @@
 use std::fmt;
 
 use http::{HeaderValue, Uri};
-use url::{Host, Url};
+use url::{Host, ParseError, Url};
 
 /// Scheme, host, optional port and path prefix.
 #[derive(Clone)]
@@ -18,11 +18,18 @@ impl BaseUrl {
     /// Parses an `https` URL (or `http`, with `allow_plaintext`) of a host, an optional port and path. The error never
     /// repeats a password.
     pub fn parse(text: &str, allow_plaintext: bool) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
+        let url = match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "https" | "http") || text.contains("://") => url,
+            // `Url` takes the host of `vbs.example:443` for a scheme.
+            Ok(_) | Err(ParseError::RelativeUrlWithoutBase) => {
+                return Err("has no scheme: put https:// before it".into());
+            }
+            Err(error) => return Err(format!("is not a URL ({error})")),
+        };
         match url.scheme() {
             "https" => {}
             "http" if allow_plaintext => {}
-            "http" => return Err("is http: tokens would travel unencrypted (https is needed)".into()),
+            "http" => return Err("is http: tokens would travel unencrypted; use https, or accept it with --allow-plaintext-upstream (GATEWAY_ALLOW_PLAINTEXT_UPSTREAM)".into()),
             _ => return Err("must begin with https://".into()),
         }
         if !url.username().is_empty() || url.password().is_some() {
@@ -135,6 +142,12 @@ mod tests {
         ] {
             let error = BaseUrl::parse(bad, false).expect_err(bad);
             assert!(!error.contains("u:p"), "{error}");
+        }
+        for without_scheme in
+            ["vbs.example", "vbs.example:443", "10.0.0.1:443/vbs", "localhost:8443", "//vbs.example"]
+        {
+            let error = BaseUrl::parse(without_scheme, false).unwrap_err();
+            assert_eq!(error, "has no scheme: put https:// before it", "{without_scheme}");
         }
         assert!(BaseUrl::parse("http://127.0.0.1:8080", true).unwrap().is_plaintext());
     }

@@ -15,7 +15,9 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, SpanData, SpanExporter,
+};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tonic::transport::ClientTlsConfig;
 use url::Url;
@@ -27,13 +29,16 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the runtime may take to drop its tasks. A name that is still being resolved would block it for longer.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How to reach the collector. The SDK itself reads the other variables (sampler, batches, headers, resource).
+/// How to reach the collector, and how spans are batched. The SDK itself reads the other variables (sampler, headers, resource).
 #[derive(Clone, Debug)]
 pub struct Config {
     protocol: Protocol,
     is_https: bool,
     roots: Roots,
     timeout: Duration,
+    max_queue_size: u32,
+    max_export_batch_size: u32,
+    scheduled_delay: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,25 +49,20 @@ enum Protocol {
 
 impl Config {
     /// Reads the `OTEL_` variables through `variable`. `None` if traces are not configured or disabled. All problems are
-    /// reported together; none repeats a value, which may be a secret.
-    pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Vec<String>> {
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        // The variable for traces precedes the one for all signals.
-        let otlp = |suffix: &str| {
-            let names =
-                [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")];
-            names.into_iter().find_map(|name| set(&name).map(|value| (name, value)))
-        };
-        let Some((endpoint_name, endpoint)) = otlp("ENDPOINT") else { return Ok(None) };
-        let exporter = set("OTEL_TRACES_EXPORTER").unwrap_or_else(|| "otlp".into());
-        let is_disabled = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if is_disabled || exporter.eq_ignore_ascii_case("none") {
+    /// reported together. A value that the [specification] tells to ignore becomes a warning. None repeats a value, which may be
+    /// a secret.
+    ///
+    /// [specification]: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    pub fn read(
+        variable: impl Fn(&str) -> Option<String>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Self>, Vec<String>> {
+        let mut reader = Reader { variable, warnings };
+        let Some((endpoint_name, endpoint)) = reader.otlp("ENDPOINT") else { return Ok(None) };
+        if reader.is_disabled() {
             return Ok(None);
         }
         let mut problems = Vec::new();
-        if exporter != "otlp" {
-            problems.push("OTEL_TRACES_EXPORTER must be otlp or none".into());
-        }
         let url = Url::parse(&endpoint).ok().filter(is_collector_url);
         if url.is_none() {
             problems.push(format!(
@@ -70,29 +70,24 @@ impl Config {
             ));
         }
         let is_https = url.is_some_and(|url| url.scheme() == "https");
-        let mut config =
-            Self { protocol: Protocol::Http, is_https, roots: Roots::none(), timeout: DEFAULT_TIMEOUT };
-        if let Some((name, value)) = otlp("PROTOCOL") {
-            match value.as_str() {
-                "http/protobuf" => {}
-                "grpc" => config.protocol = Protocol::Grpc,
-                _ => problems.push(format!("{name} must be grpc or http/protobuf")),
-            }
-        }
-        if let Some((name, value)) = otlp("TIMEOUT") {
-            match value.parse() {
-                Ok(millis) => config.timeout = Duration::from_millis(millis),
-                Err(_) => problems.push(format!("{name} must be a number of milliseconds")),
-            }
-        }
-        if let Some((name, file)) = otlp("CERTIFICATE") {
+        let mut roots = if is_https { Roots::system() } else { Roots::none() };
+        if let Some((name, file)) = reader.otlp("CERTIFICATE") {
             match Roots::from_pem_file(Path::new(&file)) {
-                Ok(roots) => config.roots = roots,
+                Ok(read) => roots = read,
                 Err(error) => problems.push(format!("{name}: {error}")),
             }
-        } else if is_https {
-            config.roots = Roots::system();
         }
+        reader.check_sampler();
+        reader.check_compression();
+        let config = Self {
+            protocol: reader.protocol(),
+            is_https,
+            roots,
+            timeout: reader.timeout(),
+            max_queue_size: reader.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048),
+            max_export_batch_size: reader.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+            scheduled_delay: Duration::from_millis(reader.number("OTEL_BSP_SCHEDULE_DELAY", 5000).into()),
+        };
         if problems.is_empty() { Ok(Some(config)) } else { Err(problems) }
     }
 
@@ -117,6 +112,104 @@ impl Config {
             }
         };
         exporter.map_err(|error| error.to_string())
+    }
+}
+
+/// The variables whose unknown values are ignored with a warning.
+struct Reader<'a, V> {
+    variable: V,
+    warnings: &'a mut Vec<String>,
+}
+
+impl<V: Fn(&str) -> Option<String>> Reader<'_, V> {
+    fn set(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The variable for traces, or else the one for all signals, with its name.
+    fn otlp(&self, suffix: &str) -> Option<(String, String)> {
+        let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")];
+        names.into_iter().find_map(|name| self.set(&name).map(|value| (name, value)))
+    }
+
+    fn ignore(&mut self, name: &str, expected: &str) {
+        self.warnings.push(format!("{name} must be {expected}: what is not is ignored"));
+    }
+
+    /// Whether there is no exporter, or the SDK is disabled.
+    fn is_disabled(&mut self) -> bool {
+        let switch = self.set("OTEL_SDK_DISABLED").unwrap_or_default().to_ascii_lowercase();
+        if !matches!(switch.as_str(), "true" | "false" | "") {
+            self.ignore("OTEL_SDK_DISABLED", "true or false");
+        }
+        let exporters = self.set("OTEL_TRACES_EXPORTER").unwrap_or_default().to_ascii_lowercase();
+        let exporters: Vec<&str> = exporters.split(',').map(str::trim).collect();
+        if exporters.iter().any(|exporter| !matches!(*exporter, "otlp" | "none" | "")) {
+            self.ignore("OTEL_TRACES_EXPORTER", "otlp or none");
+        }
+        switch == "true" || (exporters.contains(&"none") && !exporters.contains(&"otlp"))
+    }
+
+    fn protocol(&mut self) -> Protocol {
+        let Some((name, value)) = self.otlp("PROTOCOL") else { return Protocol::Http };
+        match value.to_ascii_lowercase().as_str() {
+            "grpc" => return Protocol::Grpc,
+            "http/protobuf" => {}
+            _ => self.ignore(&name, "grpc or http/protobuf, which is the default"),
+        }
+        Protocol::Http
+    }
+
+    fn timeout(&mut self) -> Duration {
+        let Some((name, value)) = self.otlp("TIMEOUT") else { return DEFAULT_TIMEOUT };
+        match value.parse() {
+            Ok(millis) => Duration::from_millis(millis),
+            Err(_) => {
+                self.ignore(&name, "a number of milliseconds");
+                DEFAULT_TIMEOUT
+            }
+        }
+    }
+
+    /// The SDK accepts a queue of any length, and panics if it is too long for the memory.
+    fn number(&mut self, name: &str, default: u32) -> u32 {
+        match self.set(name).map(|value| value.parse()) {
+            None => default,
+            Some(Ok(number @ 1..=1_000_000)) => number,
+            Some(Ok(_) | Err(_)) => {
+                self.ignore(name, "a whole number from 1 to 1000000");
+                default
+            }
+        }
+    }
+
+    /// The SDK reads these, and logs what it ignores with its own target, below the level of the log.
+    fn check_sampler(&mut self) {
+        const SAMPLERS: [&str; 6] = [
+            "always_on",
+            "always_off",
+            "traceidratio",
+            "parentbased_always_on",
+            "parentbased_always_off",
+            "parentbased_traceidratio",
+        ];
+        let sampler = self.set("OTEL_TRACES_SAMPLER").unwrap_or_default();
+        let ratio = self.set("OTEL_TRACES_SAMPLER_ARG").and_then(|ratio| ratio.parse::<f64>().ok());
+        if !sampler.is_empty() && !SAMPLERS.contains(&sampler.as_str()) {
+            self.ignore("OTEL_TRACES_SAMPLER", &format!("one of {}", SAMPLERS.join(", ")));
+        } else if sampler.ends_with("traceidratio")
+            && !ratio.is_some_and(|ratio| (0.0..=1.0).contains(&ratio))
+        {
+            self.ignore("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1 with the sampler traceidratio");
+        }
+    }
+
+    fn check_compression(&mut self) {
+        if let Some((name, value)) = self.otlp("COMPRESSION")
+            && !value.eq_ignore_ascii_case("none")
+        {
+            self.ignore(&name, "none");
+        }
     }
 }
 
@@ -148,9 +241,15 @@ impl Exporter {
         let named = std::env::var_os("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
             || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|all| all.contains("service.name="));
         let resource = if named { resource } else { resource.with_service_name(env!("CARGO_PKG_NAME")) };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(config.max_queue_size as usize)
+            .with_max_export_batch_size(config.max_export_batch_size as usize)
+            .with_scheduled_delay(config.scheduled_delay)
+            .build();
+        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.build())
-            .with_batch_exporter(exporter)
+            .with_span_processor(processor)
             .build();
         Ok(Self { provider, runtime })
     }
@@ -212,7 +311,7 @@ mod tests {
     fn read(variables: &[(&str, &str)]) -> Result<Option<Config>, Vec<String>> {
         let find =
             |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        Config::read(find)
+        Config::read(find, &mut Vec::new())
     }
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
@@ -225,6 +324,7 @@ mod tests {
             &[("OTEL_TRACES_SAMPLER", "always_on")],
             &[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")],
             &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")],
+            &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "console, None")],
         ] {
             assert!(matches!(read(variables), Ok(None)), "{variables:?}");
         }
@@ -253,18 +353,44 @@ mod tests {
     fn problems_name_every_variable_and_repeat_no_value() {
         let problems = read(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hunter2@collector"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "hunter2"),
-            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "10s"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file"),
-            ("OTEL_TRACES_EXPORTER", "zipkin"),
         ])
         .unwrap_err();
-        for name in ["ENDPOINT ", "PROTOCOL ", "TRACES_TIMEOUT ", "CERTIFICATE: "] {
+        for name in ["ENDPOINT ", "CERTIFICATE: "] {
             let name = format!("OTEL_EXPORTER_OTLP_{name}");
             assert!(problems.iter().any(|problem| problem.starts_with(&name)), "{name} in {problems:?}");
         }
-        assert!(problems.iter().any(|problem| problem.starts_with("OTEL_TRACES_EXPORTER ")));
         assert!(!format!("{problems:?}").contains("hunter2"));
+    }
+
+    /// "The implementation MUST generate a warning and gracefully ignore the setting" (enums); likewise numbers and booleans.
+    #[test]
+    fn unknown_value_is_ignored_with_one_warning() {
+        for (name, value) in [
+            ("OTEL_SDK_DISABLED", "1"),
+            ("OTEL_TRACES_EXPORTER", "otlp,hunter2"),
+            ("OTEL_TRACES_EXPORTER", "hunter2"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "10s"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_TRACES_SAMPLER", "xray"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999999"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+        ] {
+            let find = |wanted: &str| {
+                [ENDPOINT, (name, value)].iter().find(|(key, _)| *key == wanted).map(|(_, v)| (*v).to_owned())
+            };
+            let mut warnings = Vec::new();
+            let config = Config::read(find, &mut warnings).unwrap().expect("traces are on");
+            assert_eq!((config.protocol, config.timeout), (Protocol::Http, DEFAULT_TIMEOUT));
+            let [warning] = warnings.as_slice() else { panic!("{name}: {warnings:?}") };
+            assert!(
+                warning.starts_with(&format!("{name} must be ")) && !warning.contains("hunter2"),
+                "{warning}"
+            );
+        }
     }
 
     /// Reports that an export has started, which then waits for a timer of the runtime.

@@ -186,3 +186,124 @@ async fn account_is_checked_up_to_its_catalog_without_secrets() {
     assert_eq!(exit_code, 69);
     assert_fails(&output, &["identity service, TCP", "refused"]);
 }
+
+/// The lines of `check` that begin with `kind`, without it.
+fn lines<'a>(output: &'a str, kind: &str) -> Vec<&'a str> {
+    output.lines().filter_map(|line| line.strip_prefix(kind)).map(str::trim_start).collect()
+}
+
+#[tokio::test]
+async fn settings_are_shown_with_their_source_and_without_secrets() {
+    let files = TlsFiles::new();
+    files.write_secrets(&[("OS_SECRET_KEY", "hunter2-file"), ("OS_SECURITY_TOKEN", "hunter2-token")]);
+    let own = files.own_credential_flags("aksk");
+    let flags = [
+        &strs(&own)[..],
+        &["--upstream-url=https://vbs.example", "--max-attempts=5", "--drain-delay=5s", "--no-reflection=0"],
+    ];
+    let variables = [
+        ("GATEWAY_UPSTREAM_PROXY", "http://user:hunter2@proxy.example:3128"),
+        ("GATEWAY_MAX_ATTEMPTS", "4"),
+        ("GATEWAY_CONNECT_TIMEOUT", "3s"),
+        ("GATEWAY_LOG", ""),
+        ("OS_ACCESS_KEY", "hunter2-access"),
+        ("OS_SECRET_KEY", "hunter2-environment"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2"),
+    ];
+    let (exit_code, output) = check(&flags.concat(), &variables).await;
+    assert_eq!(exit_code, 0, "{output}");
+    let settings = lines(&output, "set ");
+    let file = |name: &str| format!("{name} (file {})", files.path("secrets").join(name).display());
+    for setting in [
+        "--upstream-url https://vbs.example (flag)",
+        "--max-attempts 5 (flag)",
+        "--connect-timeout 3s (variable GATEWAY_CONNECT_TIMEOUT)",
+        "--upstream-proxy http://proxy.example:3128 (variable GATEWAY_UPSTREAM_PROXY)",
+        "--auth aksk (flag)",
+        "--allow-plaintext-upstream true (flag)",
+        &format!("--tls-cert {} (flag)", files.path("tls.crt").display()),
+        &format!("--allow {SPIFFE}=* (flag)"),
+        "OS_ACCESS_KEY (variable)",
+        &file("OS_SECRET_KEY"),
+        &file("OS_SECURITY_TOKEN"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT (variable)",
+        "OTEL_EXPORTER_OTLP_HEADERS (variable)",
+    ] {
+        assert!(settings.contains(&setting), "{setting} in {output}");
+    }
+    for default in ["--drain-delay", "--no-reflection", "--log", "--listen", "OS_SECRET_KEY (variable)"] {
+        assert!(!settings.iter().any(|setting| setting.starts_with(default)), "{default} in {output}");
+    }
+    assert!(!output.contains("hunter2"), "{output}");
+
+    let (_, output) = check(&["--sandbox"], &[]).await;
+    assert_eq!(lines(&output, "set "), ["--sandbox true (flag)"]);
+}
+
+#[tokio::test]
+async fn variable_that_belongs_to_no_flag_is_a_warning() {
+    let variables = [
+        ("GATEWAY_MAX_INFLIGHT", "5"),
+        ("GATEWAY_COLOUR", "red"),
+        ("GATEWAY_CONNECT", "true"),
+        ("GATEWAY_EMPTY", ""),
+        ("GATEWAY_MAX_ATTEMPTS", "2"),
+        // Of a Service that is named `gateway`.
+        ("GATEWAY_PORT", "tcp://10.0.0.1:50051"),
+        ("GATEWAY_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("GATEWAY_SERVICE_HOST", "10.0.0.1"),
+        ("GATEWAY_SERVICE_PORT_GRPC", "50051"),
+    ];
+    let (exit_code, output) = check(&["--sandbox"], &variables).await;
+    assert_eq!(exit_code, 0, "{output}");
+    let warnings = lines(&output, "warn ");
+    assert_eq!(warnings.len(), 3, "{output}");
+    let warning = |name: &str| *warnings.iter().find(|warning| warning.starts_with(name)).expect(name);
+    assert!(warning("GATEWAY_MAX_INFLIGHT ").contains("--max-in-flight (GATEWAY_MAX_IN_FLIGHT)"));
+    assert!(!warning("GATEWAY_COLOUR ").contains("--") && !warning("GATEWAY_CONNECT ").is_empty());
+    let (exit_code, output) = check(&[], &[("GATEWAY_UPSTREAM", "https://vbs.example")]).await;
+    assert_eq!(exit_code, 64);
+    assert!(output.contains("warning: GATEWAY_UPSTREAM ") && output.contains("--upstream-url"), "{output}");
+}
+
+#[tokio::test]
+async fn invalid_opentelemetry_value_is_a_warning() {
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+    for (name, value) in [
+        ("OTEL_TRACES_EXPORTER", "otlp,console"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999999"),
+    ] {
+        let (exit_code, output) = check(&["--sandbox"], &[collector, (name, value)]).await;
+        assert_eq!(exit_code, 0, "{output}");
+        let warnings = lines(&output, "warn ");
+        assert!(warnings.len() == 1 && warnings[0].starts_with(name), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn share_is_requested_in_the_given_project() {
+    let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
+    let upstream = Upstream::replying(404, &[], missing).await;
+    let (url, project) = (upstream.url_flag(), format!("--project-id={PROJECT}"));
+    let (exit_code, output) = check(&["--connect", &project, &url, PLAINTEXT], &[]).await;
+    assert_eq!(exit_code, 0, "{output}");
+    assert!(
+        upstream.requests()[0].line.starts_with(&format!("GET /v2/{PROJECT}/")),
+        "{:?}",
+        upstream.requests()
+    );
+    let (exit_code, output) = check(&["--project-id=a/b", "--sandbox"], &[]).await;
+    assert!(exit_code == 64 && output.contains("--project-id"), "{output}");
+}
+
+#[tokio::test]
+async fn text_of_the_upstream_has_no_control_characters() {
+    let body = "{\"error\": {\"code\": \"VBS.0500\", \"message\": \"\\u001b[2Ja\\nok    upstream\\u009b\"}}";
+    let upstream = Upstream::replying(500, &[], body).await;
+    let (exit_code, output) = check(&["--connect", &upstream.url_flag(), PLAINTEXT], &[]).await;
+    assert_eq!(exit_code, 69, "{output}");
+    assert!(output.chars().all(|char| char == '\n' || !char.is_control()), "{output:?}");
+    assert_fails(&output, &["upstream, route"]);
+}

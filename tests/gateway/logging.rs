@@ -2,6 +2,9 @@
 
 use std::process::Stdio;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::certificates::TlsFiles;
 use crate::support::h2_peer::RawRequest;
 use crate::support::process::*;
 use crate::support::*;
@@ -51,7 +54,7 @@ async fn line_within_a_call_has_its_request_id_and_trace_id_once() {
 
 #[tokio::test]
 async fn call_has_one_flat_line_without_token() {
-    let mut gateway = GatewayProcess::start(&["--sandbox", "--log=trace,backup_share_gateway=trace"]).await;
+    let mut gateway = GatewayProcess::start(&["--sandbox", LOG_EVERYTHING]).await;
     let mut lines = Vec::new();
     for id in [SHARE, "00000000-0000-4000-8000-000000000404", "detail"] {
         gateway.get(PROJECT, id).await;
@@ -168,8 +171,8 @@ async fn unknown_keys_are_logged_once_up_to_64() {
 
 #[tokio::test]
 async fn unread_log_blocks_no_call_and_dropped_lines_are_counted() {
-    // At the level trace, lines soon fill the pipe and the queue of the writer, since nothing reads them.
-    let gateway = GatewayProcess::start(&["--sandbox", "--log=trace"]).await;
+    // At the level trace of all libraries, lines soon fill the pipe and the queue of the writer, since nothing reads them.
+    let gateway = GatewayProcess::start(&["--sandbox", LOG_EVERYTHING]).await;
     let mut client = gateway.client().await;
     assert_eq!(metric(gateway.admin, "log_lines_dropped_total").await, 0.0);
     let mut calls = 0;
@@ -181,4 +184,86 @@ async fn unread_log_blocks_no_call_and_dropped_lines_are_counted() {
         }
     }
     gateway.terminate().await;
+}
+
+/// The targets of the log lines up to the line of a call.
+async fn targets(filter: &str) -> Vec<String> {
+    let lines = lines_of_a_call(&[&format!("--log={filter}")]).await;
+    let target = |line: &String| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["target"].as_str().unwrap().to_owned()
+    };
+    lines.iter().map(target).collect()
+}
+
+#[tokio::test]
+async fn libraries_are_logged_only_if_the_filter_names_them() {
+    for filter in ["debug", "trace"] {
+        let targets = targets(filter).await;
+        assert!(targets.iter().all(|target| target.starts_with("backup_share_gateway")), "{targets:?}");
+    }
+    let targets = targets("info,h2=debug").await;
+    assert!(targets.iter().any(|target| target.starts_with("h2")), "{targets:?}");
+    assert!(targets.iter().all(|target| target.starts_with("h2") || target.starts_with("backup_share")));
+}
+
+#[tokio::test]
+async fn warnings_about_variables_are_logged_at_the_start() {
+    let mut command = serve_command(&["--sandbox"]);
+    command.env("GATEWAY_MAX_INFLIGHT", "5").env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    command.env("OTEL_TRACES_EXPORTER", "otlp,console").env("GATEWAY_PORT", "tcp://10.0.0.1:50051");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut warnings = Vec::new();
+    loop {
+        let line = with_timeout("a line", log.next_line()).await.unwrap().unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        if line["message"] == "listening" {
+            break;
+        }
+        assert_eq!(line["level"], "WARN", "{line}");
+        warnings.push(line["message"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("GATEWAY_MAX_INFLIGHT") && warnings[0].contains("--max-in-flight"));
+    assert!(warnings[1].contains("OTEL_TRACES_EXPORTER"));
+}
+
+/// The fields of the line `listening` that describe the configuration.
+async fn listening(flags: &[&str]) -> [String; 3] {
+    let mut child = serve_command(flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = with_timeout("a line", log.next_line()).await.unwrap().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&line["message"], &line["version"]),
+        (&"listening".into(), &env!("CARGO_PKG_VERSION").into())
+    );
+    ["auth", "upstream.host", "tls"].map(|key| line[key].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn line_listening_describes_the_configuration() {
+    let files = TlsFiles::new();
+    files.write_secrets(&[("OS_ACCESS_KEY", "a"), ("OS_SECRET_KEY", "b")]);
+    let url = "--upstream-url=https://vbs.example:8443/vbs";
+    assert_eq!(listening(&["--sandbox"]).await, ["passthrough", "sandbox", "off"]);
+    let tls = files.tls_flags();
+    assert_eq!(listening(&[&strs(&tls)[..], &[url]].concat()).await, ["passthrough", "vbs.example", "tls"]);
+    let own = files.own_credential_flags("aksk");
+    assert_eq!(listening(&[&strs(&own)[..], &[url]].concat()).await, ["aksk", "vbs.example", "mutual"]);
+    let iam = [("OS_AUTH_URL", "http://127.0.0.1:9/v3"), ("OS_USERNAME", "u"), ("OS_PASSWORD", "p")];
+    files.write_secrets(&[&iam[..], &[("OS_USER_DOMAIN_NAME", "d"), ("OS_PROJECT_ID", PROJECT)]].concat());
+    let own = files.own_credential_flags("keystone");
+    assert_eq!(listening(&strs(&own)).await, ["keystone", "catalog", "mutual"]);
+}
+
+#[tokio::test]
+async fn revision_is_in_version_and_metrics() {
+    let version = to_text(&run(gateway_command(&["--version"])).await.stdout);
+    let (_, revision) = version.trim_end_matches([')', '\n']).split_once(" (").expect("a revision");
+    let hash = revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
+    assert!(hash || revision == "unknown" || option_env!("SOURCE_REVISION").is_some(), "{version}");
+    let gateway = Gateway::start(&["--sandbox"]).await;
+    let build = format!(r#"build_info{{revision="{revision}",version="{}"}}"#, env!("CARGO_PKG_VERSION"));
+    assert_eq!(gateway.metric(&build).await, 1.0);
 }

@@ -152,7 +152,7 @@ async fn start(
 ) -> GatewayProcess {
     let mut flags = files.mutual_tls_flags();
     flags.extend([format!("--auth={auth}"), upstream.url_flag(), format!("--allow={SPIFFE}={PROJECT}")]);
-    let fixed = ["--drain-delay=0s", PLAINTEXT, "--attempt-timeout=500ms", "--log=trace"];
+    let fixed = ["--drain-delay=0s", PLAINTEXT, "--attempt-timeout=500ms", LOG_EVERYTHING];
     let mut command = process::serve_command(&[&fixed[..], &strs(&flags)].concat());
     command.envs([
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address).as_str()),

@@ -1,22 +1,74 @@
 //! The command `sandbox`, and the sandbox within `serve`.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::support::certificates::TlsFiles;
 use crate::support::process::*;
 use crate::support::*;
+use backup_share_gateway::config::{self, Config};
 
-#[tokio::test]
-async fn sandbox_prints_example_commands() {
-    let mut command = serve_command(&["--sandbox"]);
+/// What the gateway prints on standard error, up to the end of the example commands.
+async fn example_commands(flags: &[&str]) -> String {
+    let mut command = serve_command(&[&["--sandbox"], flags].concat());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut text = String::new();
     while !text.contains("vbs.v2.BackupShareService/GetBackupShare") {
         text += &with_timeout("the example commands", stderr.next_line()).await.unwrap().expect("a line");
+        text += "\n";
     }
-    assert!(text.contains("backup-share-gateway get") && text.contains("grpcurl -plaintext"));
+    text
+}
+
+#[tokio::test]
+async fn example_commands_match_the_tls_flags_and_the_address() {
+    let text = example_commands(&[]).await;
+    assert!(
+        text.contains("backup-share-gateway get --address 127.0.0.1:") && text.contains("grpcurl -plaintext")
+    );
+    assert!(!text.contains("--tls"), "{text}");
+    let files = TlsFiles::new();
+    let text = example_commands(&strs(&files.tls_flags())).await;
+    assert!(text.contains(" --tls-ca ca.pem --tls-server-name localhost --project-id"), "{text}");
+    assert!(text.contains("grpcurl -cacert ca.pem -authority localhost -H"), "{text}");
+    assert!(!text.contains("-plaintext") && !text.contains("client.pem"), "{text}");
+    let text = example_commands(&strs(&files.mutual_tls_flags())).await;
+    assert!(text.contains(" --tls-cert client.pem --tls-key client.key --project-id"), "{text}");
+    assert!(text.contains(" -cert client.pem -key client.key -H"), "{text}");
+    // The flags of `serve_command` come first; a variable cannot replace them.
+    let mut any = gateway_command(&["serve", "--sandbox", "--admin-listen=127.0.0.1:0"]);
+    any.env("GATEWAY_LISTEN", "0.0.0.0:0");
+    let gateway = GatewayProcess::spawn(any).await;
+    assert!(gateway.grpc.starts_with("0.0.0.0:"), "a variable counts as given: {}", gateway.grpc);
+}
+
+fn config(flags: &[&str]) -> Config {
+    let line = ["backup-share-gateway", "serve"].iter().chain(flags).map(OsString::from);
+    match config::parse(line) {
+        Ok(config::Command::Serve(config)) => *config,
+        other => panic!("{flags:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn sandbox_is_on_this_machine_only_unless_a_flag_says_otherwise() {
+    let (grpc, admin) = ("--listen=0.0.0.0:50051", "--admin-listen=0.0.0.0:9090");
+    for (flags, grpc_ip, admin_ip, delay_s) in [
+        (vec!["--sandbox"], "127.0.0.1", "127.0.0.1", 0),
+        (vec!["--sandbox=TRUE", "--drain-delay=5s"], "127.0.0.1", "127.0.0.1", 5),
+        (vec!["--sandbox", grpc], "0.0.0.0", "127.0.0.1", 5),
+        (vec!["--sandbox", admin], "127.0.0.1", "0.0.0.0", 5),
+        (vec!["--sandbox", grpc, admin], "0.0.0.0", "0.0.0.0", 5),
+        (vec!["--upstream-url=https://vbs.example"], "0.0.0.0", "0.0.0.0", 5),
+    ] {
+        let config = config(&flags);
+        assert_eq!(config.listen, format!("{grpc_ip}:50051").parse().unwrap(), "{flags:?}");
+        assert_eq!(config.admin_listen, format!("{admin_ip}:9090").parse().unwrap(), "{flags:?}");
+        assert_eq!(config.drain_delay.as_secs(), delay_s, "{flags:?}");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::super::process::print;
+use super::super::process::print_line;
 use crate::http::{BaseUrl, tls_config};
 use crate::pem::Certificate;
 use crate::upstream::{HttpConfig, Roots};
@@ -24,7 +24,9 @@ pub(super) async fn check(
     http: &HttpConfig,
 ) -> Result<(), String> {
     if http.proxy.is_some() {
-        print(&format!("skip  {service}, name, TCP and TLS: the proxy of --upstream-proxy connects to it"));
+        print_line(&format!(
+            "skip  {service}, name, TCP and TLS: the proxy of --upstream-proxy connects to it"
+        ));
         return Ok(());
     }
     let limit = http.connect_timeout;
@@ -33,20 +35,20 @@ pub(super) async fn check(
         format!("{service}, name: {host} cannot be resolved ({problem}); check the URL and the name server")
     })?;
     let texts: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    print(&format!("ok    {service}, name: {host} is {}", texts.join(", ")));
+    print_line(&format!("ok    {service}, name: {host} is {}", texts.join(", ")));
 
     let (address, stream) = connect(&addresses, limit).await.map_err(|problem| {
         format!("{service}, TCP: {problem}; check port, firewall and network policy, or set --upstream-proxy")
     })?;
-    print(&format!("ok    {service}, TCP: {address} accepts connections"));
+    print_line(&format!("ok    {service}, TCP: {address} accepts connections"));
 
     if url.is_plaintext() {
-        print(&format!("skip  {service}, TLS: the URL is http: tokens are sent unencrypted"));
+        print_line(&format!("skip  {service}, TLS: the URL is http: tokens are sent unencrypted"));
         return Ok(());
     }
     let handshake = handshake(&host, roots, stream, limit).await;
     let certificate = handshake.map_err(|problem| format!("{service}, TLS: {problem}"))?;
-    print(&format!("ok    {service}, TLS: {certificate}"));
+    print_line(&format!("ok    {service}, TLS: {certificate}"));
     Ok(())
 }
 
@@ -107,9 +109,6 @@ fn handshake_advice(error: &io::Error) -> &'static str {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the certificate has another name: check the URL"
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the certificate has expired: its owner must renew it, or the local clock is wrong"
-        }
-        _ => NOT_TLS,
+        _ => "the certificate is invalid: its owner must renew it, or the local clock is wrong",
     }
 }

@@ -110,7 +110,7 @@ pub async fn start_process(
 ) -> (GatewayProcess, TlsFiles) {
     let files = TlsFiles::new();
     let own_flags =
-        [files.authorized_flags(), vec!["--auth=keystone".into(), "--log=trace".into(), PLAINTEXT.into()]]
+        [files.authorized_flags(), vec!["--auth=keystone".into(), LOG_EVERYTHING.into(), PLAINTEXT.into()]]
             .concat();
     let mut command = process::serve_command(&[&strs(&own_flags), flags].concat());
     command.env("OS_AUTH_URL", identity.url()).envs(ACCOUNT).envs(more.iter().copied());

@@ -21,6 +21,10 @@ pub const PROJECT: &str = "c13f5220dc1949b0b741ea81a7cd5554";
 pub const SHARE: &str = "8332443e-9866-41d8-8a58-a898cf5db030";
 pub const TOKEN: &str = "gAAAAABl-token-of-the-tests-0123456789";
 
+/// Everything is logged, of the libraries too.
+pub const LOG_EVERYTHING: &str =
+    "--log=trace,h2=trace,hyper=trace,opentelemetry=trace,reqwest=trace,rustls=trace,tonic=trace,tower=trace";
+
 /// The share of the vendor's document.
 pub const DOCUMENTED: &str = include_str!("../fixtures/documented_share.json");
 
