@@ -164,11 +164,12 @@ async fn expired_ca_in_a_bundle_is_a_warning_and_a_bundle_of_expired_ones_is_ref
         let files = files_with(format!("{old}{valid}{early}"));
         let (exit_code, output) = read_as(&files, source).await;
         assert_eq!(exit_code, 0, "{source}: {output}");
-        let warnings: Vec<&str> = output.lines().filter(|line| line.starts_with("warn")).collect();
         let path = files.path("file.pem").display().to_string();
+        let is_about_file = |line: &&str| line.starts_with("warn") && line.contains(&path);
+        let warnings: Vec<&str> = output.lines().filter(is_about_file).collect();
         let [first, second] = warnings.as_slice() else { panic!("{source}: {output}") };
         for (warning, part) in [(first, "old CA expired on"), (second, "early CA is not valid before")] {
-            assert!(warning.contains(&path) && warning.contains(part), "{source}: {output}");
+            assert!(warning.contains(part), "{source}: {output}");
         }
     }
 }

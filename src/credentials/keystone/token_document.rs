@@ -286,7 +286,7 @@ mod tests {
             ("http://vbs.example/v2/p", Err("is http")),
             ("https://u:secret@vbs.example/v2/p", Err("must not contain a user name")),
             ("https://vbs.example/v2/p?x=1", Err("must not contain a query")),
-            ("", Err("is not a URL")),
+            ("", Err("has no scheme")),
         ] {
             let catalog = json!([{"type": "vbsv2", "endpoints": [vbs(url)]}]);
             let document = parse(&json!({"expires_at": EXPIRES, "project": {"id": "p"}, "catalog": catalog}));
