@@ -15,14 +15,17 @@
 //! - The client of a thread is replaced after a while, since reqwest has no maximum lifetime of a connection, and when the CA
 //!   certificates are replaced.
 //! - [`Error::Lost`] tells whether the connection may have been reused.
+//! - Names are resolved once for all requests that wait, and connections are spread over the addresses (`http/resolver.rs`).
 //!
 //! Known limits: a connection that hyper-util opened for another request and put into the pool counts as reused. hyper reports
 //! a partial response head like none. hyper-util repeats a request by itself if the connection closed before it was written.
 
 mod base_url;
+mod resolver;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +33,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
 use rustls::{ClientConfig, RootCertStore};
 use thread_local::ThreadLocal;
@@ -41,6 +45,7 @@ use crate::files::{Loaded, Reload, Snapshot};
 use crate::pem;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
+use resolver::Resolver;
 
 /// Limits and CA certificates of a client.
 #[derive(Clone, Debug)]
@@ -178,6 +183,7 @@ impl fmt::Debug for Proxy {
 /// The HTTP client of one service.
 pub(crate) struct HttpClient {
     config: Config,
+    resolver: DnsResolver,
     tls: ArcSwap<TlsClient>,
     /// One for each thread that has sent a request.
     pooled: ThreadLocal<RefCell<Option<PooledClient>>>,
@@ -244,8 +250,9 @@ const MIN_LIFETIME_FRACTION: f64 = 0.8;
 impl HttpClient {
     /// Creates the client, which does not connect yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
-        let tls = ArcSwap::from_pointee(TlsClient::new(&config)?);
-        Ok(Self { config, tls, pooled: ThreadLocal::new() })
+        let resolver = DnsResolver::default();
+        let tls = ArcSwap::from_pointee(TlsClient::new(&config, &resolver)?);
+        Ok(Self { config, resolver, tls, pooled: ThreadLocal::new() })
     }
 
     /// What belongs to the CA certificates of now.
@@ -254,7 +261,8 @@ impl HttpClient {
         if Arc::ptr_eq(&tls.roots, &self.config.roots.store.load()) {
             return Ok(tls);
         }
-        self.tls.store(Arc::new(TlsClient::new(&self.config).map_err(Error::Unreachable)?));
+        let tls = TlsClient::new(&self.config, &self.resolver).map_err(Error::Unreachable)?;
+        self.tls.store(Arc::new(tls));
         Ok(self.tls.load())
     }
 
@@ -289,11 +297,16 @@ impl HttpClient {
         {
             return Ok(pooled.client.clone());
         }
-        let client = build_client(&self.config, &tls.config, usize::MAX)
+        let client = build_client(&self.config, &self.resolver, &tls.config, usize::MAX)
             .map_err(|error| Error::Unreachable(error_text(error)))?;
         let expires = Instant::now() + jittered(self.config.connection_lifetime);
         *slot = Some(PooledClient { client: client.clone(), roots: Arc::clone(&tls.roots), expires });
         Ok(client)
+    }
+
+    /// Closes the idle connections of this thread: after a timeout they may all be dead. Requests in flight finish on theirs.
+    pub(crate) fn discard_pool(&self) {
+        self.pooled.get_or_default().replace(None);
     }
 
     /// Sends a request whose success has the status `success`.
@@ -310,23 +323,37 @@ impl HttpClient {
             ));
         }
         let sent = async {
-            let response = client.execute(request).await;
-            response.map_err(|error| request_error(error, HAS_OPENED.with(Cell::get)))
+            let result = client.execute(request).await;
+            CONNECTING.with(|connecting| {
+                self.report_addresses(connecting, &result);
+                result.map_err(|error| request_error(error, connecting.has_opened.get()))
+            })
         };
-        let mut response = HAS_OPENED.scope(Cell::new(false), sent).await?;
+        let mut response = CONNECTING.scope(Connecting::default(), sent).await?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let limit = if status == success { self.config.max_response_bytes } else { MAX_ERROR_BYTES };
         let body = read_body(response, limit).await?;
         Ok(Response { status: status.as_u16(), headers, body })
     }
+
+    /// Tells the resolver which of the addresses that it gave for this request have answered.
+    fn report_addresses(&self, connecting: &Connecting, result: &reqwest::Result<reqwest::Response>) {
+        let offered = connecting.offered.borrow();
+        let connected = match result {
+            Ok(response) if connecting.has_opened.get() => response.remote_addr(),
+            Err(error) if error.is_connect() => None,
+            Ok(_) | Err(_) => return,
+        };
+        self.resolver.0.report(&offered, connected, tokio::time::Instant::now());
+    }
 }
 
 impl TlsClient {
-    fn new(config: &Config) -> Result<Self, String> {
+    fn new(config: &Config, resolver: &DnsResolver) -> Result<Self, String> {
         let roots = config.roots.store();
         let tls = tls_config_of(Arc::clone(&roots))?;
-        let fresh = build_client(config, &tls, 0).map_err(error_text)?;
+        let fresh = build_client(config, resolver, &tls, 0).map_err(error_text)?;
         Ok(Self { roots, config: tls, fresh })
     }
 }
@@ -387,15 +414,21 @@ fn client_builder(tls: ClientConfig) -> ClientBuilder {
         .no_proxy()
 }
 
-fn build_client(config: &Config, tls: &ClientConfig, max_idle: usize) -> reqwest::Result<Client> {
+fn build_client(
+    config: &Config,
+    resolver: &DnsResolver,
+    tls: &ClientConfig,
+    max_idle: usize,
+) -> reqwest::Result<Client> {
     let builder = client_builder(tls.clone())
+        .dns_resolver(resolver.clone())
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .http1_max_headers(MAX_HEADERS)
         .connector_layer(MapResponseLayer::new(|connection| {
             // No request waits if it got another connection meanwhile.
-            let _ = HAS_OPENED.try_with(|has_opened| has_opened.set(true));
+            let _ = CONNECTING.try_with(|connecting| connecting.has_opened.set(true));
             connection
         }));
     match &config.proxy {
@@ -405,8 +438,31 @@ fn build_client(config: &Config, tls: &ClientConfig, max_idle: usize) -> reqwest
 }
 
 tokio::task_local! {
-    /// Whether a connection was opened for this request.
-    static HAS_OPENED: Cell<bool>;
+    static CONNECTING: Connecting;
+}
+
+/// The connection that is opened for one request, if one is.
+#[derive(Default)]
+struct Connecting {
+    has_opened: Cell<bool>,
+    /// The addresses of the server, in the order in which they are tried.
+    offered: RefCell<Vec<SocketAddr>>,
+}
+
+/// The resolver in the form that reqwest calls.
+#[derive(Clone, Default)]
+struct DnsResolver(Arc<Resolver>);
+
+impl Resolve for DnsResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = Arc::clone(&self.0);
+        Box::pin(async move {
+            let addresses = resolver.resolve(name.as_str()).await?;
+            // No request waits if it got another connection meanwhile.
+            let _ = CONNECTING.try_with(|connecting| connecting.offered.replace(addresses.clone()));
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
 }
 
 /// From [`MIN_LIFETIME_FRACTION`] of the lifetime to all of it.

@@ -124,6 +124,7 @@ impl AttemptClient {
                 Err(AttemptError::new(ErrorKind::DeadlineExceeded, "timeout", DEADLINE_EXPIRED))
             }
             Err(_) => {
+                self.http.discard_pool();
                 let detail = "no response within the attempt timeout";
                 Err(AttemptError::new(ErrorKind::Timeout, "timeout", detail))
             }

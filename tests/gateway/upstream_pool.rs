@@ -237,3 +237,28 @@ async fn connection_lifetime_loses_no_call() {
     }
     assert_eq!(upstream.connections(), before + 1, "within its lifetime a connection is kept");
 }
+
+#[tokio::test]
+async fn connections_of_the_pool_are_not_used_after_a_timeout() {
+    const POOLED: usize = 4;
+    // The connections that are open after the first calls go silent; new ones work.
+    let upstream = Upstream::scripted(|request, number| match (request.connection, number) {
+        (_, ..=POOLED) => [vec![Step::Pause(Duration::from_millis(200))], documented_reply()].concat(),
+        (..=POOLED, _) => vec![Step::Stall],
+        _ => documented_reply(),
+    })
+    .await;
+    let gateway = Gateway::with_flags(&upstream, &[ONE_WORKER, "--attempt-timeout=500ms"]).await;
+    let calls = (0..POOLED).map(|_| gateway.get());
+    for result in futures_util::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(upstream.connections(), POOLED);
+    gateway.get().await.unwrap();
+    assert_eq!(upstream.requests().len(), POOLED + 2, "one attempt on a silent connection, one on a new one");
+    for _ in 0..3 {
+        gateway.get().await.unwrap();
+    }
+    assert_eq!(upstream.requests().len(), POOLED + 5, "no other call has met a silent connection");
+    upstream.wait_for_closed_connections(POOLED).await;
+}

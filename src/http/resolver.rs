@@ -1,0 +1,195 @@
+//! Name resolution for the HTTP clients: one lookup at a time for each name, and connections spread over the addresses.
+//!
+//! It calls `getaddrinfo`, which reads `/etc/hosts` and the search domains of Kubernetes, and blocks a thread. All attempts that
+//! wait for the same name share one lookup, and so one thread, however long the name server is silent.
+//!
+//! This file must not know HTTP: `http.rs` calls it, and reports which address has answered.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long an address that did not answer is tried last.
+const AVOIDANCE: Duration = Duration::from_secs(30);
+
+/// The addresses of a name, or why there are none.
+type Outcome = Result<Vec<SocketAddr>, String>;
+
+/// Resolves names for all threads of one client.
+#[derive(Debug, Default)]
+pub(super) struct Resolver {
+    /// The lookups under way.
+    lookups: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
+    /// The addresses that did not answer, and until when they are tried last.
+    avoided: Mutex<HashMap<IpAddr, Instant>>,
+    turn: AtomicUsize,
+}
+
+impl Resolver {
+    /// The addresses of `host`, in the order in which to try them.
+    pub(super) async fn resolve(self: &Arc<Self>, host: &str) -> io::Result<Vec<SocketAddr>> {
+        // The client puts in its own port.
+        let target = (host.to_owned(), 0);
+        let lookup = async { Ok::<_, io::Error>(tokio::net::lookup_host(target).await?.collect()) };
+        let addresses = self.share(host, lookup).await.map_err(io::Error::other)?;
+        Ok(self.in_turn(addresses, Instant::now()))
+    }
+
+    /// The addresses in the order for the next connection.
+    fn in_turn(&self, addresses: Vec<SocketAddr>, now: Instant) -> Vec<SocketAddr> {
+        let mut avoided = lock(&self.avoided);
+        avoided.retain(|_, until| *until > now);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        order(addresses, turn, |address| avoided.contains_key(&address.ip()))
+    }
+
+    /// Of the `offered` addresses, a connection to `connected` was opened: those before it did not answer. If none was opened, the
+    /// first one did not.
+    pub(super) fn report(&self, offered: &[SocketAddr], connected: Option<SocketAddr>, now: Instant) {
+        let connected = connected.map(|address| address.ip());
+        let mut avoided = lock(&self.avoided);
+        for (place, ip) in offered.iter().map(SocketAddr::ip).enumerate() {
+            if connected == Some(ip) {
+                avoided.remove(&ip);
+                return;
+            }
+            // The other family is tried at the same time, and may only have been slower.
+            let was_tried = connected.map_or(place == 0, |connected| connected.is_ipv4() == ip.is_ipv4());
+            if was_tried {
+                avoided.insert(ip, now + AVOIDANCE);
+            }
+        }
+    }
+
+    /// The result of the lookup of `host` that is under way, or else of `lookup`. It goes on when nobody waits any more: a blocked
+    /// thread cannot be stopped, and must not be joined by another one.
+    async fn share(
+        self: &Arc<Self>,
+        host: &str,
+        lookup: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    ) -> Outcome {
+        let mut outcome = {
+            let mut lookups = lock(&self.lookups);
+            match lookups.get(host) {
+                Some(outcome) => outcome.clone(),
+                None => {
+                    let (sender, outcome) = watch::channel(None);
+                    lookups.insert(host.to_owned(), outcome.clone());
+                    let (resolver, host) = (Arc::clone(self), host.to_owned());
+                    tokio::spawn(async move {
+                        let result = lookup.await.map_err(|error| error.to_string());
+                        lock(&resolver.lookups).remove(&host);
+                        sender.send_replace(Some(result));
+                    });
+                    outcome
+                }
+            }
+        };
+        match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
+            Ok(Some(result)) => result,
+            Ok(None) | Err(_) => Err("the lookup was cancelled".into()),
+        }
+    }
+}
+
+/// The order in which to try the addresses: the family that the system prefers first, each beginning with another address at each
+/// `turn`; those to avoid last.
+fn order(
+    addresses: Vec<SocketAddr>,
+    turn: usize,
+    is_avoided: impl Fn(&SocketAddr) -> bool,
+) -> Vec<SocketAddr> {
+    let prefers_ipv4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let (mut first, mut second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv4() == prefers_ipv4);
+    for family in [&mut first, &mut second] {
+        let length = family.len().max(1);
+        family.rotate_left(turn % length);
+    }
+    first.append(&mut second);
+    // The sort is stable.
+    first.sort_by_key(is_avoided);
+    first
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 0)).collect()
+    }
+
+    #[test]
+    fn connections_are_spread_over_the_addresses_of_each_family() {
+        let all = addresses(&["::1", "10.0.0.1", "::2", "10.0.0.2"]);
+        for (turn, expected) in [
+            (0, ["::1", "::2", "10.0.0.1", "10.0.0.2"]),
+            (1, ["::2", "::1", "10.0.0.2", "10.0.0.1"]),
+            (2, ["::1", "::2", "10.0.0.1", "10.0.0.2"]),
+        ] {
+            assert_eq!(order(all.clone(), turn, |_| false), addresses(&expected), "{turn}");
+        }
+        assert!(order(vec![], 7, |_| false).is_empty());
+    }
+
+    #[test]
+    fn address_that_did_not_answer_is_tried_last_for_30_seconds() {
+        let resolver = Resolver::default();
+        let all = addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "::1"]);
+        let first_of_each_turn = |now| {
+            let mut first: Vec<_> = (0..3).map(|_| resolver.in_turn(all.clone(), now)[0]).collect();
+            first.sort();
+            first
+        };
+        let now = Instant::now();
+        assert_eq!(first_of_each_turn(now), addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]));
+        resolver.report(&all, Some(all[2]), now);
+        assert_eq!(first_of_each_turn(now), addresses(&["10.0.0.3", "10.0.0.3", "10.0.0.3"]));
+        let later = now + AVOIDANCE;
+        assert_eq!(first_of_each_turn(later), addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]));
+        // Without a connection, the first one did not answer.
+        resolver.report(&all, None, later);
+        assert!(!first_of_each_turn(later).contains(&all[0]));
+        // One that answers is as good as the others.
+        resolver.report(&all, Some(all[0]), later);
+        assert_eq!(first_of_each_turn(later), addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]));
+    }
+
+    #[tokio::test]
+    async fn attempts_that_wait_for_the_same_name_share_one_lookup() {
+        let resolver = Arc::new(Resolver::default());
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let count = Arc::new(AtomicUsize::new(0));
+        let answered = futures_util::FutureExt::shared(answered);
+        let lookup = || {
+            let (count, answered) = (Arc::clone(&count), answered.clone());
+            async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                answered.await.map_err(io::Error::other)
+            }
+        };
+        // One that gives up does not end the lookup for the others.
+        assert!(futures_util::FutureExt::now_or_never(resolver.share("vbs.example", lookup())).is_none());
+        let waiting = (resolver.share("vbs.example", lookup()), resolver.share("vbs.example", lookup()));
+        let (first, second, _) = tokio::join!(waiting.0, waiting.1, async {
+            tokio::task::yield_now().await;
+            answer.send(addresses(&["10.0.0.1"])).unwrap();
+        });
+        assert_eq!((first.unwrap(), second.unwrap()), (addresses(&["10.0.0.1"]), addresses(&["10.0.0.1"])));
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        // The next one looks it up again.
+        let again = resolver.share("vbs.example", std::future::ready(Ok(vec![]))).await;
+        assert_eq!(again.unwrap(), []);
+    }
+}
