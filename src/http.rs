@@ -250,7 +250,7 @@ const MIN_LIFETIME_FRACTION: f64 = 0.8;
 impl HttpClient {
     /// Creates the client, which does not connect yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
-        let resolver = DnsResolver::default();
+        let resolver = DnsResolver(Arc::new(Resolver::new(config.connect_timeout)));
         let tls = ArcSwap::from_pointee(TlsClient::new(&config, &resolver)?);
         Ok(Self { config, resolver, tls, pooled: ThreadLocal::new() })
     }
@@ -450,7 +450,7 @@ struct Connecting {
 }
 
 /// The resolver in the form that reqwest calls.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct DnsResolver(Arc<Resolver>);
 
 impl Resolve for DnsResolver {

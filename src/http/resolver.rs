@@ -1,7 +1,8 @@
 //! Name resolution for the HTTP clients: one lookup at a time for each name, and connections spread over the addresses.
 //!
-//! It calls `getaddrinfo`, which reads `/etc/hosts` and the search domains of Kubernetes, and blocks a thread. All attempts that
-//! wait for the same name share one lookup, and so one thread, however long the name server is silent.
+//! It calls `getaddrinfo`, which reads `/etc/hosts` and the search domains of Kubernetes, and blocks a thread for as long as the
+//! name server is silent. So all attempts that wait for the same name share one lookup. One that takes longer than the connect
+//! timeout is joined by nobody, because a new one may find that the name server is back; there are never more than a few.
 //!
 //! This file must not know HTTP: `http.rs` calls it, and reports which address has answered.
 
@@ -18,20 +19,41 @@ use tokio::time::Instant;
 /// How long an address that did not answer is tried last.
 const AVOIDANCE: Duration = Duration::from_secs(30);
 
+/// The most lookups under way at the same time, each of which blocks a thread.
+const MAX_LOOKUPS: usize = 8;
+
 /// The addresses of a name, or why there are none.
 type Outcome = Result<Vec<SocketAddr>, String>;
 
 /// Resolves names for all threads of one client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resolver {
-    /// The lookups under way.
-    lookups: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
+    connect_timeout: Duration,
+    /// The latest lookup of each name, while it is under way.
+    lookups: Mutex<HashMap<String, Lookup>>,
+    running: AtomicUsize,
     /// The addresses that did not answer, and until when they are tried last.
     avoided: Mutex<HashMap<IpAddr, Instant>>,
     turn: AtomicUsize,
 }
 
+#[derive(Clone, Debug)]
+struct Lookup {
+    start: Instant,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
 impl Resolver {
+    pub(super) fn new(connect_timeout: Duration) -> Self {
+        Self {
+            connect_timeout,
+            lookups: Mutex::default(),
+            running: AtomicUsize::new(0),
+            avoided: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
     /// The addresses of `host`, in the order in which to try them.
     pub(super) async fn resolve(self: &Arc<Self>, host: &str) -> io::Result<Vec<SocketAddr>> {
         // The client puts in its own port.
@@ -67,34 +89,49 @@ impl Resolver {
         }
     }
 
-    /// The result of the lookup of `host` that is under way, or else of `lookup`. It goes on when nobody waits any more: a blocked
-    /// thread cannot be stopped, and must not be joined by another one.
+    /// The result of the lookup of `host` that is under way, or else of `lookup`.
     async fn share(
         self: &Arc<Self>,
         host: &str,
         lookup: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     ) -> Outcome {
-        let mut outcome = {
-            let mut lookups = lock(&self.lookups);
-            match lookups.get(host) {
-                Some(outcome) => outcome.clone(),
-                None => {
-                    let (sender, outcome) = watch::channel(None);
-                    lookups.insert(host.to_owned(), outcome.clone());
-                    let (resolver, host) = (Arc::clone(self), host.to_owned());
-                    tokio::spawn(async move {
-                        let result = lookup.await.map_err(|error| error.to_string());
-                        lock(&resolver.lookups).remove(&host);
-                        sender.send_replace(Some(result));
-                    });
-                    outcome
-                }
-            }
-        };
+        let mut outcome = self.latest(host).unwrap_or_else(|| self.start(host.to_owned(), lookup));
         match outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
             Ok(Some(result)) => result,
             Ok(None) | Err(_) => Err("the lookup was cancelled".into()),
         }
+    }
+
+    /// The lookup to join, if there is one.
+    fn latest(&self, host: &str) -> Option<watch::Receiver<Option<Outcome>>> {
+        let lookup = lock(&self.lookups).get(host)?.clone();
+        let is_joined = lookup.start.elapsed() < self.connect_timeout
+            || self.running.load(Ordering::Relaxed) >= MAX_LOOKUPS;
+        is_joined.then_some(lookup.outcome)
+    }
+
+    /// Starts a lookup, which goes on when nobody waits any more: a blocked thread cannot be stopped.
+    fn start(
+        self: &Arc<Self>,
+        host: String,
+        lookup: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let (sender, outcome) = watch::channel(None);
+        let start = Instant::now();
+        self.running.fetch_add(1, Ordering::Relaxed);
+        lock(&self.lookups).insert(host.clone(), Lookup { start, outcome: outcome.clone() });
+        let resolver = Arc::clone(self);
+        tokio::spawn(async move {
+            let result = lookup.await.map_err(|error| error.to_string());
+            resolver.running.fetch_sub(1, Ordering::Relaxed);
+            let mut lookups = lock(&resolver.lookups);
+            if lookups.get(&host).is_some_and(|latest| latest.start == start) {
+                lookups.remove(&host);
+            }
+            drop(lookups);
+            sender.send_replace(Some(result));
+        });
+        outcome
     }
 }
 
@@ -145,7 +182,7 @@ mod tests {
 
     #[test]
     fn address_that_did_not_answer_is_tried_last_for_30_seconds() {
-        let resolver = Resolver::default();
+        let resolver = Resolver::new(AVOIDANCE);
         let all = addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "::1"]);
         let first_of_each_turn = |now| {
             let mut first: Vec<_> = (0..3).map(|_| resolver.in_turn(all.clone(), now)[0]).collect();
@@ -168,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn attempts_that_wait_for_the_same_name_share_one_lookup() {
-        let resolver = Arc::new(Resolver::default());
+        let resolver = Arc::new(Resolver::new(AVOIDANCE));
         let (answer, answered) = tokio::sync::oneshot::channel();
         let count = Arc::new(AtomicUsize::new(0));
         let answered = futures_util::FutureExt::shared(answered);
@@ -191,5 +228,20 @@ mod tests {
         // The next one looks it up again.
         let again = resolver.share("vbs.example", std::future::ready(Ok(vec![]))).await;
         assert_eq!(again.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn hung_lookup_is_joined_only_when_there_are_too_many() {
+        // Every lookup has taken longer than this.
+        let resolver = Arc::new(Resolver::new(Duration::ZERO));
+        for _ in 0..MAX_LOOKUPS {
+            let hung = resolver.share("vbs.example", std::future::pending());
+            assert!(futures_util::FutureExt::now_or_never(hung).is_none());
+        }
+        let one_more = resolver.share("vbs.example", std::future::ready(Ok(vec![])));
+        assert!(tokio::time::timeout(Duration::from_millis(100), one_more).await.is_err(), "it waits, too");
+        assert_eq!(resolver.running.load(Ordering::Relaxed), MAX_LOOKUPS);
+        let other = resolver.share("other.example", std::future::ready(Ok(addresses(&["10.0.0.1"])))).await;
+        assert_eq!(other.unwrap(), addresses(&["10.0.0.1"]), "another name is not affected");
     }
 }
