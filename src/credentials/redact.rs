@@ -86,8 +86,9 @@ fn may_share_run(lowercase_text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 8;
     let parts = |bytes| <[u8]>::windows(bytes, PART).filter_map(<[u8]>::first_chunk::<PART>);
     parts(secret).step_by(RUN - PART + 1).any(|sample| {
-        let sample = sample.to_ascii_lowercase();
-        parts(lowercase_text).any(|part| *part == *sample)
+        let mut sample = *sample;
+        sample.make_ascii_lowercase();
+        parts(lowercase_text).any(|part| *part == sample)
     })
 }
 
