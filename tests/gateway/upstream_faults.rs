@@ -97,6 +97,36 @@ async fn incomplete_reply_is_timeout() {
 }
 
 #[tokio::test]
+async fn endless_part_of_a_reply_is_lost_connection() {
+    for (fault, head, part) in [
+        ("a reason phrase", "HTTP/1.1 200 ", "x"),
+        ("a header", "HTTP/1.1 200 OK\r\nx-endless: ", "x"),
+        ("headers", "HTTP/1.1 200 OK\r\n", "x-endless: yes\r\n"),
+        ("a chunk extension", &format!("{CHUNKED}2;x="), "x"),
+        ("trailers", &format!("{CHUNKED}2\r\n{{}}\r\n0\r\n"), "x-endless: yes\r\n"),
+    ] {
+        let endless = Step::SendForever(part.repeat(4096).into_bytes());
+        check_lost(fault, vec![send(head), endless]).await;
+    }
+}
+
+/// hyper reads on for as long as these come, and nothing tells the client library of them: the attempt's timeout ends them.
+#[tokio::test]
+async fn endless_interim_responses_and_zeros_of_a_chunk_size_end_with_the_attempt() {
+    let chunk_size = format!("{CHUNKED}0");
+    for (head, part) in [("", "HTTP/1.1 102 Processing\r\n\r\n"), (&chunk_size, "0")] {
+        let endless = vec![send(head), Step::SendForever(part.repeat(1024).into_bytes())];
+        let upstream = Upstream::scripted(move |_, _| endless.clone()).await;
+        let gateway = Gateway::with_flags(&upstream, &["--attempt-timeout=300ms"]).await;
+        let reason = gateway.get_error().await.reason;
+        assert!(
+            ["UPSTREAM_TIMEOUT", "UPSTREAM_CONNECTION_LOST"].contains(&reason.as_str()),
+            "{part}: {reason}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn endless_body_is_too_large_and_not_read_further() {
     let part = Step::Send(format!("10000\r\n{}\r\n", "x".repeat(0x10000)).into_bytes());
     let mut script = vec![send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")];

@@ -27,6 +27,8 @@ pub fn send(text: &str) -> Step {
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
+    /// Sends these bytes again and again until the peer closes.
+    SendForever(Vec<u8>),
     /// Waits before the next step.
     Pause(Duration),
     /// Sends nothing more, and waits until the peer closes.
@@ -195,6 +197,9 @@ impl Log {
             for step in script(&seen, number) {
                 match step {
                     Step::Send(bytes) => stream.write_all(&bytes).await?,
+                    Step::SendForever(bytes) => loop {
+                        stream.write_all(&bytes).await?;
+                    },
                     Step::Pause(time) => tokio::time::sleep(time).await,
                     Step::Close => return Ok(()),
                     Step::Reset => return stream.set_zero_linger(),
