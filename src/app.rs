@@ -12,7 +12,6 @@
 mod error;
 mod reload;
 mod run;
-mod services;
 mod tasks;
 
 use std::fmt;
@@ -34,8 +33,7 @@ use crate::upstream::{BaseUrl, RootsFile, Upstream};
 pub use error::Error;
 use reload::Watch;
 pub use run::{BoundApp, Control};
-use run::{Process, ShutdownTokens};
-use services::Services;
+use run::{Process, Services, ShutdownTokens};
 
 /// The admin port has few connections, and none that is idle for long between two scrapes.
 const ADMIN_CONNECTIONS: usize = 256;

@@ -14,15 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::reload::{Watch, reload_task};
-use super::services::Services;
 use super::tasks::Tasks;
+use crate::admin::Admin;
 use crate::config::Summary;
 use crate::credentials::CredentialProvider;
-use crate::grpc;
 use crate::grpc::health::Readiness;
+use crate::grpc::{self, Router};
 use crate::metrics::Metrics;
+use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
 use crate::server::{self, Server, Tls};
+use crate::upstream::Upstream;
 
 /// How long cancelled calls have to send their status to the caller.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
@@ -51,6 +53,14 @@ pub struct BoundApp {
     pub(super) summary: Summary,
     pub(super) services: Services,
     pub(super) process: Process,
+}
+
+/// What the ports serve.
+pub(super) struct Services {
+    pub(super) grpc: Arc<Router<Upstream>>,
+    pub(super) admin: Admin,
+    /// The embedded upstream, if there is one.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// What runs the servers and services, and stops them.
