@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use secrecy::{ExposeSecret, SecretString};
-use zeroize::Zeroizing;
+use crate::files;
 
 /// What to do about a variable that is not set.
 pub(super) const HOW_TO_SET: &str = "set it in the environment or as a file in --secrets-dir";
@@ -61,7 +61,7 @@ fn read_file(directory: &Path, name: &str) -> io::Result<Option<SecretString>> {
         let is_missing = error.kind() == io::ErrorKind::NotFound && directory.is_dir();
         return if is_missing { Ok(None) } else { Err(error) };
     }
-    let text = Zeroizing::new(fs::read_to_string(file)?);
+    let text = files::read_text(&file)?;
     Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
 }
 

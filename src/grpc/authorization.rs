@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::domain::ProjectId;
-use crate::files::{Loaded, Reload, Snapshot};
+use crate::files::{self, Loaded, Reload, Snapshot};
 
 const EVERY_PROJECT: &str = "*";
 
@@ -51,7 +51,7 @@ impl Rules {
 
     /// Adds the rules of a file, one for each line; `#` begins a comment. The error has a line for each problem.
     fn add_file(&mut self, path: &Path) -> Result<(), Vec<String>> {
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path)
             .map_err(|error| vec![format!("cannot read {} ({error})", path.display())])?;
         let mut problems = Vec::new();
         for (index, line) in text.lines().enumerate() {
