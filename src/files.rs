@@ -27,7 +27,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let metadata = std::fs::metadata(path)?;
     if metadata.file_type().is_fifo() {
-        return Err(io::Error::other("it is a pipe: write the content to a file, which is read more than once"));
+        return Err(io::Error::other(
+            "it is a pipe: write the content to a file, which is read more than once",
+        ));
     }
     // Large enough not to grow, which would leave a copy of a secret behind.
     let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
@@ -42,7 +44,8 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 /// The same, as text.
 pub(crate) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     let content = read(path)?;
-    let text = std::str::from_utf8(&content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let text =
+        std::str::from_utf8(&content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

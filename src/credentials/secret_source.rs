@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use secrecy::{ExposeSecret, SecretString};
 use crate::files;
+use secrecy::{ExposeSecret, SecretString};
 
 /// What to do about a variable that is not set.
 pub(super) const HOW_TO_SET: &str = "set it in the environment or as a file in --secrets-dir";
