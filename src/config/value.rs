@@ -88,6 +88,12 @@ pub(super) fn certificates(path: &str) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
+/// The path of a PEM file with a certificate that is valid now, and its intermediate certificates.
+pub(super) fn chain(path: &str) -> Result<PathBuf, String> {
+    pem::read_chain(Path::new(path))?;
+    Ok(path.into())
+}
+
 /// The path of a PEM file with a private key.
 pub(super) fn private_key(path: &str) -> Result<PathBuf, String> {
     pem::read_private_key(Path::new(path))?;
