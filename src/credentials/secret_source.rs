@@ -41,6 +41,11 @@ impl SecretSource {
         Ok(value.filter(|value| !value.expose_secret().is_empty()))
     }
 
+    /// Whether the directory has a file of this name.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.directory.as_ref().is_some_and(|directory| fs::symlink_metadata(directory.join(name)).is_ok())
+    }
+
     /// Reads the files of all these variables, also of those that are not needed. The error has a line for each that cannot be
     /// read: a broken file is never taken for a missing one.
     pub(super) fn check(&self, names: &[&'static str]) -> Result<(), Vec<String>> {
