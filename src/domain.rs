@@ -7,6 +7,7 @@ mod call;
 mod error;
 mod ids;
 mod share;
+mod spiffe_id;
 mod timestamp;
 mod token;
 
@@ -16,6 +17,7 @@ pub use error::{Error, ErrorKind};
 pub use ids::{ProjectId, ShareId, ShareRef};
 pub use share::{Backup, BackupShare};
 pub(crate) use share::{KNOWN_KEYS, Object, REQUIRED_KEYS, expected_value};
+pub(crate) use spiffe_id::spiffe_id;
 pub use timestamp::Timestamp;
 pub use token::{TOKEN_HEADER, Token, TokenError};
 

@@ -7,13 +7,47 @@
 //!
 //! This module must not know what the files contain, or when to read them: `config` reads them, and `app` polls them.
 
-use std::fs;
+use std::fs::File;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 /// The shortest time between two looks at files that must be the same.
 pub(crate) const SETTLE_TIME: Duration = Duration::from_millis(100);
+
+/// The longest file that is read, in bytes. Certificates, rules and secrets are much shorter.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Reads a file that may hold a secret. A pipe is an error: it could block for ever, and its content is gone after one look. So is a
+/// file without an end, such as `/dev/zero`.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.file_type().is_fifo() {
+        return Err(io::Error::other(
+            "it is a pipe: write the content to a file, which is read more than once",
+        ));
+    }
+    // Large enough not to grow, which would leave a copy of a secret behind.
+    let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or_default();
+    let mut content = Zeroizing::new(Vec::with_capacity(length + 64));
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("it is longer than 16 MiB"));
+    }
+    Ok(content)
+}
+
+/// The same, as text.
+pub(crate) fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
+    let content = read(path)?;
+    let text =
+        std::str::from_utf8(&content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
 
 /// The contents of files at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +71,9 @@ impl Snapshot {
 
 /// A hash of the content, or of the reason why there is none. A dangling link differs from a missing file.
 fn fingerprint(path: &Path) -> u64 {
-    let content = fs::read(path).map(zeroize::Zeroizing::new);
-    let is_present = fs::symlink_metadata(path).is_ok();
-    let content = content.as_ref().map(|bytes| bytes.as_slice()).map_err(std::io::Error::kind);
+    let content = read(path);
+    let is_present = std::fs::symlink_metadata(path).is_ok();
+    let content = content.as_ref().map(|bytes| bytes.as_slice()).map_err(io::Error::kind);
     BuildHasherDefault::<DefaultHasher>::default().hash_one((content, is_present))
 }
 
@@ -75,6 +109,8 @@ impl<T> Loaded<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::files;
 use blocks::Block;
 pub(crate) use certificate::Certificate;
 
@@ -113,7 +114,7 @@ enum Kind {
 
 /// Reads a file, checks that every block is of a known kind, and returns those of one kind.
 fn read_blocks(path: &Path, wanted: Kind) -> Result<Vec<Block>, String> {
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read {} ({error})", path.display()))?;
+    let pem = files::read(path).map_err(|error| format!("cannot read {} ({error})", path.display()))?;
     let blocks = blocks::blocks(&pem).map_err(|problem| format!("{}: {problem}", path.display()))?;
     let mut found = Vec::new();
     for block in blocks {

@@ -60,7 +60,9 @@ pub(super) async fn reload_task(
 /// Files that belong together, and what was read from them.
 pub(super) struct Watch {
     target: Arc<dyn Reload>,
-    looks: Looks,
+    in_use: Snapshot,
+    /// What the last look has seen.
+    last: Snapshot,
     /// The content that was rejected last. It is tried again at each look, since the reason may pass (a certificate that is not
     /// valid yet), but reported once.
     rejected: Option<Snapshot>,
@@ -69,72 +71,47 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(target: Arc<dyn Reload>) -> Self {
         let in_use = target.snapshot();
-        Self { target, looks: Looks { last: in_use.clone(), in_use }, rejected: None }
+        Self { target, last: in_use.clone(), in_use, rejected: None }
     }
 
     /// Begins anew: the content must be the same in this look and in the next one. Reports again what was rejected.
     fn restart(&mut self) {
-        self.looks.last = Snapshot::take(self.target.files());
+        self.last = Snapshot::take(self.target.files());
         self.rejected = None;
     }
 
     /// Looks at the files, and uses their content if it is new and no longer changes. Returns whether it no longer changes.
     fn look(&mut self, metrics: &Metrics) -> bool {
         let seen = Snapshot::take(self.target.files());
-        match self.looks.add(seen.clone()) {
-            Look::Changing => return false,
-            Look::Unchanged => self.rejected = None,
-            Look::Settled => {
-                let content = self.target.read();
-                if Snapshot::take(self.target.files()) != seen {
-                    return false;
-                }
-                let subject = self.target.subject();
-                match content {
-                    Ok(put_in_use) => {
-                        put_in_use();
-                        self.looks.in_use = seen;
-                        tracing::info!("the new {subject} is in use");
-                    }
-                    Err(error) if self.rejected.as_ref() != Some(&seen) => {
-                        metrics.reload_failures.inc();
-                        tracing::error!(error, "the new {subject} was rejected; the old one stays in use");
-                        self.rejected = Some(seen);
-                    }
-                    Err(_reported) => {}
-                }
+        let is_settled = seen == self.last;
+        self.last = seen.clone();
+        if !is_settled {
+            return false;
+        }
+        if seen == self.in_use {
+            self.rejected = None;
+            return true;
+        }
+        let content = self.target.read();
+        if Snapshot::take(self.target.files()) != seen {
+            return false;
+        }
+        let subject = self.target.subject();
+        match content {
+            Ok(put_in_use) => {
+                put_in_use();
+                self.in_use = seen;
+                self.rejected = None;
+                tracing::info!("the new {subject} is in use");
             }
+            Err(error) if self.rejected.as_ref() != Some(&seen) => {
+                metrics.reload_failures.inc();
+                tracing::error!(error, "the new {subject} was rejected; the old one stays in use");
+                self.rejected = Some(seen);
+            }
+            Err(_reported) => {}
         }
         true
-    }
-}
-
-/// What was seen of the files, and what of it is in use.
-struct Looks {
-    in_use: Snapshot,
-    last: Snapshot,
-}
-
-/// What a look has shown.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// The content differs from that of the last look.
-    Changing,
-    /// The content is in use.
-    Unchanged,
-    /// The content is new, and the same as in the last look.
-    Settled,
-}
-
-impl Looks {
-    fn add(&mut self, seen: Snapshot) -> Look {
-        let is_same = seen == self.last;
-        self.last = seen;
-        match (is_same, self.last == self.in_use) {
-            (false, _) => Look::Changing,
-            (true, true) => Look::Unchanged,
-            (true, false) => Look::Settled,
-        }
     }
 }
 
@@ -230,27 +207,38 @@ mod tests {
     }
 
     #[test]
-    fn content_is_settled_when_two_looks_in_a_row_are_the_same() {
+    fn content_that_was_rejected_before_other_content_is_counted_again() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rules");
-        let snapshot = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            Snapshot::take(vec![path.clone()])
-        };
-        let mut looks = Looks { in_use: snapshot("old"), last: snapshot("old") };
-        for (text, expected) in [
-            ("old", Look::Unchanged),
-            ("n", Look::Changing),
-            ("ne", Look::Changing),
-            ("new", Look::Changing),
-            ("new", Look::Settled),
-            ("new", Look::Settled),
-            ("old", Look::Changing),
-            ("new", Look::Changing),
-            ("old", Look::Changing),
-            ("old", Look::Unchanged),
+        let path = folder.path().join("text");
+        let (mut watch, _, metrics) =
+            watch(path.clone(), |text| if text == "bad" { Err("bad".into()) } else { Ok(()) });
+        for (written, failures) in [("bad", 1), ("good", 1), ("bad", 2)] {
+            std::fs::write(&path, written).unwrap();
+            assert_eq!([watch.look(&metrics), watch.look(&metrics)], [false, true]);
+            assert_eq!(metrics.reload_failures.get(), failures, "{written}");
+        }
+    }
+
+    #[test]
+    fn content_is_used_when_two_looks_in_a_row_are_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        let (mut watch, text, metrics) = watch(path.clone(), |_| Ok(()));
+        for (written, is_settled, in_use) in [
+            ("old", true, "old"),
+            ("n", false, "old"),
+            ("ne", false, "old"),
+            ("new", false, "old"),
+            ("new", true, "new"),
+            ("new", true, "new"),
+            ("old", false, "new"),
+            ("new", false, "new"),
+            ("old", false, "new"),
+            ("old", true, "old"),
         ] {
-            assert_eq!(looks.add(snapshot(text)), expected, "{text}");
+            std::fs::write(&path, written).unwrap();
+            assert_eq!(watch.look(&metrics), is_settled, "{written}");
+            assert_eq!(*text.in_use.lock().unwrap(), in_use, "{written}");
         }
     }
 }

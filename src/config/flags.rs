@@ -12,8 +12,8 @@ use clap::{Arg, Args, Command};
 
 use super::validator::{Flag, flag, variable};
 use super::value::{
-    AuthMode, address, auth_mode, boolean, ca_file, certificates, count, directory, duration,
-    duration_or_zero, log_filter, log_format, path, private_key, roots, rules, scheme, size, text,
+    AuthMode, address, auth_mode, boolean, ca_file, chain, count, directory, duration, duration_or_zero,
+    log_filter, log_format, path, private_key, roots, rules, scheme, size, text,
 };
 use crate::credentials::Scheme;
 use crate::grpc::Rules;
@@ -29,7 +29,7 @@ pub(super) struct ServeFlags {
     #[arg(long, value_parser = flag(address), value_name = "ADDRESS", default_value = "0.0.0.0:9090", help_heading = "Server")]
     pub(super) admin_listen: Flag<SocketAddr>,
     /// Certificate of the gRPC port, followed by its intermediate certificates (PEM). Reloaded when it changes.
-    #[arg(long, value_parser = flag(certificates), value_name = "FILE", help_heading = "Server")]
+    #[arg(long, value_parser = flag(chain), value_name = "FILE", help_heading = "Server")]
     pub(super) tls_cert: Option<Flag<PathBuf>>,
     /// Private key of --tls-cert (PEM). Reloaded when it changes.
     #[arg(long, value_parser = flag(private_key), value_name = "FILE", help_heading = "Server")]

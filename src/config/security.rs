@@ -31,15 +31,9 @@ impl ServeFlags {
             (None, None, None) => return Ok(None),
             (Some(certificate), Some(key), client_ca) => {
                 let files = TlsFiles { certificate, key, client_ca };
-                return Tls::load(files.clone()).map(Some).map_err(|problem| {
-                    let flags = [
-                        (CERT, Some(files.certificate)),
-                        (KEY, Some(files.key)),
-                        (CLIENT_CA, files.client_ca),
-                    ];
-                    let at_fault = at_fault(&flags, &problem, &format!("{CERT}, {KEY}"));
-                    validator.report(format!("{at_fault}: {problem}"))
-                });
+                // Each file is valid by itself.
+                let problem = |problem| validator.report(format!("{CERT}, {KEY}: {problem}"));
+                return Tls::load(files).map(Some).map_err(problem);
             }
             (Some(_), None, _) => format!("{KEY} is missing: {CERT} and {KEY} go together"),
             (None, Some(_), _) => format!("{CERT} is missing: {CERT} and {KEY} go together"),
@@ -112,23 +106,6 @@ impl ServeFlags {
             validator.report(format!("{mode} lets callers use the gateway's own credential: it requires mutual TLS (--tls-cert, --tls-key, --tls-client-ca) and rules (--allow or --allow-file)"));
         }
     }
-}
-
-/// The flags whose files a problem is about, which its text names, or `otherwise`.
-fn at_fault(flags: &[(&str, Option<PathBuf>)], problem: &str, otherwise: &str) -> String {
-    let names_file = |file: &PathBuf| {
-        let file = file.display().to_string();
-        problem.match_indices(&file).any(|(start, _)| {
-            let after = problem.split_at(start + file.len()).1;
-            !after.starts_with(|next: char| next.is_alphanumeric() || "._-/".contains(next))
-        })
-    };
-    let names: Vec<&str> = flags
-        .iter()
-        .filter(|(_, file)| file.as_ref().is_some_and(names_file))
-        .map(|(name, _)| *name)
-        .collect();
-    if names.is_empty() { otherwise.to_owned() } else { names.join(", ") }
 }
 
 /// The directory, and those of the variables that are set.

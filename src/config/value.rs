@@ -1,6 +1,5 @@
 //! Parsers of the values of flags and variables. An error repeats the text, says what is wrong with it and what to write instead.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::credentials::Scheme;
+use crate::files;
 use crate::grpc::Rules;
 use crate::pem;
 use crate::telemetry::{self, LogFormat};
@@ -70,9 +70,9 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("'{text}' must be an IP address and a port, such as 0.0.0.0:50051"))
 }
 
-/// The path of a file or directory that can be opened.
+/// The path of a file that can be read.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
-    File::open(text).map_err(|error| format!("cannot read {text} ({error})"))?;
+    files::read(Path::new(text)).map_err(|error| format!("cannot read {text} ({error})"))?;
     Ok(text.into())
 }
 
@@ -85,6 +85,12 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
 /// The path of a PEM file of certificates.
 pub(super) fn certificates(path: &str) -> Result<PathBuf, String> {
     pem::read_certificates(Path::new(path))?;
+    Ok(path.into())
+}
+
+/// The path of a PEM file with a certificate that is valid now, and its intermediate certificates.
+pub(super) fn chain(path: &str) -> Result<PathBuf, String> {
+    pem::read_chain(Path::new(path))?;
     Ok(path.into())
 }
 

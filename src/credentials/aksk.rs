@@ -76,9 +76,11 @@ fn required(source: &SecretSource, names: [&'static str; 2]) -> Result<SecretStr
     first_set(source, names)?.ok_or_else(missing)
 }
 
-/// The first of these variables that is set.
+/// The first of these that is a file, else the first that is a variable: the keys of the directory come before those of the
+/// environment, whichever names they have.
 fn first_set(source: &SecretSource, names: [&'static str; 2]) -> Result<Option<SecretString>, String> {
-    for name in names {
+    let (files, variables): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| source.has_file(name));
+    for name in files.into_iter().chain(variables) {
         if let Some(value) = source.read(name)? {
             let is_visible = value.expose_secret().bytes().all(|byte| byte.is_ascii_graphic());
             let invalid = || format!("{name} must be visible ASCII: it holds a blank or another character");
@@ -91,6 +93,21 @@ fn first_set(source: &SecretSource, names: [&'static str; 2]) -> Result<Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_the_directory_come_before_those_of_the_environment() {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let variables = ["OS_ACCESS_KEY", "OS_SECRET_KEY"].map(|name| (name, "environment".into())).into();
+        let source = SecretSource { directory: Some(directory.path().into()), variables };
+        let keys = || read_keys(&source).unwrap().secrets().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(keys(), ["environment"; 2]);
+        put("HUAWEICLOUD_SDK_AK", "access");
+        put("HUAWEICLOUD_SDK_SK", "secret");
+        assert_eq!(keys(), ["access", "secret"]);
+        put("OS_ACCESS_KEY", "first");
+        assert_eq!(keys(), ["first", "secret"]);
+    }
 
     #[test]
     fn keys_are_reloaded_and_invalid_ones_are_rejected() {

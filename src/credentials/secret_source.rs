@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::files;
 use secrecy::{ExposeSecret, SecretString};
-use zeroize::Zeroizing;
 
 /// What to do about a variable that is not set.
 pub(super) const HOW_TO_SET: &str = "set it in the environment or as a file in --secrets-dir";
@@ -41,6 +41,11 @@ impl SecretSource {
         Ok(value.filter(|value| !value.expose_secret().is_empty()))
     }
 
+    /// Whether the directory has a file of this name.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.directory.as_ref().is_some_and(|directory| fs::symlink_metadata(directory.join(name)).is_ok())
+    }
+
     /// Reads the files of all these variables, also of those that are not needed. The error has a line for each that cannot be
     /// read: a broken file is never taken for a missing one.
     pub(super) fn check(&self, names: &[&'static str]) -> Result<(), Vec<String>> {
@@ -61,7 +66,7 @@ fn read_file(directory: &Path, name: &str) -> io::Result<Option<SecretString>> {
         let is_missing = error.kind() == io::ErrorKind::NotFound && directory.is_dir();
         return if is_missing { Ok(None) } else { Err(error) };
     }
-    let text = Zeroizing::new(fs::read_to_string(file)?);
+    let text = files::read_text(&file)?;
     Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
 }
 

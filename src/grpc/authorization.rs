@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::domain::ProjectId;
-use crate::files::{Loaded, Reload, Snapshot};
+use crate::domain::{ProjectId, spiffe_id};
+use crate::files::{self, Loaded, Reload, Snapshot};
 
 const EVERY_PROJECT: &str = "*";
 
@@ -23,6 +23,7 @@ impl Rules {
     pub fn add(&mut self, rule: &str) -> Result<(), &'static str> {
         const FORM: &str = "must be CALLER=PROJECT[,PROJECT…], where CALLER is a SPIFFE ID or a DNS name";
         const EVERY_CALLER: &str = "names '*' as the caller: '*' is for projects only, and a caller is a name in a client certificate, compared exactly; write a rule for each caller";
+        const SPIFFE_FORM: &str = "names a SPIFFE ID that no certificate can have: it must be like spiffe://trust-domain/path, the trust domain in lower case";
         const PROJECT_FORM: &str =
             "names a project that is neither '*' nor 1 to 64 of A-Z, a-z, 0-9, '_' and '-'";
         let (caller, projects) = rule.split_once('=').ok_or(FORM)?;
@@ -32,7 +33,13 @@ impl Rules {
         if caller == "*" {
             return Err(EVERY_CALLER);
         }
-        let allowed = self.0.entry(caller.to_owned()).or_default();
+        // A rule that no certificate can match would lock its caller out without a word.
+        let caller = match spiffe_id(caller) {
+            Some(id) => id.map_err(|_| SPIFFE_FORM)?,
+            None if caller.contains([':', '/', ',']) => return Err(FORM),
+            None => caller.to_owned(),
+        };
+        let allowed = self.0.entry(caller).or_default();
         for project in projects.split(',') {
             if project != EVERY_PROJECT && ProjectId::parse(project.to_owned()).is_none() {
                 return Err(PROJECT_FORM);
@@ -51,7 +58,7 @@ impl Rules {
 
     /// Adds the rules of a file, one for each line; `#` begins a comment. The error has a line for each problem.
     fn add_file(&mut self, path: &Path) -> Result<(), Vec<String>> {
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path)
             .map_err(|error| vec![format!("cannot read {} ({error})", path.display())])?;
         let mut problems = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn rules_are_exact_and_add_up() {
         let mut rules = Rules::default();
-        for rule in ["spiffe://td/a=p1,p2", "b.example=*", "spiffe://td/a=p3", "*.example=p1"] {
+        for rule in ["spiffe://td/a=p1,p2", "b.example=*", "SPIFFE://td/a=p3", "*.example=p1"] {
             rules.add(rule).unwrap();
         }
         let policy = AuthorizationPolicy::load(rules, None).unwrap();
@@ -190,8 +197,30 @@ mod tests {
     #[test]
     fn invalid_rule_is_an_error() {
         for rule in [
-            "", " ", "a", "=p", "=", "a=", "a=,", "a=p,", "a=p,,q", "a b=p", "a=p/q", "a=p q", "a=p,*x",
-            "*=p", "*=*",
+            "",
+            " ",
+            "a",
+            "=p",
+            "=",
+            "a=",
+            "a=,",
+            "a=p,",
+            "a=p,,q",
+            "a b=p",
+            "a=p/q",
+            "a=p q",
+            "a=p,*x",
+            "*=p",
+            "*=*",
+            "a,b=p",
+            "https://a/b=p",
+            "a:b=p",
+            "10.0.0.0/8=p",
+            "spiffe://td=p",
+            "spiffe://td/=p",
+            "spiffe://td/*=p",
+            "spiffe://Td/a=p",
+            "spiffe:/td/a=p",
         ] {
             assert!(Rules::default().add(rule).is_err(), "{rule}");
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
@@ -54,6 +55,10 @@ impl Certificate {
                 GeneralName::DNSName(name) => parsed.dns_names.push((*name).to_owned()),
                 GeneralName::URI(uri) => parsed.uris.push((*uri).to_owned()),
                 GeneralName::IPAddress(octets) => parsed.ip_addresses.extend(ip_address(octets)),
+                // A DNS name or a URI that is no text. Without the URI, a DNS name would count in its place.
+                GeneralName::Invalid(Tag(2 | 6), _) => {
+                    return Err("a subject alternative name is malformed".into());
+                }
                 _ => {}
             }
         }
@@ -97,6 +102,19 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificate_with_a_name_that_is_no_text_is_an_error() {
+        // A sequence of a DNS name (tag 2) or URI (tag 6), and the DNS name `team`. One byte is not UTF-8.
+        for tag in [0x82, 0x86] {
+            let names = [&[0x30, 14, tag, 6][..], b"spiff\xff", &[0x82, 4], b"team"].concat();
+            let mut params = rcgen::CertificateParams::default();
+            params.custom_extensions.push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names));
+            let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            let error = Certificate::parse(certificate.der()).unwrap_err();
+            assert_eq!(error, "a subject alternative name is malformed");
+        }
+    }
 
     #[test]
     fn certificate_is_shown_with_its_names_and_expiry() {

@@ -12,6 +12,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
+use crate::domain::spiffe_id;
 use crate::pem::Certificate;
 
 /// rustls's verifier of the chain, with the rules of SPIFFE.
@@ -75,46 +76,16 @@ fn unknown_issuer(error: Error) -> Error {
 /// ID must be a valid X509-SVID; its DNS names are not used instead.
 pub(super) fn caller_names(certificate: Certificate) -> Result<Vec<String>, &'static str> {
     let Certificate { uris, dns_names, may_sign, .. } = certificate;
-    if !uris.iter().any(|uri| after_scheme(uri).is_some()) {
-        return Ok(dns_names);
-    }
-    let [id] = uris.as_slice() else {
+    let Some(id) = uris.iter().find_map(|uri| spiffe_id(uri)) else { return Ok(dns_names) };
+    if uris.len() > 1 {
         return Err("a certificate with a SPIFFE ID must have no other URI");
-    };
+    }
     if may_sign {
         return Err(
             "a certificate with a SPIFFE ID must not be allowed to sign certificates or revocation lists",
         );
     }
-    match after_scheme(id) {
-        Some(rest) if id.len() <= MAX_SPIFFE_ID_BYTES && is_spiffe_id(rest) => {
-            Ok(vec![format!("spiffe:{rest}")])
-        }
-        Some(_) | None => Err("the SPIFFE ID must be like spiffe://trust-domain/path"),
-    }
-}
-
-/// SPIFFE-ID, section 2.3.
-const MAX_SPIFFE_ID_BYTES: usize = 2048;
-
-/// The part of a URI after the scheme `spiffe:`, which is case-insensitive (RFC 3986, section 3.1).
-fn after_scheme(uri: &str) -> Option<&str> {
-    let (scheme, rest) = uri.split_once(':')?;
-    scheme.eq_ignore_ascii_case("spiffe").then_some(rest)
-}
-
-/// Whether this is `//trust-domain/path` (SPIFFE-ID, section 2). The certificate of a workload must have a path.
-fn is_spiffe_id(rest: &str) -> bool {
-    let Some((domain, path)) = rest.strip_prefix("//").and_then(|rest| rest.split_once('/')) else {
-        return false;
-    };
-    let is_mark = |b: u8| matches!(b, b'.' | b'_' | b'-');
-    let is_in_domain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || is_mark(b);
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || is_mark(b))
-    };
-    (1..=255).contains(&domain.len()) && domain.bytes().all(is_in_domain) && path.split('/').all(is_segment)
+    Ok(vec![id?])
 }
 
 #[cfg(test)]
@@ -163,28 +134,11 @@ mod tests {
             &[ID, "https://a.example"],
             &["https://a.example", "Spiffe://example.org/x"],
             &["spiffe://example.org"],
-            &["spiffe://example.org/"],
-            &["spiffe://example.org/a/"],
-            &["spiffe://example.org//a"],
-            &["spiffe://example.org/a/../b"],
-            &["spiffe://example.org/./b"],
-            &["spiffe://example.org/a%2fb"],
-            &["spiffe://example.org/a?b"],
-            &["spiffe://example.org/a#b"],
-            &["spiffe://example.org/a b"],
-            &["spiffe://Example.org/a"],
-            &["spiffe://example.org:443/a"],
-            &["spiffe://user@example.org/a"],
             &["spiffe:///a"],
-            &["spiffe:/example.org/a"],
-            &["spiffe:example.org/a"],
             &["SPIFFE:"],
         ] {
             assert_eq!(names(uris, &["a.example"], false), None, "{uris:?}");
         }
         assert_eq!(names(&[ID], &[], true), None);
-        let longest = |length: usize| format!("spiffe://a/{}", "x".repeat(length - 11));
-        assert!(names(&[&longest(2048)], &[], false).is_some());
-        assert!(names(&[&longest(2049)], &[], false).is_none());
     }
 }

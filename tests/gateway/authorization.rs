@@ -78,9 +78,11 @@ async fn rules_and_client_ca_are_reloaded() {
 const MODES: [&str; 3] = ["passthrough", "keystone", "aksk"];
 
 /// A rule that is invalid, and what is said about it.
-const INVALID_RULES: [(&str, &str); 6] = [
+const INVALID_RULES: [(&str, &str); 8] = [
     ("a", "must be CALLER=PROJECT[,PROJECT…]"),
     ("=p", "must be CALLER=PROJECT[,PROJECT…]"),
+    ("a,b=p", "must be CALLER=PROJECT[,PROJECT…]"),
+    ("spiffe://Td/a=p", "it must be like spiffe://trust-domain/path"),
     ("a=", "names a project that is neither"),
     ("a=p,,q", "names a project that is neither"),
     ("*=p", "'*' is for projects only"),

@@ -65,8 +65,11 @@ fn files_with(content: impl AsRef<[u8]>) -> TlsFiles {
 
 /// The file is refused, with all of `parts` in the error, after the flag or variable and the path.
 async fn assert_refused(source: &str, content: impl AsRef<[u8]>, parts: &[&str]) {
-    let files = files_with(content);
-    let (exit_code, output) = read_as(&files, source).await;
+    assert_refused_in(&files_with(content), source, parts).await;
+}
+
+async fn assert_refused_in(files: &TlsFiles, source: &str, parts: &[&str]) {
+    let (exit_code, output) = read_as(files, source).await;
     assert_eq!(exit_code, 64, "{source}: {output}");
     let path = files.path("file.pem").display().to_string();
     for part in [&[source.trim_start_matches("get "), &*path], parts].concat() {
@@ -112,6 +115,20 @@ async fn key_file_must_have_one_usable_key() {
         assert_refused(source, key.repeat(2), &["block 2", "second private key"]).await;
         assert_refused(source, key.trim_end().repeat(2), &["line break"]).await;
         assert_refused(source, CertificateAuthority::new().pem, &["contains no private key"]).await;
+    }
+}
+
+#[tokio::test]
+async fn pipe_and_file_without_end_are_refused() {
+    for source in CERTIFICATE_FILES.iter().chain(&KEY_FILES) {
+        let files = files_with("");
+        let path = files.path("file.pem");
+        std::fs::remove_file(&path).unwrap();
+        make_pipe(&path);
+        assert_refused_in(&files, source, &["it is a pipe"]).await;
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_refused_in(&files, source, &["longer than 16 MiB"]).await;
     }
 }
 

@@ -93,7 +93,7 @@ async fn broken_file_of_any_variable_is_an_error() {
         let flags = [&["serve", "--sandbox", &auth, &secrets], &strs(&authorized)[..]].concat();
         for (index, name) in variables.iter().enumerate() {
             let path = files.path("secrets").join(name);
-            [dangling, directory, binary][index % 3](&path);
+            [dangling, directory, binary, make_pipe][index % 4](&path);
             let mut command = gateway_command(&flags);
             command.envs(ENVIRONMENT);
             let named =
@@ -249,6 +249,21 @@ async fn bad_file_is_rejected_and_counted_and_old_content_stays() {
             None => std::fs::remove_file(files.path(name)).unwrap(),
         }
     }
+}
+
+#[tokio::test]
+async fn pipe_in_place_of_a_file_does_not_end_reloading() {
+    let files = TlsFiles::new();
+    std::fs::write(files.path("rules"), "").unwrap();
+    let flags = [files.mutual_tls_flags(), vec![files.flag("allow-file", "rules")]].concat();
+    let gateway = start_sandbox(flags, &[]).await;
+    let mut client = files.authorized_client(&gateway).await;
+    std::fs::remove_file(files.path("rules")).unwrap();
+    make_pipe(&files.path("rules"));
+    gateway.metric_becomes("tls_reload_failures_total", 1.0).await;
+    std::fs::remove_file(files.path("rules")).unwrap();
+    std::fs::write(files.path("rules"), format!("{SPIFFE}=*")).unwrap();
+    poll_until("the new rules", async || get_share(&mut client).await.ok()).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Certificates, a directory with the files that a gateway reads, and clients with TLS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -69,6 +69,11 @@ pub fn dns(name: &str) -> SanType {
 
 pub fn uri(name: &str) -> SanType {
     SanType::URI(name.try_into().unwrap())
+}
+
+/// Makes a named pipe, which blocks whoever opens it.
+pub fn make_pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// A directory with a gateway's files, and the flags that name them.
