@@ -51,7 +51,9 @@ impl ErrorBody {
         let objects = std::iter::once(top).chain(top.values().filter_map(Value::as_object));
         let errors: Vec<ParsedError> = objects.filter_map(ParsedError::in_object).collect();
         let over_limit = OVER_LIMIT.iter().find_map(|name| top.get(*name)?.as_object());
-        let retry_after = over_limit.and_then(|limit| seconds(&code_text(limit.get("retryAfter")?)?));
+        let retry_after = over_limit.and_then(|limit| {
+            retry_after(code_text(limit.get("retryAfter")?)?.as_bytes(), SystemTime::now())
+        });
         let request_id = top.get("request_id").and_then(text);
         let is_from_vbs = is_from_vbs(top, &errors);
         let (code, message) =
