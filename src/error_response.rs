@@ -46,12 +46,14 @@ const CREDENTIAL_MARKERS: [&str; 4] = ["apigw.0301", "apig.0301", "canonicalrequ
 impl ErrorBody {
     /// Parses the body of an error. A body of an unknown shape gives [`ErrorBody::default`], or its request ID alone.
     pub(crate) fn read(body: &[u8]) -> Self {
-        let Ok(UniqueKeys(parsed)) = serde_json::from_slice(body) else { return Self::default() };
+        let Some(parsed) = parse(body) else { return Self::default() };
         let Some(top) = parsed.as_object() else { return Self::default() };
         let objects = std::iter::once(top).chain(top.values().filter_map(Value::as_object));
         let errors: Vec<ParsedError> = objects.filter_map(ParsedError::in_object).collect();
         let over_limit = OVER_LIMIT.iter().find_map(|name| top.get(*name)?.as_object());
-        let retry_after = over_limit.and_then(|limit| seconds(&code_text(limit.get("retryAfter")?)?));
+        let retry_after = over_limit.and_then(|limit| {
+            retry_after(code_text(limit.get("retryAfter")?)?.as_bytes(), SystemTime::now())
+        });
         let request_id = top.get("request_id").and_then(text);
         let is_from_vbs = is_from_vbs(top, &errors);
         let (code, message) =
@@ -153,6 +155,23 @@ fn is_about_credential(text: &str) -> bool {
     // "ak XXX not exist"
     CREDENTIAL_MARKERS.iter().any(|marker| normalized.contains(marker))
         || (has_word("ak") && has_word("exist"))
+}
+
+/// Half of a surrogate pair can be escaped in JSON (`"\udc80"`, as Python does with names that are not UTF-8), although it is no
+/// text. It becomes U+FFFD, and so do whole pairs beside it: the words of a message must not decide whether it is read.
+fn parse(body: &[u8]) -> Option<Value> {
+    if let Ok(UniqueKeys(value)) = serde_json::from_slice(body) {
+        return Some(value);
+    }
+    let mut body = body.to_vec();
+    for at in 0..body.len() {
+        if let Some([b'\\', b'u', digits @ ..]) = body.get_mut(at..at + 6)
+            && matches!(digits, [b'd' | b'D', b'8' | b'9' | b'a'..=b'f' | b'A'..=b'F', ..])
+        {
+            digits.copy_from_slice(b"fffd");
+        }
+    }
+    serde_json::from_slice(&body).ok().map(|UniqueKeys(value)| value)
 }
 
 /// JSON in which no object has a key twice. [`Value`] alone would keep the last one, and hide the others from every check.

@@ -147,10 +147,14 @@ async fn request_share(
         return Ok("it requires a token, like VBS; use `get` with a valid token to test a call");
     }
     let detail = error.detail.clone();
+    let is_unreachable = error.kind == ErrorKind::Unreachable;
     let error = RpcError::Upstream(Box::new(error));
     let status = error.status(&HeaderValue::from_static("check"));
     let advice = if requires_token && !has_credential {
         "the response is not from VBS: check the URL"
+    } else if is_unreachable {
+        // The steps before succeed, unless the forward proxy takes them.
+        "check --upstream-proxy if there is one, else try again"
     } else {
         status.message()
     };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -77,26 +77,17 @@ fn call<Q, R>(
                 Ok(response) => Ok(response.into_inner()),
                 Err(status) => Err(match connect::describe_failure(target, &status).await {
                     Some(problem) => problem,
-                    None => format_status(&status, target),
+                    None => format_status(&status),
                 }),
             }
         };
-        timeout_at(deadline, call).await.unwrap_or_else(|_| Err(deadline_exceeded(target)))
+        timeout_at(deadline, call).await.unwrap_or_else(|_| Err(connect::deadline_exceeded(target)))
     };
     block_on(connect_and_send)?
 }
 
-fn deadline_exceeded(target: &Target) -> String {
-    let Target { address, deadline, .. } = target;
-    format!("DEADLINE_EXCEEDED\n  message: {address} did not answer within {deadline:?} (--deadline)")
-}
-
 /// The status and its details, one line for each.
-fn format_status(status: &Status, target: &Target) -> String {
-    // What tonic's client makes of an expired deadline.
-    if status.code() == Code::Cancelled && status.message() == tonic::TimeoutExpired(()).to_string() {
-        return deadline_exceeded(target);
-    }
+fn format_status(status: &Status) -> String {
     let details = status.get_error_details();
     let mut lines = vec![code_name(status.code()).to_owned(), format!("message: {}", status.message())];
     if let Some(info) = details.error_info() {

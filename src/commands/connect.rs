@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::BodyExt;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error as TransportError, Identity};
 use tonic::{Status, TimeoutExpired};
 use tower::util::MapResult;
@@ -46,9 +48,9 @@ pub(super) async fn connect(target: &Target) -> Result<GrpcChannel, String> {
         if let Some(name) = &target.tls_server_name {
             tls = tls.domain_name(name);
         }
-        endpoint = endpoint.tls_config(tls).map_err(|error| {
-            format!("--tls-cert, --tls-key, --tls-server-name: cannot be used ({})", causes(&error))
-        })?;
+        endpoint = endpoint
+            .tls_config(tls)
+            .map_err(|error| format!("--tls-cert, --tls-key: cannot be used ({})", causes(&error)))?;
     }
     match endpoint.connect().await {
         Ok(channel) => Ok(MapResult::new(channel, check_is_grpc as CheckResponse)),
@@ -56,7 +58,7 @@ pub(super) async fn connect(target: &Target) -> Result<GrpcChannel, String> {
     }
 }
 
-/// Why a call failed, if the status is neither the gateway's nor that of an expired deadline: only then does it have a source.
+/// Why a call failed, if the status is not the gateway's: only then does it have a source.
 pub(super) async fn describe_failure(target: &Target, status: &Status) -> Option<String> {
     let source = status.source()?;
     if let Some(NotGrpc(http_status)) = find(source) {
@@ -66,9 +68,14 @@ pub(super) async fn describe_failure(target: &Target, status: &Status) -> Option
         ));
     }
     if find::<TimeoutExpired>(source).is_some() {
-        return None;
+        return Some(deadline_exceeded(target));
     }
     Some(connection_error(target, "no answer from", source).await)
+}
+
+pub(super) fn deadline_exceeded(target: &Target) -> String {
+    let Target { address, deadline, .. } = target;
+    format!("DEADLINE_EXCEEDED\n  message: {address} did not answer within {deadline:?} (--deadline)")
 }
 
 /// The response is not one of a gRPC server.
@@ -84,12 +91,26 @@ impl fmt::Display for NotGrpc {
 impl StdError for NotGrpc {}
 
 fn check_is_grpc(result: Result<Response<Body>, TransportError>) -> Result<Response<Body>, BoxError> {
-    let response = result?;
+    let mut response = result?;
     let content_type = response.headers().get(CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-        Ok(response)
-    } else {
-        Err(NotGrpc(response.status()).into())
+    if !content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        return Err(NotGrpc(response.status()).into());
+    }
+    remove_malformed_details(response.headers_mut());
+    Ok(response.map(|body| {
+        Body::new(body.map_frame(|mut frame| {
+            frame.trailers_mut().map(remove_malformed_details);
+            frame
+        }))
+    }))
+}
+
+/// tonic panics if the details of a status are not base64.
+fn remove_malformed_details(headers: &mut HeaderMap) {
+    const DETAILS: &str = "grpc-status-details-bin";
+    let metadata = MetadataMap::from_headers(headers.clone());
+    if metadata.get_bin(DETAILS).is_some_and(|details| details.to_bytes().is_err()) {
+        headers.remove(DETAILS);
     }
 }
 
@@ -104,6 +125,8 @@ async fn connection_error(target: &Target, what: &str, error: &(dyn StdError + '
         None if causes(error).starts_with("dns error") => "check the name in --address",
         // The handshake ended well for the client, and then the gateway refused it.
         None if target.tls_ca.is_some() && find::<hyper::Error>(error).is_some() => CLIENT_CERTIFICATE,
+        // TLS without ALPN.
+        None if causes(error).starts_with("HTTP/2 was not negotiated") => NOT_GRPC,
         None if target.tls_ca.is_some() => NOT_TLS,
         None if uses_tls(&target.address).await => "it uses TLS: name its CA with --tls-ca",
         None => NOT_GRPC,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::Authority;
+use rustls::pki_types::ServerName;
 
 use super::value::{self, duration};
 use crate::domain::Token;
@@ -64,7 +65,7 @@ pub struct Target {
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = read_key)]
     pub tls_key: Option<Pem>,
     /// Name to verify in the gateway's certificate, if it differs from the host of --address.
-    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    #[arg(long, value_name = "NAME", requires = "tls_ca", value_parser = server_name)]
     pub tls_server_name: Option<String>,
 }
 
@@ -76,6 +77,11 @@ impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pem([redacted])")
     }
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    let name = ServerName::try_from(text).map_err(|_| "must be a DNS name or an IP address")?;
+    Ok(name.to_str().into_owned())
 }
 
 fn read_ca(path: &str) -> Result<Pem, String> {

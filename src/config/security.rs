@@ -74,7 +74,12 @@ impl ServeFlags {
         let scheme = validator.value(&self.aksk_scheme);
         let secrets_dir = validator.optional(&self.secrets_dir);
         match mode? {
-            AuthMode::PassThrough => Ok(credentials::Config::PassThrough),
+            AuthMode::PassThrough => {
+                if secrets_dir?.is_some() {
+                    validator.warnings.push("--secrets-dir (GATEWAY_SECRETS_DIR) is ignored: the gateway holds no credential with --auth passthrough; set --auth (GATEWAY_AUTH) to keystone or aksk".into());
+                }
+                Ok(credentials::Config::PassThrough)
+            }
             AuthMode::Keystone => {
                 self.require_rules(validator, "--auth keystone (GATEWAY_AUTH)", authorization);
                 let source = secret_source(validator, secrets_dir?, &KEYSTONE_VARIABLES);

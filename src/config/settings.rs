@@ -25,6 +25,9 @@ const SHOWN: [&str; 11] = [
     "OS_CACERT",
 ];
 
+/// The flags whose defaults depend on `--sandbox`: whoever gives one there, changes it.
+const DEFAULT_DEPENDS_ON_SANDBOX: [&str; 3] = ["listen", "admin-listen", "drain-delay"];
+
 /// How similar two names must be (Jaro-Winkler, 0 to 1) for one to be a typing error of the other.
 const SIMILAR: f64 = 0.85;
 
@@ -43,10 +46,14 @@ fn of_flag(arg: &Arg, matches: &ArgMatches) -> Option<String> {
     } else {
         return None;
     };
-    let values: Vec<String> =
-        matches.get_raw(arg.get_id().as_str())?.map(|value| value.to_string_lossy().into_owned()).collect();
+    let values = |id: &str| -> Option<Vec<String>> {
+        Some(matches.get_raw(id)?.map(|value| value.to_string_lossy().into_owned()).collect())
+    };
+    let is_sandbox = values("sandbox")?.iter().any(|value| boolean(value) == Ok(true));
+    let values = values(arg.get_id().as_str())?;
     let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
-    if values.iter().map(|value| normal(value)).eq(defaults) {
+    let has_default = !(is_sandbox && DEFAULT_DEPENDS_ON_SANDBOX.contains(&flag));
+    if has_default && values.iter().map(|value| normal(value)).eq(defaults) {
         return None;
     }
     let text = if flag == "upstream-proxy" { proxy_without_password(&values) } else { values.join(" ") };

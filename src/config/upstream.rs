@@ -29,14 +29,14 @@ impl UpstreamLocation {
 }
 
 /// The end of a URL that the gateway itself appends: `/v2`, `/v2/PROJECT`, or the whole route.
-fn own_route(url: &str) -> Option<&str> {
-    let (_, after_scheme) = url.trim_end_matches('/').split_once("://")?;
-    let path = after_scheme.split_at(after_scheme.find('/')?).1;
-    let end = path.find("/os-vendor-backup-sharing").unwrap_or(path.len());
-    let last_segment = path.split_at(end).0.rfind('/').unwrap_or(end);
-    let before_version = |at: &usize| path.split_at(*at).0.strip_suffix("/v2").map(str::len);
-    let start = [end, last_segment].iter().find_map(before_version).unwrap_or(end);
-    Some(path.split_at(start).1).filter(|route| !route.is_empty())
+fn own_route(url: &str) -> Option<String> {
+    let (_, after_scheme) = url.split_once("://")?;
+    let path: Vec<&str> = after_scheme.split('/').skip(1).filter(|segment| !segment.is_empty()).collect();
+    let is = |at: usize, name: &str| path.get(at).is_some_and(|segment| segment.eq_ignore_ascii_case(name));
+    let end = (0..path.len()).find(|at| is(*at, "os-vendor-backup-sharing")).unwrap_or(path.len());
+    let version = (end.saturating_sub(2)..end).find(|at| is(*at, "v2"));
+    let route = path.get(version.unwrap_or(end)..)?;
+    if route.is_empty() { None } else { Some(format!("/{}", route.join("/"))) }
 }
 
 impl ServeFlags {
@@ -169,10 +169,12 @@ mod tests {
             ("https://vbs.example/v20", None),
             ("https://vbs.example/v2/17fbda95", Some("/v2/17fbda95")),
             ("https://proxy.example/vbs/v2/17fbda95/", Some("/v2/17fbda95")),
+            ("HTTPS://vbs.example/V2/17fbda95", Some("/V2/17fbda95")),
+            ("https://vbs.example//v2//17fbda95//", Some("/v2/17fbda95")),
             ("https://vbs.example/v2/p/os-vendor-backup-sharing", Some("/v2/p/os-vendor-backup-sharing")),
             ("https://vbs.example/os-vendor-backup-sharing/detail", Some("/os-vendor-backup-sharing/detail")),
         ] {
-            assert_eq!(own_route(url), route, "{url}");
+            assert_eq!(own_route(url).as_deref(), route, "{url}");
         }
     }
 }

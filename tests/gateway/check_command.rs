@@ -79,6 +79,10 @@ async fn unreachable_upstream_is_reported_by_step() {
     let (exit_code, output) = check(&["--connect", &format!("--upstream-url=https://{closed}")], &[]).await;
     assert_eq!(exit_code, 69);
     assert_fails(&output, &["upstream, TCP", "refused", "firewall"]);
+    let proxy = format!("--upstream-proxy=http://{closed}");
+    let (exit_code, output) = check(&["--connect", "--upstream-url=https://vbs.example", &proxy], &[]).await;
+    assert_eq!(exit_code, 69);
+    assert_fails(&output, &["upstream, route", "refused", "check --upstream-proxy"]);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--upstream-url=https://{}", silent.local_addr().unwrap());
     let (exit_code, output) = check(&["--connect", &url, "--connect-timeout=200ms"], &[]).await;
@@ -239,6 +243,19 @@ async fn settings_are_shown_with_their_source_and_without_secrets() {
 
     let (_, output) = check(&["--sandbox"], &[]).await;
     assert_eq!(lines(&output, "set "), ["--sandbox true (flag)"]);
+    // Not the default with --sandbox.
+    let (_, output) = check(&["--sandbox", "--listen=0.0.0.0:50051"], &[]).await;
+    assert_eq!(lines(&output, "set "), ["--listen 0.0.0.0:50051 (flag)", "--sandbox true (flag)"]);
+}
+
+#[tokio::test]
+async fn secrets_that_no_mode_reads_are_a_warning() {
+    let secrets = tempfile::tempdir().unwrap();
+    let flag = format!("--secrets-dir={}", secrets.path().display());
+    let (exit_code, output) = check(&["--sandbox", &flag], &[]).await;
+    assert_eq!(exit_code, 0, "{output}");
+    let warnings = lines(&output, "warn ");
+    assert!(warnings.len() == 1 && warnings[0].starts_with("--secrets-dir (GATEWAY_SECRETS_DIR) is ignored"));
 }
 
 #[tokio::test]

@@ -114,7 +114,8 @@ impl IdentityClient {
         let status = response.status;
         let is_refused = matches!(status, 400 | 401 | 403 | 404);
         // The document of a token is no error body, and may be long.
-        let error = if status == 201 { ErrorBody::default() } else { ErrorBody::read(body(response)) };
+        let body = response.body.as_deref().filter(|_| status != 201).unwrap_or_default();
+        let error = ErrorBody::read(body);
         let said: Vec<String> = error.code.into_iter().chain(error.message).collect();
         let said = self.sanitize(&said.join(": "), MAX_MESSAGE);
         let said = if said.is_empty() { said } else { format!(" ({said})") };
@@ -126,7 +127,7 @@ impl IdentityClient {
             is_refused,
             http_status: Some(status),
             request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
-            retry_after: retry_after_header(&response.headers),
+            retry_after: retry_after_header(&response.headers).or(error.retry_after),
             detail: format!("the identity service answered with HTTP status {status}{said}; {advice}"),
         }
     }
@@ -177,7 +178,8 @@ impl IdentityClient {
         let header = response.headers.get("x-subject-token");
         let token = header.and_then(|value| Token::issued(value).ok());
         let token = token.ok_or_else(|| invalid("has no valid X-Subject-Token"))?;
-        let document = TokenDocument::parse(body(response)).map_err(|why| invalid(&why))?;
+        let body = response.body.as_ref().ok_or_else(|| invalid("is longer than 4 MiB"))?;
+        let document = TokenDocument::parse(body).map_err(|why| invalid(&why))?;
         let lifetime = document.lifetime().map_err(invalid)?;
         let mut endpoint = None;
         if self.endpoint_from_catalog {
@@ -195,8 +197,4 @@ impl IdentityClient {
         let printable: String = text.chars().filter(|c| !c.is_control()).collect();
         redact_passphrase(&printable, self.account.secret()).chars().take(max_length).collect()
     }
-}
-
-fn body(response: &Response) -> &[u8] {
-    response.body.as_deref().unwrap_or_default()
 }
