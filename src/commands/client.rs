@@ -19,6 +19,9 @@ use crate::grpc::code_name;
 use crate::proto::backup_share_service_client::BackupShareServiceClient;
 use crate::proto::{FILE_DESCRIPTOR_SET, GetBackupShareRequest, GetBackupShareResponse};
 
+/// The longest message that is read. tonic allocates what a server announces before it has sent it.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
 /// Prints the share as JSON.
 pub(super) fn get(arguments: GetArgs) -> Result<(), String> {
     let GetArgs { id, project_id, token, target } = arguments;
@@ -27,8 +30,7 @@ pub(super) fn get(arguments: GetArgs) -> Result<(), String> {
         request.metadata_mut().as_mut().insert(TOKEN_HEADER, token.value());
     }
     let response = call(&target, request, async |channel, request| {
-        // The gateway limits the size.
-        let client = BackupShareServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let client = BackupShareServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         { client }.get_backup_share(request).await
     })?;
     print(&to_json(&response)?);

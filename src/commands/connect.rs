@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
@@ -92,8 +92,9 @@ impl StdError for NotGrpc {}
 
 fn check_is_grpc(result: Result<Response<Body>, TransportError>) -> Result<Response<Body>, BoxError> {
     let mut response = result?;
-    let content_type = response.headers().get(CONTENT_TYPE);
-    if !content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+    let content_type = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    // `application/grpc-web` is another protocol.
+    if content_type.strip_prefix(b"application/grpc").is_none_or(|rest| rest.starts_with(b"-")) {
         return Err(NotGrpc(response.status()).into());
     }
     remove_malformed_details(response.headers_mut());

@@ -177,6 +177,11 @@ async fn account_is_checked_up_to_its_catalog_without_secrets() {
         ),
         (issued(endpoint("evs")), 69, vec!["FAIL  identity service, token", "it has evs (public eu-de)"]),
         (refused, 69, vec!["FAIL  identity service, token", "password is wrong"]),
+        (
+            issued(json!({"type": "x".repeat(4 << 20)})),
+            69,
+            vec!["FAIL  identity service, token", "response is longer than 4 MiB"],
+        ),
     ] {
         let identity = Upstream::scripted(move |_, _| script.clone()).await;
         let (exit_code, output) = check(&flags, &account(&identity.url())).await;

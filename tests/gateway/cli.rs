@@ -380,9 +380,10 @@ async fn text_of_a_server_has_no_control_characters() {
     assert_eq!(share["backupShare"]["backup"]["description"], description);
 }
 
-/// tonic's client panics over details that are not base64, and over its own time limit it says no more than a server can.
+/// tonic's client panics over details that are not base64, allocates what a server announces, and says of its own time limit no
+/// more than a server can.
 #[tokio::test]
-async fn status_of_a_server_is_printed_whatever_its_details() {
+async fn response_of_any_server_is_a_status_or_an_error() {
     let status = |code: &'static str, message: &'static str| {
         HeaderMap::from_iter([
             (HeaderName::from_static("grpc-status"), HeaderValue::from_static(code)),
@@ -401,11 +402,23 @@ async fn status_of_a_server_is_printed_whatever_its_details() {
         let trailers = Frame::<Bytes>::trailers(status("1", "Timeout expired"));
         response(Body::new(StreamBody::new(tokio_stream::once(Ok::<_, Status>(trailers)))))
     });
+    let other_protocol = server(move || {
+        let mut response = response(Body::empty());
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc-web"));
+        response
+    });
+    let announces_4_gib =
+        server(move || response(Body::new(http_body_util::Full::from(&b"\0\xff\xff\xff\xff"[..]))));
     let (in_headers, in_trailers) = (in_headers.await, in_trailers.await);
+    let (other_protocol, announces_4_gib) = (other_protocol.await, announces_4_gib.await);
     for command in [&["get", "--project-id", PROJECT, SHARE][..], &["health"]] {
         for (address, parts) in [
             (&in_headers, ["NOT_FOUND", "message: gone"]),
             (&in_trailers, ["CANCELLED", "message: Timeout expired"]),
+            (&other_protocol, ["HTTP status 200", "not with gRPC"]),
+            (&announces_4_gib, ["OUT_OF_RANGE", "too large"]),
         ] {
             run_error(gateway_command(&[command, &["--address", address]].concat()), 1, &parts).await;
         }

@@ -260,15 +260,17 @@ async fn identity_service_code_and_message_are_logged_and_no_caller_gets_them() 
 #[tokio::test]
 async fn retry_after_of_identity_service_delays_renewal() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
+    let over_limit = r#"{"overLimit":{"message":"x","code":413,"retryAfter":"60"}}"#;
     let cases = [
-        (503, "60", 59.0, 60.0),
-        (429, "86400", 3599.0, 3600.0),
-        (401, date.as_str(), 500.0, 600.0),
+        (503, "60", "", 59.0, 60.0),
+        (413, "", over_limit, 59.0, 60.0),
+        (429, "86400", "", 3599.0, 3600.0),
+        (401, date.as_str(), "", 500.0, 600.0),
         // Never shorter than without it.
-        (401, "1", 7.0, 10.0),
+        (401, "1", "", 7.0, 10.0),
     ];
-    futures_util::future::join_all(cases.map(async |(status, value, least, most)| {
-        let identity = Upstream::replying(status, &[("retry-after", value)], "").await;
+    futures_util::future::join_all(cases.map(async |(status, value, body, least, most)| {
+        let identity = Upstream::replying(status, &[("retry-after", value)], body).await;
         let flags = ["--upstream-url=https://vbs.example"];
         let (mut gateway, _files) = start_process(&identity, &[], &flags).await;
         let mut line = Value::Null;
