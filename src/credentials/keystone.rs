@@ -162,6 +162,9 @@ impl Reload for Keystone {
         let allow_plaintext = self.client.load().account.catalog.allow_plaintext;
         let account = Account::read(&self.source, allow_plaintext).map_err(|problems| problems.join("; "))?;
         let roots = account.roots.clone();
+        for warning in roots.warnings() {
+            tracing::warn!("{warning}");
+        }
         let client = IdentityClient::new(account, &self.http, self.endpoint_from_catalog)?;
         Ok(Box::new(move || {
             self.http.roots.replace(&roots);

@@ -367,6 +367,38 @@ async fn ca_of_account_is_reloaded_for_identity_service_and_upstream() {
 }
 
 #[tokio::test]
+async fn expired_ca_in_a_new_bundle_is_logged() {
+    let old =
+        CertificateAuthority::with("old CA", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let files = TlsFiles::new();
+    for name in ["account.pem", "upstream.pem"] {
+        std::fs::write(files.path(name), &files.servers.pem).unwrap();
+    }
+    files.write_secrets(&ACCOUNT);
+    files.write_secrets(&[
+        ("OS_AUTH_URL", "https://127.0.0.1:1"),
+        ("OS_CACERT", files.path("account.pem").to_str().unwrap()),
+    ]);
+    let flags = [
+        files.own_credential_flags("keystone"),
+        vec![files.flag("upstream-ca", "upstream.pem"), "--upstream-url=https://127.0.0.1:1".into()],
+    ];
+    let mut gateway = GatewayProcess::start(&strs(&flags.concat())).await;
+    for name in ["account.pem", "upstream.pem", "clients.pem"] {
+        let path = files.path(name);
+        let bundle = std::fs::read_to_string(&path).unwrap() + &old.pem;
+        std::fs::write(&path, bundle).unwrap();
+        let is_warning = |line: serde_json::Value| {
+            let message = line["message"].as_str().unwrap();
+            line["level"] == "WARN"
+                && message.contains(path.to_str().unwrap())
+                && message.contains("old CA expired on")
+        };
+        with_timeout("the warning", async { while !is_warning(gateway.line().await) {} }).await;
+    }
+}
+
+#[tokio::test]
 async fn requested_reload_does_not_wait_for_the_interval() {
     let files = TlsFiles::new();
     std::fs::write(files.path("rules"), "").unwrap();
