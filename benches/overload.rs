@@ -81,11 +81,16 @@ async fn overload(gateway: &Process, callers: &Callers) {
     row("memory, after", gateway.memory(), "MiB");
 }
 
-/// A caller within its even share of the slots, beside one that offers ten times as many calls.
+/// A caller within its even share of the slots, beside one that comes later and offers ten times as many calls. (A caller that comes
+/// when all slots are taken gets the reserve at once, and its share as calls of the others end.)
 async fn fair_shares(gateway: &Process, hog: &Callers) {
     let modest = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
     let (rate, time) = (CAPACITY * 2.0 / 5.0, Duration::from_secs(5));
-    let (ended, others) = tokio::join!(modest.offer(rate, time), hog.offer(10.0 * rate, time));
+    let later = async {
+        sleep(Duration::from_millis(500)).await;
+        hog.offer(10.0 * rate, time).await
+    };
+    let (ended, others) = tokio::join!(modest.offer(rate, time), later);
     let (served, of_hog) = (times(&ended, Code::Ok), times(&others, Code::Ok));
     println!("\nA modest caller beside one with ten times its calls, 5 s");
     row("the modest one: offered", rate, "calls/s");

@@ -166,7 +166,8 @@ impl Call {
         mut came: impl FnMut(&[u8]),
     ) -> Result<Code, h2::Error> {
         let (reply, mut body) = sender.ready().await?.send_request(self.head.clone(), false)?;
-        body.send_data(self.message.clone(), true)?;
+        // A call that is refused may have been answered, and its stream closed, before.
+        let _ = body.send_data(self.message.clone(), true);
         let (head, mut reply) = reply.await?.into_parts();
         while let Some(data) = reply.data().await {
             let data = data?;
