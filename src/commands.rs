@@ -19,7 +19,7 @@ use process::{USAGE, print, print_error, survive_hangup};
 /// Parses the command line, and runs the command or prints why there is none.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Before the files are read, which takes a moment: whoever renews them sends the signal at any time.
+    // Before the files are read, which takes a moment: the signal may come at any time.
     if arguments.get(1).is_some_and(|command| command == "serve")
         && let Err(error) = survive_hangup()
     {

@@ -2,7 +2,7 @@
 //!
 //! Files are polled: `inotify` loses the swap of symbolic links by which Kubernetes updates mounted files. The files are
 //! small, and in the page cache. Files that belong together, such as a certificate and its key, are read together, and only when
-//! they have been the same for two looks: whoever writes them may not have finished.
+//! they have been the same for two looks: they may still be written.
 
 use std::sync::Arc;
 use std::time::Duration;

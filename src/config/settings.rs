@@ -25,7 +25,7 @@ const SHOWN: [&str; 11] = [
     "OS_CACERT",
 ];
 
-/// The flags whose defaults depend on `--sandbox`: whoever gives one there, changes it.
+/// The flags whose defaults depend on `--sandbox`: there, a value that is the default otherwise is a setting, too.
 const DEFAULT_DEPENDS_ON_SANDBOX: [&str; 3] = ["listen", "admin-listen", "drain-delay"];
 
 /// How similar two names must be (Jaro-Winkler, 0 to 1) for one to be a typing error of the other.

@@ -116,9 +116,9 @@ impl IdentityClient {
         // The document of a token is no error body, and may be long.
         let body = response.body.as_deref().filter(|_| status != 201).unwrap_or_default();
         let error = ErrorBody::read(body);
-        let said: Vec<String> = error.code.into_iter().chain(error.message).collect();
-        let said = self.sanitize(&said.join(": "), MAX_MESSAGE);
-        let said = if said.is_empty() { said } else { format!(" ({said})") };
+        let code_and_message: Vec<String> = error.code.into_iter().chain(error.message).collect();
+        let text = self.sanitize(&code_and_message.join(": "), MAX_MESSAGE);
+        let text = if text.is_empty() { text } else { format!(" ({text})") };
         let advice = if is_refused { "check the account" } else { "this may be temporary" };
         let header = first_text(&response.headers, &REQUEST_ID_HEADERS).map(str::to_owned);
         let is_visible = |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
@@ -128,7 +128,7 @@ impl IdentityClient {
             http_status: Some(status),
             request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
             retry_after: retry_after_header(&response.headers).or(error.retry_after),
-            detail: format!("the identity service answered with HTTP status {status}{said}; {advice}"),
+            detail: format!("the identity service answered with HTTP status {status}{text}; {advice}"),
         }
     }
 

@@ -1,5 +1,4 @@
-//! Variables that OpenStack's clients read and the gateway does not: whoever sets one expects an effect, and must hear that there
-//! is none.
+//! Variables that OpenStack's clients read and the gateway does not. One that is set is a warning, since an effect is expected.
 //!
 //! Sources: the manual page of python-openstackclient, and the options of keystoneauth's plugins.
 
