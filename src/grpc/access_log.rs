@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::admission::Slot;
@@ -32,6 +33,8 @@ pub(super) struct CallRecord {
     /// How long the upstream took, retries included.
     upstream_time: Option<Duration>,
     detail: Option<String>,
+    /// Cancelled at the end of a drain.
+    cancel: CancellationToken,
     /// Held until the call ends.
     _slot: Option<Slot>,
 }
@@ -42,6 +45,7 @@ impl CallRecord {
         arrival: Instant,
         call: Arc<Call>,
         span: CallSpan,
+        cancel: CancellationToken,
         slot: Option<Slot>,
     ) -> Box<Self> {
         metrics.active_requests.inc();
@@ -56,6 +60,7 @@ impl CallRecord {
             upstream_request_id: None,
             upstream_time: None,
             detail: None,
+            cancel,
             _slot: slot,
         })
     }
@@ -77,6 +82,20 @@ impl CallRecord {
         self.call.context.deadline
     }
 
+    /// The call has ended before its caller had the whole response: the caller has left, has not read it in time (or has
+    /// cancelled the call at its own deadline), or the process ends.
+    fn set_cancellation_reason(&mut self, now: Instant) {
+        let error = if now >= self.deadline() {
+            RpcError::DeadlineExceeded
+        } else if self.cancel.is_cancelled() {
+            RpcError::Draining
+        } else {
+            return;
+        };
+        self.code = error.code();
+        self.reason = Some(error.reason());
+    }
+
     /// The call failed.
     pub(super) fn fail(&mut self, error: &RpcError) {
         self.code = error.code();
@@ -93,10 +112,8 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let now = Instant::now();
         let duration = now - self.arrival;
-        if self.code == Code::Cancelled && now >= self.deadline() {
-            // The caller has not read the response in time, or has cancelled the call at its own deadline.
-            self.code = RpcError::DeadlineExceeded.code();
-            self.reason = Some(RpcError::DeadlineExceeded.reason());
+        if self.code == Code::Cancelled {
+            self.set_cancellation_reason(now);
         }
         let Call { method, context, peer, .. } = &*self.call;
         let code = code_name(self.code);

@@ -86,7 +86,8 @@ impl<S: BackupShares> CallHandler<S> {
         let span = call_span.span.clone();
         let slot = caller.try_acquire();
         let is_admitted = slot.is_some();
-        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, slot);
+        let cancel = self.cancel.clone();
+        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, cancel, slot);
         request.extensions_mut().insert(Arc::clone(&call));
         let timeout = self.config.message_timeout;
         let limits = MessageLimits { max_bytes: MAX_MESSAGE_BYTES, timeout, is_unary: true };

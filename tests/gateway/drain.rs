@@ -11,6 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::h2_peer::{self, RawRequest, connect_tcp, connect_without_acks};
+use crate::support::process::GatewayProcess;
 use crate::support::*;
 
 /// Longer than [`TEST_TIMEOUT`]: a drain that waits for it fails the test.
@@ -84,6 +85,19 @@ async fn drain_timeout_closes_peer_that_does_not_read() {
     body.send_data(h2_peer::message(), true).unwrap();
     let reply = with_timeout("the headers", response).await.unwrap();
     gateway.drain().await;
+    drop(reply);
+}
+
+#[tokio::test]
+async fn unread_response_that_the_drain_ends_is_logged_as_draining() {
+    let mut gateway = GatewayProcess::start(&["--sandbox", "--drain-timeout=200ms"]).await;
+    let mut connection = h2_peer::connect_with_window(gateway.grpc.parse().unwrap(), 0).await;
+    let call = RawRequest::call().start(&mut connection);
+    let reply = with_timeout("the headers", call).await.unwrap();
+    gateway.signal(rustix::process::Signal::TERM);
+    let line = gateway.line_with_message("call").await;
+    assert_eq!((&line["rpc.code"], &line["reason"]), (&"UNAVAILABLE".into(), &"DRAINING".into()));
+    assert_eq!(gateway.exit_code().await, Some(0));
     drop(reply);
 }
 
