@@ -81,8 +81,8 @@ async fn overload(gateway: &Process, callers: &Callers) {
     row("memory, after", gateway.memory(), "MiB");
 }
 
-/// A caller within its even share of the slots, beside one that comes later and offers ten times as many calls. (A caller that comes
-/// when all slots are taken gets the reserve at once, and its share as calls of the others end.)
+/// A caller within its even share of the slots, beside one that starts later and offers ten times as many calls. (A caller that starts
+/// when all slots are in use gets the reserve at once, and its share as calls of the others end.)
 async fn fair_shares(gateway: &Process, hog: &Callers) {
     let modest = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
     let (rate, time) = (CAPACITY * 2.0 / 5.0, Duration::from_secs(5));
@@ -92,7 +92,7 @@ async fn fair_shares(gateway: &Process, hog: &Callers) {
     };
     let (ended, others) = tokio::join!(modest.offer(rate, time), later);
     let (served, of_hog) = (times(&ended, Code::Ok), times(&others, Code::Ok));
-    println!("\nA modest caller beside one with ten times its calls, 5 s");
+    println!("\nA caller within its share beside one with ten times its calls, 5 s");
     row("the modest one: offered", rate, "calls/s");
     row("the modest one: served, of its calls", 100.0 * served.len() as f64 / ended.len() as f64, "%");
     row("the modest one: p99 (the upstream takes 80 ms)", percentile(&served, 990), "ms");

@@ -100,7 +100,7 @@ impl ParsedError {
 }
 
 /// The codes determine the origin; if they are bare numbers or missing, the shape does: one wrapper object with a message, and
-/// nothing beside it.
+/// no other member.
 fn is_from_vbs(top: &Map<String, Value>, errors: &[ParsedError]) -> bool {
     let Some(first) = errors.first() else { return false };
     if errors.iter().any(|error| error.origin == Origin::Other) {
@@ -108,7 +108,7 @@ fn is_from_vbs(top: &Map<String, Value>, errors: &[ParsedError]) -> bool {
     }
     let is_name = |key: &String| key.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
     let is_wrapper = top.len() == 1 && top.iter().all(|(key, value)| is_name(key) && value.is_object());
-    // Errors of Keystone have a title beside the code: `{"error":{"code":404,"title":"Not Found",…}}`.
+    // Errors of Keystone have a `title` as well as a code: `{"error":{"code":404,"title":"Not Found",…}}`.
     let is_keystone = top.get("error").and_then(|error| error.get("title")).is_some();
     first.origin == Origin::Vbs || (is_wrapper && !is_keystone && first.message.is_some())
 }

@@ -3,7 +3,7 @@
 //! - Never a panic.
 //! - Digits are so many seconds, more than fit are a long time; a date is the time until then, none in the past;
 //!   everything else is none.
-//! - What the caller is told is at least a second and at most an hour.
+//! - The delay in RetryInfo is at least a second and at most an hour.
 #![no_main]
 
 use std::time::{Duration, SystemTime};

@@ -33,7 +33,7 @@ const WORKERS_TIMEOUT: Duration = Duration::from_millis(200);
 /// The task whose end is the end of a drain.
 const GRPC_SERVER: &str = "gRPC server";
 
-/// What a running gateway can be told.
+/// Controls a running gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Control {
     /// Look at the files at once, which are otherwise read when they have changed.

@@ -72,7 +72,7 @@ fn proxy_without_password(values: &[String]) -> String {
     format!("{}://{host}{port}", url.as_ref().map(Url::scheme).unwrap_or_default())
 }
 
-/// A variable that is set and that no flag stands for.
+/// A variable that is set and has no flag.
 pub(super) fn of_variable(name: &str, value: &str) -> String {
     if SHOWN.contains(&name) { format!("{name} {value} (variable)") } else { format!("{name} (variable)") }
 }
