@@ -324,7 +324,7 @@ fn http_client_is_reqwest_and_only_one_file_names_it() {
 fn files_named_in_documentation_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents = source_files(&root.join("src"));
-    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    documents.extend(crate::documents::markdown_files());
     let mut checked = 0;
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
