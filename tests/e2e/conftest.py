@@ -4,6 +4,7 @@ import pytest
 from support import grpcurl as caller
 from support.certificates import Certificates
 from support.gateway import Gateway
+from support.keystone import Keystone, TokenCheckingVbs
 from support.upstream import Upstream
 
 
@@ -56,6 +57,23 @@ def certificates(tmp_path_factory):
 def grpcurl():
     """`grpcurl(*arguments)` runs it; `grpcurl.call(address, share, …)` is GetBackupShare."""
     return caller.grpcurl
+
+
+@pytest.fixture(scope="session")
+def token_checking_vbs():
+    """The upstream of the tests with Keystone: support.keystone.TokenCheckingVbs."""
+    vbs = TokenCheckingVbs()
+    yield vbs
+    vbs.close()
+
+
+@pytest.fixture(scope="session")
+def keystone(tmp_path_factory, token_checking_vbs):
+    """A genuine Keystone with an account and three projects: support.keystone.Keystone."""
+    keystone = Keystone(tmp_path_factory.mktemp("keystone"), token_checking_vbs.url)
+    token_checking_vbs.keystone = keystone
+    yield keystone
+    keystone.stop()
 
 
 def pytest_sessionfinish(session, exitstatus):
