@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 
 from support.tools import gateway_binary
@@ -61,11 +62,18 @@ class Gateway:
 
     def lines(self, message):
         """The log lines with this message; `call` is the access log."""
-        return [line for line in self.log if line["message"] == message]
+        return [line for line in self.log if line.get("message") == message]
 
     def admin_page(self, path):
         with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=10) as page:
             return page.read().decode()
+
+    def admin_status(self, path):
+        try:
+            self.admin_page(path)
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
 
     def metrics(self):
         return self.admin_page("/metrics")
