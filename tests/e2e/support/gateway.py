@@ -14,10 +14,10 @@ from support.wait import wait_for
 DEFAULTS = ("--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s", "--log-format=json")
 
 
-def command(*arguments, env=None, **options):
+def command(*arguments, env=None, prefix=(), **options):
     """Runs the gateway with these arguments, and in no environment but `env`, to its end."""
     options = {"capture_output": True, "text": True, "timeout": 120, "check": False} | options
-    return subprocess.run([gateway_binary(), *map(str, arguments)], env=env or {}, **options)
+    return subprocess.run([*prefix, gateway_binary(), *map(str, arguments)], env=env or {}, **options)
 
 
 class Gateway:
@@ -25,9 +25,10 @@ class Gateway:
 
     Its upstream is the sandbox, or `upstream`: a support.upstream.Upstream or a URL. Neither where `sandbox` is false,
     for flags that name it themselves. `env` is all of its environment. A flag replaces the default of its name.
+    `prefix` is a command that becomes the gateway by exec.
     """
 
-    def __init__(self, folder, *flags, env=None, sandbox=True, upstream=None):
+    def __init__(self, folder, *flags, env=None, sandbox=True, upstream=None, prefix=()):
         given = [str(flag) for flag in flags]
         names = {flag.partition("=")[0] for flag in given}
         given += [flag for flag in DEFAULTS if flag.partition("=")[0] not in names]
@@ -37,7 +38,9 @@ class Gateway:
             given.append("--sandbox")
         self.log_file, self.stderr_file = folder / "stdout", folder / "stderr"
         with self.log_file.open("wb") as out, self.stderr_file.open("wb") as err:
-            self.process = subprocess.Popen([gateway_binary(), "serve", *given], stdout=out, stderr=err, env=env or {})
+            self.process = subprocess.Popen(
+                [*prefix, gateway_binary(), "serve", *given], stdout=out, stderr=err, env=env or {}
+            )
         try:
             listening = wait_for(self._listening, "the log line `listening`")
         except BaseException:
