@@ -248,7 +248,7 @@ def test_admin_port(served):
 
 def test_sigterm(served, call):
     """The last one: it ends the gateway, and reads the log of all calls before."""
-    served.process.terminate()
+    served.terminate()
     wait_for(lambda: served.admin_status("/readyz") == 503, "/readyz is 503")
     assert call() == {"backupShare": DOCUMENTED}, "calls are still accepted in the drain delay"
     assert served.wait(15) == 0

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.grpcurl import call
-from support.process import free_port, running
+from support.process import free_ports, running
 from support.tools import ROOT, tool
 from support.vbs import METHOD, SHARE, share_of_status
 from support.wait import wait_for
@@ -67,7 +67,7 @@ def scraped(module_gateway, certificates):
 @pytest.fixture(scope="module")
 def prometheus(scraped, certificates, tmp_path_factory):
     """Asks a Prometheus that scrapes the gateway, which gets calls of every kind of status all the time."""
-    folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
+    folder, (port,) = tmp_path_factory.mktemp("prometheus"), free_ports(1)
     scrape = {"job_name": "backup-share-gateway", "static_configs": [{"targets": [scraped.admin]}]}
     every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "rule_files": [str(DEPLOY / "rules.yaml")], "scrape_configs": [scrape]}
@@ -136,8 +136,7 @@ class Collector:
     def __init__(self, folder, certificates):
         self.log, self.endpoints, receivers = folder / "log", {}, {}
         tls = {"cert_file": str(certificates.server), "key_file": str(certificates.server_key)}
-        for protocol, scheme in PROTOCOLS:
-            port = free_port()
+        for (protocol, scheme), port in zip(PROTOCOLS, free_ports(len(PROTOCOLS)), strict=True):
             where = {"endpoint": f"127.0.0.1:{port}"} | ({"tls": tls} if scheme == "https" else {})
             receivers[f"otlp/{protocol[:4]}-{scheme}"] = {"protocols": {protocol.removesuffix("/protobuf"): where}}
             self.endpoints[protocol, scheme] = f"{scheme}://localhost:{port}"
@@ -197,7 +196,7 @@ def test_a_collector_that_is_away_or_silent_delays_no_call(gateway):
     small = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = {"off": {}}
-        for name, port in (("away", free_port()), ("silent", silent.getsockname()[1])):
+        for name, port in (("away", free_ports(1)[0]), ("silent", silent.getsockname()[1])):
             where[name] = small | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         means = {name: [] for name in where}
         for _, name in itertools.product(range(rounds), where):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import urllib.error
 import urllib.request
@@ -92,10 +91,9 @@ class Gateway:
         env = {"OS_TOKEN": token} if token else {}
         return command("get", "--address", self.address, *flags, "--project-id", project, share, env=env)
 
-    def stop(self, timeout=60):
-        """SIGTERM; returns the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.wait(timeout)
+    def terminate(self):
+        """SIGTERM; `wait` returns the exit status."""
+        self.process.terminate()
 
     def wait(self, timeout=60):
         try:
@@ -103,6 +101,10 @@ class Gateway:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+
+    def stop(self, timeout=60):
+        self.terminate()
+        return self.wait(timeout)
 
     def kill(self):
         self.process.kill()

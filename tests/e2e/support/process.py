@@ -21,7 +21,8 @@ def running(log, *command, env=None):
             raise
 
 
-def free_port():
-    """A port of loopback that nothing listened on a moment ago, for programs that cannot take port 0."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+def free_ports(count):
+    """Ports of loopback that nothing listened on a moment ago, for programs that cannot take port 0."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
