@@ -17,7 +17,10 @@ def factory(folders):
         return started[-1]
 
     yield start
-    statuses = [gateway.stop() if gateway.process.poll() is None else 0 for gateway in started]
+    running = [gateway for gateway in started if gateway.process.poll() is None]
+    for gateway in running:
+        gateway.terminate()
+    statuses = [gateway.wait() for gateway in running]
     assert not any(statuses), f"exit statuses after SIGTERM: {statuses}"
 
 

@@ -2,8 +2,8 @@
 
 import json
 import re
-import signal
 import subprocess
+import urllib.error
 import urllib.request
 
 from support.tools import gateway_binary
@@ -13,10 +13,10 @@ from support.wait import wait_for
 DEFAULTS = ("--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s", "--log-format=json")
 
 
-def command(*arguments, env=None, **options):
+def command(*arguments, env=None, prefix=(), **options):
     """Runs the gateway with these arguments, and in no environment but `env`, to its end."""
     options = {"capture_output": True, "text": True, "timeout": 120, "check": False} | options
-    return subprocess.run([gateway_binary(), *map(str, arguments)], env=env or {}, **options)
+    return subprocess.run([*prefix, gateway_binary(), *map(str, arguments)], env=env or {}, **options)
 
 
 class Gateway:
@@ -24,9 +24,10 @@ class Gateway:
 
     Its upstream is the sandbox, or `upstream`: a support.upstream.Upstream or a URL. Neither where `sandbox` is false,
     for flags that name it themselves. `env` is all of its environment. A flag replaces the default of its name.
+    `prefix` is a command that becomes the gateway by exec.
     """
 
-    def __init__(self, folder, *flags, env=None, sandbox=True, upstream=None):
+    def __init__(self, folder, *flags, env=None, sandbox=True, upstream=None, prefix=()):
         given = [str(flag) for flag in flags]
         names = {flag.partition("=")[0] for flag in given}
         given += [flag for flag in DEFAULTS if flag.partition("=")[0] not in names]
@@ -36,7 +37,9 @@ class Gateway:
             given.append("--sandbox")
         self.log_file, self.stderr_file = folder / "stdout", folder / "stderr"
         with self.log_file.open("wb") as out, self.stderr_file.open("wb") as err:
-            self.process = subprocess.Popen([gateway_binary(), "serve", *given], stdout=out, stderr=err, env=env or {})
+            self.process = subprocess.Popen(
+                [*prefix, gateway_binary(), "serve", *given], stdout=out, stderr=err, env=env or {}
+            )
         try:
             listening = wait_for(self._listening, "the log line `listening`")
         except BaseException:
@@ -61,11 +64,18 @@ class Gateway:
 
     def lines(self, message):
         """The log lines with this message; `call` is the access log."""
-        return [line for line in self.log if line["message"] == message]
+        return [line for line in self.log if line.get("message") == message]
 
     def admin_page(self, path):
         with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=10) as page:
             return page.read().decode()
+
+    def admin_status(self, path):
+        try:
+            self.admin_page(path)
+        except urllib.error.HTTPError as error:
+            return error.code
+        return 200
 
     def metrics(self):
         return self.admin_page("/metrics")
@@ -81,10 +91,9 @@ class Gateway:
         env = {"OS_TOKEN": token} if token else {}
         return command("get", "--address", self.address, *flags, "--project-id", project, share, env=env)
 
-    def stop(self, timeout=60):
-        """SIGTERM; returns the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.wait(timeout)
+    def terminate(self):
+        """SIGTERM; `wait` returns the exit status."""
+        self.process.terminate()
 
     def wait(self, timeout=60):
         try:
@@ -92,6 +101,10 @@ class Gateway:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+
+    def stop(self, timeout=60):
+        self.terminate()
+        return self.wait(timeout)
 
     def kill(self):
         self.process.kill()

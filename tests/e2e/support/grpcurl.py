@@ -27,4 +27,14 @@ def call(address, share=SHARE, *flags, project=PROJECT, token="any", headers=())
         raise AssertionError(f"not JSON: {done.stdout}{done.stderr}") from None
 
 
+def details(status):
+    """A status with each of its details by the name of its type: `details(status)["ErrorInfo"]["reason"]`."""
+    found = {"code": status["code"], "message": status["message"]}
+    for detail in status.get("details", []):
+        name = detail["@type"].rpartition(".")[2]
+        assert name not in found, f"two details of one type: {status}"
+        found[name] = {key: value for key, value in detail.items() if key != "@type"}
+    return found
+
+
 grpcurl.call = call
