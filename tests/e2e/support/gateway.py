@@ -89,7 +89,7 @@ class Gateway:
     def get(self, *flags, project=PROJECT, share=SHARE, token="any"):
         """`get` of a share, as a finished process."""
         env = {"OS_TOKEN": token} if token else {}
-        return command("get", "--address", self.address, *flags, "--project-id", project, share, env=env)
+        return command("get", "--address", self.address, *flags, f"--project-id={project}", share, env=env)
 
     def terminate(self):
         """SIGTERM; `wait` returns the exit status."""

@@ -8,12 +8,12 @@ import json
 import os
 import re
 import secrets
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 
+from support.process import free_ports
 from support.tools import ROOT, TOOLS, tool
 from support.upstream import Upstream
 from support.wait import wait_for
@@ -28,9 +28,7 @@ class Keystone:
 
     def __init__(self, folder, vbs_url):
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}/v3"
         self.process = None
         self.environment = {
@@ -69,8 +67,8 @@ class Keystone:
     def start(self, token_lifetime=3600):
         """Starts it, with another lifetime of its tokens, in seconds. Tokens that were valid before are valid again."""
         self._configure(token_lifetime)
-        flags = "--worker-class=gthread --threads=4 --keep-alive=30 --graceful-timeout=1 --no-control-socket".split()
-        flags += [f"--bind=127.0.0.1:{self.port}", f"--chdir={SOURCES}"]
+        flags = ["--worker-class=gthread", "--threads=4", "--keep-alive=30", "--graceful-timeout=1"]
+        flags += ["--no-control-socket", f"--bind=127.0.0.1:{self.port}", f"--chdir={SOURCES}"]
         command = [sys.executable, "-m", "gunicorn", *flags, "wsgi:application"]
         with (self.folder / "gunicorn.log").open("wb") as log:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
