@@ -4,6 +4,7 @@ import pytest
 from support import grpcurl as caller
 from support.certificates import Certificates
 from support.gateway import Gateway
+from support.image import Image
 from support.keystone import Keystone, TokenCheckingVbs
 from support.upstream import Upstream
 
@@ -77,6 +78,12 @@ def keystone(tmp_path_factory, token_checking_vbs):
     token_checking_vbs.keystone = keystone
     yield keystone
     keystone.stop()
+
+
+@pytest.fixture(scope="session")
+def image():
+    """The container image: support.image.Image. Minutes, unless $IMAGE_ARCHIVE names an archive."""
+    return Image()
 
 
 def pytest_sessionfinish(session, exitstatus):
