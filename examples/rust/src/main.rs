@@ -221,13 +221,8 @@ async fn get(
         }
         let status = match timeout_at(end, client.get_backup_share(request)).await {
             Ok(Ok(response)) => return Ok(response.into_inner().backup_share.unwrap_or_default()),
-            Ok(Err(status)) if !has_timed_out(&status) => status,
-            _ => {
-                return Err(Status::deadline_exceeded(format!(
-                    "no response within {} s",
-                    deadline.as_secs_f64()
-                )));
-            }
+            Ok(Err(status)) => normalized(status),
+            Err(_) => Status::deadline_exceeded(format!("no response within {} s", deadline.as_secs_f64())),
         };
         attempts += 1;
         let wait = match status.get_details_retry_info().and_then(|info| info.retry_delay) {
@@ -242,9 +237,18 @@ async fn get(
     }
 }
 
-/// tonic reports its own timer, which runs for the same deadline, as CANCELLED.
-fn has_timed_out(status: &Status) -> bool {
-    chain(status).any(|error| error.is::<TimeoutExpired>())
+/// The status as gRPC defines it. Only what tonic itself reports has a source; it reports an elapsed timeout as CANCELLED, and
+/// a lost connection as UNKNOWN.
+fn normalized(status: Status) -> Status {
+    let code = match (status.source(), status.code()) {
+        (None, _) => return status,
+        (Some(source), _) if chain(source).any(|error| error.is::<TimeoutExpired>()) => {
+            Code::DeadlineExceeded
+        }
+        (_, Code::Unknown) => Code::Unavailable,
+        (_, code) => code,
+    };
+    Status::new(code, causes(&status))
 }
 
 /// What was read, one field a line. `service_metadata` is left out, because it can hold key material.
@@ -289,9 +293,7 @@ fn or_unset<T: ToString>(value: &Option<T>) -> String {
 /// The status and its details, one a line.
 fn format_status(status: &Status) -> String {
     let details = status.get_error_details();
-    // What tonic itself reports has its cause in the source.
-    let message = if status.source().is_some() { causes(status) } else { status.message().into() };
-    let mut lines = vec![code_name(status.code()).to_owned(), format!("message: {message}")];
+    let mut lines = vec![code_name(status.code()).to_owned(), format!("message: {}", status.message())];
     match details.error_info() {
         Some(info) => {
             lines.push(format!("reason: {} ({})", info.reason, info.domain));
