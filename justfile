@@ -32,7 +32,7 @@ test: cargo-test
 
 # All end-to-end checks: half an hour when warm.
 [group('tiers')]
-e2e: calls
+e2e: calls documents names http2 observability envoy
 
 # White space, conflict markers, notes to oneself, paths of one machine, hosts of package registries.
 [group('check')]
@@ -121,7 +121,32 @@ binary: (need "cargo cc")
 
 # grpcurl, the gateway's own commands, the admin port, SIGTERM.
 [group('e2e')]
-calls: _grpcurl (pytest "test_calls.py")
+calls: _grpcurl (pytest "test_calls.py test_tls.py")
+
+# The commands of README.md and docs/*.md print what is printed there. Needs root.
+[group('e2e')]
+documents: (need "curl unshare nsenter") _grpcurl (pytest "test_documents.py")
+
+# Names that change, fail and are slow. Needs root.
+[group('e2e')]
+names: (need "unshare mount") (pytest "test_names.py")
+
+# h2spec against the gRPC port.
+[group('e2e')]
+http2: (need "go")
+    .ci/install go {{ h2spec }}
+    just pytest test_http2.py
+
+# Prometheus, each query of the dashboard, the alerting rules, the OpenTelemetry Collector.
+[group('e2e')]
+observability: (need "apt-get dpkg") _grpcurl
+    .ci/install debian prometheus
+    .ci/install collector tests/e2e/collector.yaml
+    just pytest test_observability.py
+
+# Three gateways behind Envoy, stopped and started under load.
+[group('e2e')]
+envoy: (need "go") (pytest "test_envoy.py")
 
 # One module of tests/e2e, or some of it: `just pytest test_calls.py -k describes`.
 [group('e2e')]

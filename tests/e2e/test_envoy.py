@@ -52,7 +52,7 @@ def envoy(tmp_path):
             (tmp_path / "envoy.yaml").write_text(text)
             started = Envoy(tmp_path)
             flags = ["-c", tmp_path / "envoy.yaml", "--admin-address-path", started.file, "-l", "warning"]
-            command = [tool("envoy/envoy/_bin/envoy"), *flags, "--concurrency", "1", "--use-dynamic-base-id"]
+            command = [tool("e2e/envoy/_bin/envoy"), *flags, "--concurrency", "1", "--use-dynamic-base-id"]
             stack.enter_context(running(tmp_path / "envoy.log", *command))
             wait_for(lambda: started.healthy() == len(ports), "Envoy finds all gateways healthy")
             return started

@@ -106,33 +106,40 @@ def test_an_address_that_does_not_answer(resolving, names, listen):
         assert time.monotonic() - began < 6
 
 
+@pytest.fixture
+def silent_name_server():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 53))
+        yield
+
+
+@pytest.mark.usefixtures("silent_name_server")
 def test_a_name_server_that_is_silent(resolving, prefix, names, listen):
     (server,) = listen("127.0.0.1")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server:
-        name_server.bind(("127.0.0.1", 53))
-        served = resolving(server.port, "--connect-timeout=300ms", "--upstream-connection-lifetime=1ms")
-        began = time.monotonic()
-        assert "UPSTREAM_UNREACHABLE" in served.get().stderr
-        assert time.monotonic() - began < 10, "within three connect timeouts and their pauses"
+    served = resolving(server.port, "--connect-timeout=300ms", "--upstream-connection-lifetime=1ms")
+    began = time.monotonic()
+    assert "UPSTREAM_UNREACHABLE" in served.get().stderr
+    assert time.monotonic() - began < 10, "within three connect timeouts and their pauses"
+    assert "DEADLINE_EXCEEDED" in served.get("--deadline=200ms").stderr
+    began = time.monotonic()
+    done = command("health", "--address=vbs.test:1", "--deadline=500ms", prefix=prefix)
+    assert "DEADLINE_EXCEEDED" in done.stderr
+    assert time.monotonic() - began < 3
+    names(server.address)
+    assert served.get().stderr == "", "the next call works once the name resolves"
+    names()
+    assert served.get("--deadline=1s").returncode == 1
+    began = time.monotonic()
+    assert served.stop() == 0
+    assert time.monotonic() - began < 5, "a name that is being resolved does not hold the end"
 
-        assert "DEADLINE_EXCEEDED" in served.get("--deadline=200ms").stderr
-        began = time.monotonic()
-        done = command("health", "--address=vbs.test:1", "--deadline=500ms", prefix=prefix)
-        assert "DEADLINE_EXCEEDED" in done.stderr
-        assert time.monotonic() - began < 3
 
-        with ThreadPoolExecutor(30) as callers:
-            calls = [callers.submit(served.get, "--deadline=3s") for _ in range(30)]
-            wait_for(lambda: served.metric(ACTIVE) == 30, "30 calls in flight")
-            status = Path(f"/proc/{served.process.pid}/status").read_text()
-            threads = int(status.partition("Threads:")[2].split()[0])
-            assert threads < 20, "30 calls block a few threads"
-        assert all(call.result().returncode for call in calls)
-
-        names(server.address)
-        assert served.get().stderr == "", "the next call works once the name resolves"
-        names()
-        assert "UPSTREAM" in served.get("--deadline=1s").stderr
-        began = time.monotonic()
-        assert served.stop() == 0
-        assert time.monotonic() - began < 5, "a name that is being resolved does not hold the end"
+@pytest.mark.usefixtures("silent_name_server")
+def test_calls_that_wait_for_a_name_block_a_few_threads(resolving):
+    served = resolving(1, "--connect-timeout=20s", "--default-deadline=20s")
+    with ThreadPoolExecutor(30) as callers:
+        calls = [callers.submit(served.get, "--deadline=10s") for _ in range(30)]
+        wait_for(lambda: served.metric(ACTIVE) == 30, "30 calls in flight")
+        status = Path(f"/proc/{served.process.pid}/status").read_text()
+        assert int(status.partition("Threads:")[2].split()[0]) < 20
+    assert all("DEADLINE_EXCEEDED" in call.result().stderr for call in calls)

@@ -100,7 +100,7 @@ class Gateway:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise
+            return f"killed, as it did not end within {timeout} s"
 
     def stop(self, timeout=60):
         self.terminate()
