@@ -123,6 +123,13 @@ pub enum ParseExit {
     Usage(Vec<String>),
 }
 
+/// The commands with their flags and variables, as `--help` shows them.
+pub fn command() -> clap::Command {
+    Cli::command()
+        .mut_subcommand("serve", flags::with_variables)
+        .mut_subcommand("check", flags::with_variables)
+}
+
 /// Parses the command line and the environment, and reads the files of `serve`. That takes a moment: they must not change
 /// meanwhile.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ParseExit> {
@@ -133,9 +140,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, P
 
 /// Also stores which files were read.
 fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Command, ParseExit> {
-    let mut command = Cli::command()
-        .mut_subcommand("serve", flags::with_variables)
-        .mut_subcommand("check", flags::with_variables);
+    let mut command = command();
     let matches = command.try_get_matches_from_mut(arguments).map_err(parse_exit)?;
     let flags = Cli::from_arg_matches(&matches).map_err(parse_exit)?.command;
     if let (Some(flags), Some((_, matches))) = (flags.serve(), matches.subcommand()) {

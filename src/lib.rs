@@ -2,7 +2,7 @@
 //!
 //! One call, `vbs.v2.BackupShareService/GetBackupShare`, becomes one REST request,
 //! `GET /v2/{project_id}/os-vendor-backup-sharing/{id}`; the JSON and the HTTP errors of the response become protobuf messages
-//! and gRPC statuses. `README.md` describes how to use it, `CONTRIBUTING.md` how to change it, this page how to read it.
+//! and gRPC statuses. `README.md` and `docs/` describe how to use it, `CONTRIBUTING.md` how to change it, this page how to read it.
 //!
 //! # The life of a request
 //!

@@ -1,4 +1,5 @@
-//! The metrics of one gateway, in the [Prometheus text format]; each name and its meaning are in the README.
+//! The metrics of one gateway, in the [Prometheus text format]; each name and its meaning are in
+//! `docs/observability.md`.
 //!
 //! Names and labels follow OpenTelemetry's [semantic conventions] for RPC and HTTP where these define them. No label contains an
 //! ID, a project or a token, so the number of series is bounded. This module imports nothing of the crate.

@@ -1,6 +1,7 @@
 //! The flags of `serve`. Each has an environment variable: `GATEWAY_` and the flag's name ([`with_variables`]).
 //!
-//! To add a flag, add a field here, read it where its module's `Config` is made, and add a row to the README's table.
+//! To add a flag, add a field here, read it where its module's `Config` is made, and run `UPDATE_DOCS=1 cargo test --test gateway
+//! documents::`, which writes `docs/configuration.md`.
 
 #![allow(rustdoc::bare_urls, reason = "the documentation of a flag is its help text")]
 
@@ -47,7 +48,8 @@ pub(super) struct ServeFlags {
     /// Disable gRPC server reflection.
     #[arg(long, value_parser = flag(boolean), value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Server")]
     pub(super) no_reflection: Flag<bool>,
-    /// Threads that serve calls. A connection stays on one of them [default: the CPUs that the cgroup grants].
+    /// Threads that serve calls. A connection stays on one of them; the main thread serves the admin port and renews credentials
+    /// [default: the CPUs that the cgroup grants].
     #[arg(long, value_parser = flag(count::<1024>), value_name = "COUNT", help_heading = "Server")]
     pub(super) workers: Option<Flag<u32>>,
 
@@ -90,7 +92,8 @@ pub(super) struct ServeFlags {
     #[arg(long, value_parser = flag(duration_or_zero), value_name = "DURATION", default_value = "20s", help_heading = "Time")]
     pub(super) drain_timeout: Flag<Duration>,
 
-    /// Base URL of VBS: https, host, optional port and path without /v2, such as https://vbs.eu-de.otc.t-systems.com.
+    /// Base URL of VBS: https, host, optional port and path without /v2, such as https://vbs.eu-de.otc.t-systems.com. With --auth
+    /// keystone it may be left out: the endpoint is then the one in the catalog.
     #[arg(long, value_parser = flag(text), value_name = "URL", help_heading = "Upstream")]
     pub(super) upstream_url: Option<Flag<String>>,
     /// Start the embedded upstream on a loopback port and use it in place of --upstream-url.
@@ -114,7 +117,7 @@ pub(super) struct ServeFlags {
     /// Maximum number of attempts for one call; 1 disables retries.
     #[arg(long, value_parser = flag(count::<10>), value_name = "COUNT", default_value = "3", help_heading = "Upstream")]
     pub(super) max_attempts: Flag<u32>,
-    /// Maximum size of a response body.
+    /// Maximum size of the body of a 200. Of the body of an error, 64 KiB are read.
     #[arg(long, value_parser = flag(size), value_name = "SIZE", default_value = "1MiB", help_heading = "Upstream")]
     pub(super) max_response_bytes: Flag<usize>,
     /// Time that an idle connection is kept. It should be shorter than the upstream's own idle timeout.
@@ -133,7 +136,8 @@ pub(super) struct ServeFlags {
     pub(super) aksk_scheme: Flag<Scheme>,
     /// Directory of files that replace variables of the same name, such as a mounted Kubernetes Secret: OS_PASSWORD and the
     /// other variables of keystone mode; OS_ACCESS_KEY, OS_SECRET_KEY and OS_SECURITY_TOKEN, or HUAWEICLOUD_SDK_AK,
-    /// HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SECURITY_TOKEN. Reloaded when they change.
+    /// HUAWEICLOUD_SDK_SK and HUAWEICLOUD_SDK_SECURITY_TOKEN. Reloaded when they change. --auth passthrough ignores it with a
+    /// warning.
     #[arg(long, value_parser = flag(directory), value_name = "DIRECTORY", help_heading = "Credentials")]
     pub(super) secrets_dir: Option<Flag<PathBuf>>,
 

@@ -9,7 +9,8 @@
 //!   is INTERNAL, so that no caller renews a valid token or mistakes a missing route for a missing share.
 //!
 //! `upstream/error.rs` decides the [`ErrorKind`] of a response, for example whether a 404 is `ShareNotFound` or
-//! `RouteNotFound`. `tests/gateway/statuses.rs` tests each row, and `.ci/readme.py` compares the rows with the table in the README.
+//! `RouteNotFound`. `tests/gateway/statuses.rs` tests each row, and `tests/gateway/documents/program.rs` compares the rows with
+//! the tables in `docs/errors.md`.
 //!
 //! Every status carries `google.rpc.ErrorInfo` and `google.rpc.RequestInfo`; `BadRequest` and `RetryInfo` where they apply. It is
 //! sent as Trailers-Only, as a client's retry policy requires (gRFC A6). The whole status stays under 4 KiB: an upstream's

@@ -18,6 +18,7 @@ mod check_command;
 mod cli;
 mod connection_limits;
 mod deadlines;
+mod documents;
 mod drain;
 mod endpoint_limits;
 mod error_bodies;

@@ -324,14 +324,15 @@ fn http_client_is_reqwest_and_only_one_file_names_it() {
 fn files_named_in_documentation_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents = source_files(&root.join("src"));
-    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    documents.extend(crate::documents::markdown_files());
     let mut checked = 0;
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
         let (beside, below) = (document.parent().unwrap(), document.with_extension(""));
         let places = [root, &root.join("src"), beside, &below, &root.join("tests/gateway")];
-        for name in text.split('`').filter(|name| name.ends_with(".rs") && !name.contains(['<', ' '])) {
-            let exists = places.iter().any(|place| place.join(name).is_file());
+        let is_file = |name: &&str| name.ends_with(".rs") || name.starts_with("docs/");
+        for name in text.split('`').filter(is_file).filter(|name| !name.contains(['<', ' '])) {
+            let exists = places.iter().any(|place| place.join(name).exists());
             assert!(exists, "{} names {name}, which does not exist", document.display());
             checked += 1;
         }
