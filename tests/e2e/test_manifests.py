@@ -39,7 +39,7 @@ def server(cluster):
     """The cluster with the CRDs that the components use."""
     for module, files in CRDS.items():
         download = [tool("go"), "mod", "download", "-json", module]
-        done = subprocess.run(download, cwd=ROOT / "examples/go", capture_output=True, text=True, check=True)
+        done = subprocess.run(download, cwd=ROOT, capture_output=True, text=True, check=True)
         for file in files:
             cluster.kubectl("apply", "--server-side", "-f", Path(json.loads(done.stdout)["Dir"]) / file)
     cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
