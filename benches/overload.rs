@@ -83,21 +83,21 @@ async fn overload(gateway: &Process, callers: &Callers) {
 
 /// A caller within its even share of the slots, beside one that starts later and offers ten times as many calls. (A caller that starts
 /// when all slots are in use gets the reserve at once, and its share as calls of the others end.)
-async fn fair_shares(gateway: &Process, hog: &Callers) {
-    let modest = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
+async fn fair_shares(gateway: &Process, larger: &Callers) {
+    let smaller = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
     let (rate, time) = (CAPACITY * 2.0 / 5.0, Duration::from_secs(5));
     let later = async {
         sleep(Duration::from_millis(500)).await;
-        hog.offer(10.0 * rate, time).await
+        larger.offer(10.0 * rate, time).await
     };
-    let (ended, others) = tokio::join!(modest.offer(rate, time), later);
-    let (served, of_hog) = (times(&ended, Code::Ok), times(&others, Code::Ok));
+    let (ended, others) = tokio::join!(smaller.offer(rate, time), later);
+    let (served, of_larger) = (times(&ended, Code::Ok), times(&others, Code::Ok));
     println!("\nA caller within its share beside one with ten times its calls, 5 s");
-    row("the modest one: offered", rate, "calls/s");
-    row("the modest one: served, of its calls", 100.0 * served.len() as f64 / ended.len() as f64, "%");
-    row("the modest one: p99 (the upstream takes 80 ms)", percentile(&served, 990), "ms");
-    row("the other one: offered", 10.0 * rate, "calls/s");
-    row("the other one: served", of_hog.len() as f64 / time.as_secs_f64(), "calls/s");
+    row("the smaller one: offered", rate, "calls/s");
+    row("the smaller one: served, of its calls", 100.0 * served.len() as f64 / ended.len() as f64, "%");
+    row("the smaller one: p99 (the upstream takes 80 ms)", percentile(&served, 990), "ms");
+    row("the larger one: offered", 10.0 * rate, "calls/s");
+    row("the larger one: served", of_larger.len() as f64 / time.as_secs_f64(), "calls/s");
 }
 
 async fn retry_storm(upstream: &Upstream, callers: &Callers) {
@@ -107,14 +107,19 @@ async fn retry_storm(upstream: &Upstream, callers: &Callers) {
     let ended = callers.offer(rate, time).await;
     let requests = upstream.requests.load(Ordering::Relaxed) - before;
     upstream.fails.store(false, Ordering::Relaxed);
-    let mended = Instant::now();
+    let recovered = Instant::now();
     let after = callers.offer(rate, Duration::from_secs(3)).await;
-    let last_failure = after.iter().filter(|call| call.code != Code::Ok).map(|call| call.at - mended).max();
+    let last_failure =
+        after.iter().filter(|call| call.code != Code::Ok).map(|call| call.at - recovered).max();
     println!("\nThe upstream answers 503 to everything, 10 s");
     row("calls", ended.len() as f64, "");
     row("upstream requests", requests as f64, "");
     row("more than one a call", 100.0 * (requests as f64 / ended.len() as f64 - 1.0), "%");
-    row("last failed call after it is mended", last_failure.unwrap_or_default().as_secs_f64() * 1e3, "ms");
+    row(
+        "last failed call after it has recovered",
+        last_failure.unwrap_or_default().as_secs_f64() * 1e3,
+        "ms",
+    );
 }
 
 async fn idle_connections(gateway: &Process) {

@@ -4,6 +4,7 @@
 //! It must not know the upstream: a gateway whose upstream is down is still live and ready. `server` accepts its
 //! connections, with the limits of every port. Tests: `tests/gateway/admin.rs`.
 
+use std::future::ready;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +20,7 @@ use tower_service::Service;
 use crate::grpc::endpoint_limits::{EndpointLimits, PeerLimits};
 use crate::grpc::health::Readiness;
 use crate::metrics::Metrics;
-use crate::server::{self, Peer};
+use crate::server::{self, Peer, Reply};
 
 const INDEX: &str = "backup-share-gateway, admin port
 
@@ -69,15 +70,17 @@ pub struct Connection {
 impl server::ConnectionService for Connection {
     type Body = Body;
 
-    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let slot = self.limits.try_acquire();
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> Reply<Body, impl Future<Output = Response<Body>> + Send + 'static> {
+        let Some(slot) = self.limits.try_acquire() else { return Reply::Left(ready(refuse(&request))) };
         let mut router = self.router.clone();
         let request = self.limits.guard(request, true);
-        async move {
-            let Some(slot) = slot else { return refuse(&request) };
+        Reply::Right(async move {
             let Ok(response) = router.call(request).await;
             response.map(|body| Body::new(server::hold(body, slot)))
-        }
+        })
     }
 }
 

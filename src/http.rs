@@ -15,6 +15,7 @@
 //! - The client of a thread is replaced after a while, since reqwest has no maximum lifetime of a connection, and when the CA
 //!   certificates are replaced.
 //! - [`Error::Lost`] tells whether the connection may have been reused.
+//! - The connections that are being opened are limited.
 //! - Names are resolved once for all requests that wait, and connections are spread over the addresses (`http/resolver.rs`).
 //!
 //! Known limits: a connection that hyper-util opened for another request and put into the pool counts as reused. hyper reports
@@ -37,6 +38,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
 use rustls::{ClientConfig, RootCertStore};
 use thread_local::ThreadLocal;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::util::MapResponseLayer;
 use url::Url;
 
@@ -56,6 +58,9 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     /// The longest time for name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
+    /// How many connections may be in the course of being opened. hyper-util goes on with one after its request got another
+    /// connection, so that without a limit a slow TLS handshake lets them grow with the number of requests.
+    pub max_connecting: usize,
     /// How long an unused connection is kept. It should be shorter than the server's own idle timeout.
     pub idle_timeout: Duration,
     /// How long a connection may be reused, so that changes of the server's addresses are seen.
@@ -183,10 +188,16 @@ impl fmt::Debug for Proxy {
 /// The HTTP client of one service.
 pub(crate) struct HttpClient {
     config: Config,
-    resolver: DnsResolver,
+    connector: Connector,
     tls: ArcSwap<TlsClient>,
     /// One for each thread that has sent a request.
     pooled: ThreadLocal<RefCell<Option<PooledClient>>>,
+}
+
+/// How all clients open connections.
+struct Connector {
+    resolver: DnsResolver,
+    limit: GlobalConcurrencyLimitLayer,
 }
 
 /// What depends on the CA certificates, and is made anew when they are replaced.
@@ -250,9 +261,12 @@ const MIN_LIFETIME_FRACTION: f64 = 0.8;
 impl HttpClient {
     /// Creates the client, which does not connect yet.
     pub(crate) fn new(config: Config) -> Result<Self, String> {
-        let resolver = DnsResolver(Arc::new(Resolver::new(config.connect_timeout)));
-        let tls = ArcSwap::from_pointee(TlsClient::new(&config, &resolver)?);
-        Ok(Self { config, resolver, tls, pooled: ThreadLocal::new() })
+        let connector = Connector {
+            resolver: DnsResolver(Arc::new(Resolver::new(config.connect_timeout))),
+            limit: GlobalConcurrencyLimitLayer::new(config.max_connecting),
+        };
+        let tls = ArcSwap::from_pointee(TlsClient::new(&config, &connector)?);
+        Ok(Self { config, connector, tls, pooled: ThreadLocal::new() })
     }
 
     /// What belongs to the CA certificates of now.
@@ -261,7 +275,7 @@ impl HttpClient {
         if Arc::ptr_eq(&tls.roots, &self.config.roots.store.load()) {
             return Ok(tls);
         }
-        let tls = TlsClient::new(&self.config, &self.resolver).map_err(Error::Unreachable)?;
+        let tls = TlsClient::new(&self.config, &self.connector).map_err(Error::Unreachable)?;
         self.tls.store(Arc::new(tls));
         Ok(self.tls.load())
     }
@@ -297,7 +311,7 @@ impl HttpClient {
         {
             return Ok(pooled.client.clone());
         }
-        let client = build_client(&self.config, &self.resolver, &tls.config, usize::MAX)
+        let client = build_client(&self.config, &self.connector, &tls.config, usize::MAX)
             .map_err(|error| Error::Unreachable(error_text(error)))?;
         let expires = Instant::now() + jittered(self.config.connection_lifetime);
         *slot = Some(PooledClient { client: client.clone(), roots: Arc::clone(&tls.roots), expires });
@@ -345,15 +359,15 @@ impl HttpClient {
             Err(error) if error.is_connect() => None,
             Ok(_) | Err(_) => return,
         };
-        self.resolver.0.report(&offered, connected, tokio::time::Instant::now());
+        self.connector.resolver.0.report(&offered, connected, tokio::time::Instant::now());
     }
 }
 
 impl TlsClient {
-    fn new(config: &Config, resolver: &DnsResolver) -> Result<Self, String> {
+    fn new(config: &Config, connector: &Connector) -> Result<Self, String> {
         let roots = config.roots.store();
         let tls = tls_config_of(Arc::clone(&roots))?;
-        let fresh = build_client(config, resolver, &tls, 0).map_err(error_text)?;
+        let fresh = build_client(config, connector, &tls, 0).map_err(error_text)?;
         Ok(Self { roots, config: tls, fresh })
     }
 }
@@ -416,12 +430,12 @@ fn client_builder(tls: ClientConfig) -> ClientBuilder {
 
 fn build_client(
     config: &Config,
-    resolver: &DnsResolver,
+    connector: &Connector,
     tls: &ClientConfig,
     max_idle: usize,
 ) -> reqwest::Result<Client> {
     let builder = client_builder(tls.clone())
-        .dns_resolver(resolver.clone())
+        .dns_resolver(connector.resolver.clone())
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)
@@ -430,7 +444,8 @@ fn build_client(
             // No request waits if it got another connection meanwhile.
             let _ = CONNECTING.try_with(|connecting| connecting.has_opened.set(true));
             connection
-        }));
+        }))
+        .connector_layer(connector.limit.clone());
     match &config.proxy {
         Some(Proxy(proxy)) => builder.proxy(proxy.clone()).build(),
         None => builder.build(),
@@ -517,6 +532,7 @@ mod tests {
             roots: Roots::none(),
             proxy: None,
             connect_timeout: Duration::from_secs(1),
+            max_connecting: 1,
             idle_timeout: Duration::from_secs(60),
             connection_lifetime: Duration::from_secs(60),
             max_response_bytes: 1024,

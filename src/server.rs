@@ -22,11 +22,13 @@ mod rewind;
 mod tls;
 pub mod workers;
 
+use std::future::Ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -103,14 +105,20 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn connect(&self, peer: Peer) -> Self::Connection;
 }
 
+/// A response that is ready at once, or a future of one.
+pub type Reply<B, F> = Either<Ready<Response<B>>, F>;
+
 /// Handles the requests of one connection.
 pub trait ConnectionService: Send + Sync + 'static {
     /// The body of a response.
     type Body: ResponseBody;
 
-    /// Handles one request. The future is dropped when the peer cancels the request or disconnects.
-    fn call(&self, request: Request<Incoming>)
-    -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+    /// Handles one request. The future is dropped when the peer cancels the request or disconnects. A response that is ready at
+    /// once gets no task: a request that is refused costs little.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> Reply<Self::Body, impl Future<Output = Response<Self::Body>> + Send + 'static>;
 }
 
 /// The body of a response.

@@ -10,11 +10,13 @@ use futures_util::stream::FuturesUnordered;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
+use super::tls::Pki;
 use super::{PROJECT, SHARE, token};
 
 /// How one call ended, and after what time.
@@ -41,16 +43,28 @@ impl Callers {
     pub(crate) async fn connect_from(source: Ipv4Addr, server: SocketAddr, connections: usize) -> Self {
         let mut senders = Vec::new();
         for _ in 0..connections {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind((source, 0).into()).unwrap();
-            let stream = socket.connect(server).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-            // It ends with its last sender; an error before that fails the calls.
-            tokio::spawn(async move { drop(connection.await) });
-            senders.push(sender);
+            senders.push(sender(connect_tcp(source, server).await).await);
         }
         Self { senders, server, call: Call::new(server, SHARE) }
+    }
+
+    /// The same with mutual TLS.
+    pub(crate) async fn connect_tls(
+        source: Ipv4Addr,
+        server: SocketAddr,
+        connections: usize,
+        pki: &Pki,
+    ) -> Self {
+        let mut senders = Vec::new();
+        for _ in 0..connections {
+            senders.push(sender(pki.handshake(connect_tcp(source, server).await).await).await);
+        }
+        Self { senders, server, call: Call::new(server, SHARE) }
+    }
+
+    /// The same connections, with calls for another share.
+    pub(crate) fn of_share(self, id: &str) -> Self {
+        Self { call: Call::new(self.server, id), ..self }
     }
 
     /// Makes one call and keeps what comes back: the messages with their frames.
@@ -115,6 +129,21 @@ impl Callers {
         }
         calls
     }
+}
+
+async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    let stream = socket.connect(server).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+async fn sender(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> SendRequest<Bytes> {
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    // It ends with its last sender; an error before that fails the calls.
+    tokio::spawn(async move { drop(connection.await) });
+    sender
 }
 
 /// The times of the calls that ended with `code`, shortest first.

@@ -5,6 +5,7 @@ pub(crate) mod collector;
 pub(crate) mod floor;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod tls;
 pub(crate) mod turn;
 pub(crate) mod upstream;
 

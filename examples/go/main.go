@@ -174,11 +174,14 @@ func tlsConfig(given options) (*tls.Config, error) {
 		if err != nil {
 			return nil, unreadable("--key", err)
 		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
+		if _, err := tls.X509KeyPair(cert, key); err != nil {
 			return nil, fmt.Errorf("--cert, --key: cannot be used (%w)", err)
 		}
-		config.Certificates = []tls.Certificate{pair}
+		// Read again for each connection, so that a program that runs for long uses a renewed certificate.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(given.cert, given.key)
+			return &pair, err
+		}
 	}
 	return config, nil
 }

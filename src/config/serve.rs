@@ -95,7 +95,8 @@ impl ServeFlags {
         let upstream_location = self.upstream_location(validator, allow_plaintext);
         let authorization = self.authorization(validator);
         let credentials = self.credentials(validator, allow_plaintext, &authorization);
-        let upstream = self.upstream(validator, &upstream_location, &credentials);
+        let max_in_flight = validator.value(&self.max_in_flight).map(|limit| limit as usize);
+        let upstream = self.upstream(validator, max_in_flight, &upstream_location, &credentials);
         let max_deadline = validator.value(&self.max_deadline);
         let listen = self.address(validator, &self.listen);
         let admin_listen = self.address(validator, &self.admin_listen);
@@ -105,7 +106,7 @@ impl ServeFlags {
             );
         }
         let server = self.server(validator, max_deadline);
-        let grpc = self.grpc(validator, max_deadline, &server, &credentials);
+        let grpc = self.grpc(validator, max_in_flight, max_deadline, &server, &credentials);
         let tls = self.tls(validator);
         let drain_delay = self.drain_delay(validator);
         let drain_timeout = validator.value(&self.drain_timeout);
@@ -206,15 +207,15 @@ impl ServeFlags {
     fn grpc(
         &self,
         validator: &mut Validator,
+        max_in_flight: Result<usize, Reported>,
         max_deadline: Result<Duration, Reported>,
         server: &Result<server::Config, Reported>,
         credentials: &Result<credentials::Config, Reported>,
     ) -> Result<grpc::Config, Reported> {
-        let max_in_flight = validator.value(&self.max_in_flight);
         let default_deadline = validator.value(&self.default_deadline);
         let no_reflection = validator.value(&self.no_reflection);
         Ok(grpc::Config {
-            max_in_flight: max_in_flight? as usize,
+            max_in_flight: max_in_flight?,
             default_deadline: default_deadline?,
             max_deadline: max_deadline?,
             message_timeout: server.as_ref()?.handshake_timeout,

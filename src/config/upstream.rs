@@ -75,6 +75,7 @@ impl ServeFlags {
     pub(super) fn upstream(
         &self,
         validator: &mut Validator,
+        max_in_flight: Result<usize, Reported>,
         location: &Result<UpstreamLocation, Reported>,
         credentials: &Result<credentials::Config, Reported>,
     ) -> Result<upstream::Config, Reported> {
@@ -95,6 +96,8 @@ impl ServeFlags {
                 roots: roots?,
                 proxy: proxy?,
                 connect_timeout: connect_timeout?,
+                // A call opens one connection at a time, so it waits only for those whose calls are over.
+                max_connecting: max_in_flight?,
                 idle_timeout: idle_timeout?,
                 connection_lifetime: connection_lifetime?,
                 max_response_bytes: max_response_bytes?,

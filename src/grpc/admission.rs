@@ -171,16 +171,17 @@ mod tests {
     #[test]
     fn second_caller_reaches_its_even_share_as_calls_of_the_first_end() {
         let admission = Admission::new(Policy::FairShares { limit: 16 });
-        let (hog, modest) = (admission.caller(id("10.0.0.1", &[])), admission.caller(id("10.0.0.2", &[])));
-        let mut slots = fill(&hog);
+        let (larger, smaller) =
+            (admission.caller(id("10.0.0.1", &[])), admission.caller(id("10.0.0.2", &[])));
+        let mut slots = fill(&larger);
         assert_eq!(slots.len(), 14);
-        let mut others = fill(&modest);
+        let mut others = fill(&smaller);
         assert_eq!(others.len(), 2);
-        // Each slot that the hog frees, while both ask for it, goes to the caller below its share.
+        // Each slot that the larger frees, while both ask for it, goes to the caller below its share.
         while slots.len() > 8 {
             slots.pop();
-            slots.extend(fill(&hog));
-            others.extend(fill(&modest));
+            slots.extend(fill(&larger));
+            others.extend(fill(&smaller));
         }
         assert_eq!((slots.len(), others.len()), (8, 8));
         // With a third caller, the share of each is a third.
@@ -189,7 +190,7 @@ mod tests {
         slots.pop();
         let _third = third.try_acquire().unwrap();
         others.pop();
-        assert!(hog.try_acquire().is_none() && modest.try_acquire().is_none());
+        assert!(larger.try_acquire().is_none() && smaller.try_acquire().is_none());
         let _another = third.try_acquire().unwrap();
     }
 

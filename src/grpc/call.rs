@@ -7,6 +7,7 @@
 //! tonic cannot do this: it merges the trailers into the metadata after every layer has run, and reports its own deadline as
 //! CANCELLED. `tests/gateway/` tests the layer through a real server.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ use super::status::RpcError;
 use crate::domain::{BackupShares, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 use crate::proto::backup_share_service_server::BackupShareServiceServer;
-use crate::server::Peer;
+use crate::server::{Peer, Reply};
 use crate::telemetry::spans::CallSpan;
 
 /// The longest request message, in bytes.
@@ -75,7 +76,7 @@ impl<S: BackupShares> CallHandler<S> {
         mut request: Request<B>,
         peer: Arc<Peer>,
         caller: &Arc<Caller>,
-    ) -> impl Future<Output = Response<CallBody>> + Send + use<B, S>
+    ) -> Reply<CallBody, impl Future<Output = Response<CallBody>> + Send + use<B, S>>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -87,36 +88,25 @@ impl<S: BackupShares> CallHandler<S> {
         let slot = caller.try_acquire();
         let is_admitted = slot.is_some();
         let cancel = self.cancel.clone();
-        let mut record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, cancel, slot);
+        let record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, cancel, slot);
+        if !is_admitted {
+            self.metrics.shed.inc();
+            let refusal = span.in_scope(|| respond(&call, record, Err(RpcError::Overloaded.into())));
+            return Reply::Left(ready(refusal));
+        }
         request.extensions_mut().insert(Arc::clone(&call));
         let timeout = self.config.message_timeout;
         let limits = MessageLimits { max_bytes: MAX_MESSAGE_BYTES, timeout, is_unary: true };
         let request = request.map(|body| MessageGuard::new(body, limits, arrival));
-        let respond = async move {
-            let result = if is_admitted {
-                AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await
-            } else {
-                self.metrics.shed.inc();
-                Ok(Err(RpcError::Overloaded.into()))
-            };
+        let response = async move {
+            let result = AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await;
             let result = result.unwrap_or_else(|_panic| {
                 self.metrics.panics.inc();
                 Err(RpcError::Internal.into())
             });
-            match result {
-                Ok(mut response) => {
-                    record.found();
-                    response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
-                    response.map(|body| CallBody::of_call(body, record))
-                }
-                Err(status) => {
-                    let error = RpcError::of_status(&status);
-                    record.fail(error);
-                    error.response(&call.context.request_id).map(CallBody::from)
-                }
-            }
+            respond(&call, record, result)
         };
-        respond.instrument(span)
+        Reply::Right(response.instrument(span))
     }
 
     async fn serve<B>(&self, call: &Call, request: Request<MessageGuard<B>>) -> Result<Response<Body>, Status>
@@ -140,6 +130,26 @@ impl<S: BackupShares> CallHandler<S> {
         match response.extensions_mut().remove::<Status>() {
             Some(status) => Err(status),
             None => Ok(response),
+        }
+    }
+}
+
+/// The response to a call, which is recorded when its body ends.
+fn respond(
+    call: &Call,
+    mut record: Box<CallRecord>,
+    result: Result<Response<Body>, Status>,
+) -> Response<CallBody> {
+    match result {
+        Ok(mut response) => {
+            record.found();
+            response.headers_mut().insert(REQUEST_ID_HEADER, call.context.request_id.clone());
+            response.map(|body| CallBody::of_call(body, record))
+        }
+        Err(status) => {
+            let error = RpcError::of_status(&status);
+            record.fail(error);
+            error.response(&call.context.request_id).map(CallBody::from)
         }
     }
 }

@@ -45,8 +45,8 @@ pub struct CancelTokens {
     pub calls: CancellationToken,
 }
 
-/// A boxed response future: the connection moves it several times before it is polled, and a pointer is cheap to move.
-type ResponseFuture = Pin<Box<dyn Future<Output = Response<CallBody>> + Send>>;
+/// The response future is boxed: the connection moves it several times before it is polled, and a pointer is cheap to move.
+type Reply = server::Reply<CallBody, Pin<Box<dyn Future<Output = Response<CallBody>> + Send>>>;
 
 /// Everything that the gRPC port serves.
 pub struct Router<S> {
@@ -94,7 +94,7 @@ pub struct Connection<S> {
 
 impl<S: BackupShares> Connection<S> {
     /// Handles one HTTP request. Dropping the future, or the body of the response, cancels the call, at the upstream too.
-    pub fn handle<B>(&self, request: Request<B>) -> ResponseFuture
+    pub fn handle<B>(&self, request: Request<B>) -> Reply
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
@@ -110,7 +110,10 @@ impl<S: BackupShares> Connection<S> {
         let path = request.uri().path();
         if let Some(method) = METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)) {
             let calls = Arc::clone(&self.router.calls);
-            return Box::pin(calls.call(method, request, Arc::clone(&self.peer), &self.caller));
+            return match calls.call(method, request, Arc::clone(&self.peer), &self.caller) {
+                server::Reply::Left(refusal) => Reply::Left(refusal),
+                server::Reply::Right(response) => Reply::Right(Box::pin(response)),
+            };
         }
         let is_health = HEALTH_PATHS.contains(&path);
         let reflection = self.router.reflection.clone().filter(|_| reflection::PATHS.contains(&path));
@@ -121,7 +124,7 @@ impl<S: BackupShares> Connection<S> {
             return ready(PeerLimits::refusal());
         };
         let cancel = self.router.cancel_streams.clone();
-        match reflection {
+        Reply::Right(match reflection {
             Some(routes) => Box::pin(reflect(routes, self.limits.guard(request, false), cancel, slot)),
             None => {
                 let response = self.router.health.clone().call(self.limits.guard(request, true));
@@ -130,7 +133,7 @@ impl<S: BackupShares> Connection<S> {
                     response.map(|body| ended_by(body, draining(cancel), slot))
                 })
             }
-        }
+        })
     }
 }
 
@@ -167,7 +170,10 @@ impl<S: BackupShares + 'static> server::Service for Arc<Router<S>> {
 impl<S: BackupShares + 'static> server::ConnectionService for Connection<S> {
     type Body = CallBody;
 
-    fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<CallBody>> + Send + 'static {
+    fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> server::Reply<CallBody, impl Future<Output = Response<CallBody>> + Send + 'static> {
         self.handle(request)
     }
 }
@@ -212,8 +218,8 @@ fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     Ok(Frame::trailers(trailers))
 }
 
-fn ready(response: Response<Body>) -> ResponseFuture {
-    Box::pin(std::future::ready(response.map(CallBody::from)))
+fn ready(response: Response<Body>) -> Reply {
+    Reply::Left(std::future::ready(response.map(CallBody::from)))
 }
 
 /// The response to a request that is not gRPC.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -27,7 +27,7 @@ use super::handshake_failures::{CLOSED, HandshakeFailures, TIMEOUT, reason};
 use super::in_flight::InFlight;
 use super::rewind::Rewind;
 use super::tls::{Tls, peer_names};
-use super::{Config, ConnectionService, Peer, ResponseBody, ServerShutdown, Service, hold};
+use super::{Config, ConnectionService, Peer, Reply, ResponseBody, ServerShutdown, Service, hold};
 
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -165,6 +165,7 @@ impl ConnectionHandler {
         let http_service = service_fn(|request| {
             let guard = in_flight.start();
             let response = service.call(request);
+            IS_READY.set(matches!(response, Reply::Left(_)));
             async move {
                 let response = response.await;
                 let deadline = response.body().deadline();
@@ -255,6 +256,11 @@ fn http_builder(config: &Config, executor: TrackedExecutor) -> auto::Builder<Tra
     builder
 }
 
+thread_local! {
+    /// Whether the response to the latest request is ready. hyper calls the service and then the executor.
+    static IS_READY: Cell<bool> = const { Cell::new(false) };
+}
+
 tokio::task_local! {
     /// The deadline of the response on this HTTP/2 stream, once there is a response.
     static STREAM_DEADLINE: Cell<Option<Instant>>;
@@ -270,7 +276,16 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
-        self.0.spawn(STREAM_DEADLINE.scope(Cell::new(None), until_deadline(stream)));
+        let stream = STREAM_DEADLINE.scope(Cell::new(None), until_deadline(stream));
+        if !IS_READY.get() {
+            self.0.spawn(stream);
+            return;
+        }
+        // Refused streams get no task: thousands of tasks would wait before the first of the responses is written.
+        let mut stream = Box::pin(stream);
+        if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.0.spawn(stream);
+        }
     }
 }
 

@@ -2,62 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::h2_peer::{METHOD, message};
+use crate::support::h2_frames::*;
+use crate::support::h2_peer::message;
 use crate::support::process::GatewayProcess;
 use crate::support::*;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(9 + payload.len());
-    frame.put_uint(payload.len().try_into().unwrap(), 3);
-    frame.put_u8(kind);
-    frame.put_u8(flags);
-    frame.put_u32(stream);
-    frame.put_slice(payload);
-    frame.freeze()
-}
-
-/// A header field in HPACK, as a literal without indexing.
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| {
-        assert!(text.len() < 127);
-        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
-    };
-    [vec![0], text(name), text(value)].concat()
-}
-
-fn call_headers() -> Vec<u8> {
-    [
-        field(":method", "POST"),
-        field(":scheme", "http"),
-        field(":path", METHOD),
-        field(":authority", "gateway"),
-        field("content-type", "application/grpc"),
-        field("te", "trailers"),
-        field("x-auth-token", TOKEN),
-    ]
-    .concat()
-}
-
-/// The stream IDs of a client.
-fn streams() -> impl Iterator<Item = u32> {
-    (1..).step_by(2)
-}
 
 /// Memory of the process in bytes.
 async fn memory(gateway: &GatewayProcess) -> f64 {
@@ -110,13 +62,13 @@ async fn rapid_reset_costs_bounded_memory() {
     let gateway = GatewayProcess::start(&["--sandbox", QUIET]).await;
     let rapid = streams().take(10_000).flat_map(|id| {
         [
-            frame(HEADERS, END_HEADERS, id, &call_headers()),
+            frame(HEADERS, END_HEADERS, id, &call_headers(TOKEN)),
             frame(DATA, END_STREAM, id, &message()),
             frame(RST_STREAM, 0, id, &8u32.to_be_bytes()),
         ]
     });
     flood("rapid reset", &gateway, rapid).await;
-    let unfinished = streams().take(10_000).map(|id| frame(HEADERS, END_HEADERS, id, &call_headers()));
+    let unfinished = streams().take(10_000).map(|id| frame(HEADERS, END_HEADERS, id, &call_headers(TOKEN)));
     flood("streams that are never finished", &gateway, unfinished).await;
 }
 
@@ -134,7 +86,7 @@ async fn control_frame_floods_cost_bounded_memory() {
     )
     .await;
     flood("PRIORITY", &gateway, std::iter::repeat_n(frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 7]), many)).await;
-    let open = frame(HEADERS, END_HEADERS, 1, &call_headers());
+    let open = frame(HEADERS, END_HEADERS, 1, &call_headers(TOKEN));
     let empty = std::iter::repeat_n(frame(DATA, 0, 1, &[]), many);
     flood("empty DATA", &gateway, std::iter::once(open.clone()).chain(empty)).await;
     let unknown = std::iter::repeat_n(frame(0xee, 0, 0, &[0; 64]), many);
@@ -144,7 +96,7 @@ async fn control_frame_floods_cost_bounded_memory() {
 #[tokio::test]
 async fn endless_header_blocks_cost_bounded_memory() {
     let gateway = GatewayProcess::start(&["--sandbox", QUIET]).await;
-    let begin = frame(HEADERS, 0, 1, &call_headers());
+    let begin = frame(HEADERS, 0, 1, &call_headers(TOKEN));
     let more = std::iter::repeat_n(frame(CONTINUATION, 0, 1, &field("x-filler", "y")), 100_000);
     flood("CONTINUATION", &gateway, std::iter::once(begin.clone()).chain(more)).await;
     let empty = std::iter::repeat_n(frame(CONTINUATION, 0, 1, &[]), 100_000);
@@ -152,7 +104,7 @@ async fn endless_header_blocks_cost_bounded_memory() {
     // One long field is added to the dynamic table, and each byte after it refers to that entry.
     let long = [&[0x40][..], &field("x-bomb", &"y".repeat(120))[1..]].concat();
     let bombs = streams().take(500).map(move |id| {
-        let block = [call_headers(), long.clone(), vec![0xbe; 15_000]].concat();
+        let block = [call_headers(TOKEN), long.clone(), vec![0xbe; 15_000]].concat();
         frame(HEADERS, END_HEADERS | END_STREAM, id, &block)
     });
     flood("a header bomb", &gateway, bombs).await;
@@ -164,7 +116,7 @@ async fn unread_replies_cost_bounded_memory() {
     // With windows of 0, the messages of all responses wait in the gateway.
     let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
     let calls = streams().take(2_000).flat_map(|id| {
-        [frame(HEADERS, END_HEADERS, id, &call_headers()), frame(DATA, END_STREAM, id, &message())]
+        [frame(HEADERS, END_HEADERS, id, &call_headers(TOKEN)), frame(DATA, END_STREAM, id, &message())]
     });
     flood("windows that never open", &gateway, std::iter::once(no_window).chain(calls)).await;
 }

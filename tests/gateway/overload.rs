@@ -44,31 +44,31 @@ async fn single_caller_leaves_an_eighth_of_the_slots_to_others() {
     let (gateway, upstream) =
         gateway_with_stalled_upstream(&["--max-in-flight=8", "--attempt-timeout=60s"]).await;
     // The first caller has two connections.
-    let mut hog =
+    let mut larger =
         [connect_from("127.0.0.2", gateway.grpc).await, connect_from("127.0.0.2", gateway.grpc).await];
     let mut calls = Vec::new();
     for count in 1..=7 {
-        calls.push(RawRequest::call().start(&mut hog[count % 2]));
+        calls.push(RawRequest::call().start(&mut larger[count % 2]));
         upstream.wait_for_requests(count).await;
     }
-    let refused = RawRequest::call().send_on(&mut hog[0]).await;
+    let refused = RawRequest::call().send_on(&mut larger[0]).await;
     assert_eq!(refused.error().outcome(), (Code::ResourceExhausted, "OVERLOADED"));
-    let mut modest = connect_from("127.0.0.3", gateway.grpc).await;
-    calls.push(RawRequest::call().start(&mut modest));
+    let mut smaller = connect_from("127.0.0.3", gateway.grpc).await;
+    calls.push(RawRequest::call().start(&mut smaller));
     upstream.wait_for_requests(8).await;
     // Each slot that a call of the first caller frees, down to its even share, is for the second one.
     for count in 9..=11 {
         drop(calls.remove(0));
         gateway.metric_becomes("rpc_server_active_requests", 7.0).await;
-        let refused = RawRequest::call().send_on(&mut hog[0]).await;
+        let refused = RawRequest::call().send_on(&mut larger[0]).await;
         assert_eq!(refused.error().outcome(), (Code::ResourceExhausted, "OVERLOADED"));
-        calls.push(RawRequest::call().start(&mut modest));
+        calls.push(RawRequest::call().start(&mut smaller));
         upstream.wait_for_requests(count).await;
     }
     drop(calls.remove(0));
     gateway.metric_becomes("rpc_server_active_requests", 7.0).await;
-    let refused = RawRequest::call().send_on(&mut modest).await;
+    let refused = RawRequest::call().send_on(&mut smaller).await;
     assert_eq!(refused.error().outcome(), (Code::ResourceExhausted, "OVERLOADED"), "it holds its even share");
-    calls.push(RawRequest::call().start(&mut hog[0]));
+    calls.push(RawRequest::call().start(&mut larger[0]));
     upstream.wait_for_requests(12).await;
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
@@ -57,7 +57,7 @@ async fn one_request(
     let url = format!("--upstream-url=http://{}", listener.local_addr().unwrap());
     let upstream = async move {
         let mut stream = with_timeout("a connection", listener.accept()).await.unwrap().0;
-        read_head(&mut stream).await;
+        with_timeout("a request", read_head(&mut stream)).await.unwrap();
         let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{DOCUMENTED}", DOCUMENTED.len());
         stream.write_all(reply.as_bytes()).await.unwrap();
         after(&mut stream).await;
@@ -101,14 +101,6 @@ async fn worker_reuses_only_the_connections_that_it_opened() {
         get_share(client).await.unwrap();
     }
     assert_eq!(upstream.connections(), 3);
-}
-
-/// Reads a request without a body.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(with_timeout("a request", stream.read_u8()).await.unwrap());
-    }
 }
 
 #[tokio::test]

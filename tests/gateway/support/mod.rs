@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod collector;
 pub mod gateway;
 pub mod grpc;
+pub mod h2_frames;
 pub mod h2_peer;
 pub mod keystone;
 pub mod process;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +20,15 @@ pub const PLAINTEXT: &str = "--allow-plaintext-upstream";
 
 pub fn send(text: &str) -> Step {
     Step::Send(text.as_bytes().to_vec())
+}
+
+/// Reads a request without a body.
+pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(())
 }
 
 /// What the upstream does after it has read a request.
