@@ -233,6 +233,26 @@ def silent_peer():
     peer.listener.close()
 
 
+@pytest.fixture
+def closing_peer():
+    """The address of a peer that closes each connection at once."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def close_each():
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    threading.Thread(target=close_each, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def test_connection_that_is_closed_at_once_is_unavailable(example, closing_peer):
+    for scheme in ("http", "https"):
+        assert_failed(example(address=f"{scheme}://{closing_peer}"), "UNAVAILABLE", NOT_THE_GATEWAYS)
+
+
 def test_deadline_includes_the_connection(example, silent_peer):
     for scheme in ("http", "https"):
         done = example("--deadline=0.5", address=f"{scheme}://{silent_peer.address}")
