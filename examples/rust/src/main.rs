@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity, Uri};
@@ -173,7 +173,11 @@ fn tls(arguments: &Arguments) -> Result<ClientTlsConfig, String> {
         _ => return Err("--cert and --key must be given together".into()),
     }
     Ok(match &arguments.server_name {
-        Some(name) => tls.domain_name(name),
+        Some(name) => {
+            ServerName::try_from(name.as_str())
+                .map_err(|error| format!("--server-name: cannot be used ({error})"))?;
+            tls.domain_name(name)
+        }
         None => tls,
     })
 }
