@@ -1,0 +1,308 @@
+//! The tokens of all projects that an account serves: one that it is made for, or each one that calls name.
+//!
+//! Calls read a token here, and wait here while there is none. They neither request nor forget one: a single task does, as
+//! [`ProjectTokens::plan`] says. No lock is held while anything waits. In a call's path there are two read locks, that of the
+//! map and that of the project's watch channel, and only the second one for an account with one project.
+//!
+//! This module does not know how a token is requested.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::backoff::{AccountBackoff, Permit};
+use super::client::{IdentityError, IssuedToken};
+use super::project_token::ProjectToken;
+use super::renewal::{Lookup, MAX_REFRESH_WAIT, Renewal, Step};
+use crate::domain::ProjectId;
+
+/// The most tokens that are held. It is also the most projects whose failed requests are remembered, apart from these: a
+/// project that the account may not use never takes the place of a token.
+const MAX_PROJECTS: usize = 256;
+/// The longest time without a look at the tokens.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+
+type ProjectMap = HashMap<ProjectId, Arc<ProjectToken>>;
+
+/// The tokens of an account.
+pub(super) struct ProjectTokens {
+    projects: Projects,
+    /// Something has changed that may make a request due.
+    changed: Notify,
+}
+
+enum Projects {
+    /// The account's own project.
+    One(Arc<ProjectToken>),
+    /// Each project that a call names.
+    Each(RwLock<ProjectMap>),
+}
+
+/// What is to be done now.
+pub(super) struct Plan {
+    /// The projects for which a request begins now.
+    pub(super) start: Vec<Arc<ProjectToken>>,
+    /// When the next look is due, unless something changes before.
+    pub(super) wake_at: Instant,
+    /// How many valid tokens there are.
+    pub(super) held: usize,
+}
+
+impl ProjectTokens {
+    /// No token yet. With `serves_each_project` there is one for each project that a call names.
+    pub(super) fn new(serves_each_project: bool) -> Self {
+        let projects = if serves_each_project {
+            Projects::Each(RwLock::default())
+        } else {
+            Projects::One(Arc::new(ProjectToken::new(None)))
+        };
+        Self { projects, changed: Notify::new() }
+    }
+
+    /// Whether there is a token for each project.
+    pub(super) fn serves_each_project(&self) -> bool {
+        matches!(self.projects, Projects::Each(_))
+    }
+
+    /// The one project of the account, once there is a token.
+    pub(super) fn own_project(&self) -> Option<ProjectId> {
+        match &self.projects {
+            Projects::One(entry) => entry.project_of_token(),
+            Projects::Each(_) => None,
+        }
+    }
+
+    /// The token of a project, if there is a valid one. It is that of the account's own project, if the account has one.
+    pub(super) fn valid_token(&self, project: &ProjectId) -> Option<Arc<IssuedToken>> {
+        let now = Instant::now();
+        let map;
+        let entry = match &self.projects {
+            Projects::One(entry) => entry,
+            Projects::Each(projects) => {
+                map = read(projects);
+                map.get(project)?
+            }
+        };
+        let token = entry.valid_token(now)?;
+        if entry.mark_used(now) {
+            self.changed.notify_one();
+        }
+        Some(token)
+    }
+
+    /// Waits for a token of a project other than `rejected`. `None` if the upstream has rejected all its tokens lately, and the
+    /// next one is not requested soon. The error is that of the last request.
+    pub(super) async fn wait_for_token(
+        &self,
+        project: &ProjectId,
+        rejected: Option<&Arc<IssuedToken>>,
+    ) -> Result<Option<Arc<IssuedToken>>, IdentityError> {
+        // While the receiver exists, the project is not forgotten.
+        let (_entry, mut changes) = self.subscribe(project);
+        let mut give_up_at = None;
+        loop {
+            let now = Instant::now();
+            let lookup = changes.borrow_and_update().lookup(rejected, now);
+            let error = match lookup {
+                Lookup::Found(token) => return Ok(Some(token)),
+                Lookup::NotSoon(None) => return Ok(None),
+                Lookup::NotSoon(Some(error)) => return Err(error),
+                Lookup::Pending(error) => error,
+            };
+            self.changed.notify_one();
+            match error {
+                None => {
+                    // The sender is in `_entry`, so it still exists.
+                    let _ = changes.changed().await;
+                }
+                Some(error) => {
+                    let end = *give_up_at.get_or_insert(now + MAX_REFRESH_WAIT);
+                    if timeout_at(end, changes.changed()).await.is_err() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The entry of a project, which is new if there was none, and its changes. The lock is held meanwhile: a project that is
+    /// awaited is not forgotten.
+    fn subscribe(&self, project: &ProjectId) -> (Arc<ProjectToken>, watch::Receiver<Renewal>) {
+        let subscribe = |entry: &Arc<ProjectToken>| {
+            entry.mark_used(Instant::now());
+            (Arc::clone(entry), entry.subscribe())
+        };
+        match &self.projects {
+            Projects::One(entry) => subscribe(entry),
+            Projects::Each(projects) => {
+                if let Some(entry) = read(projects).get(project) {
+                    return subscribe(entry);
+                }
+                let mut projects = write(projects);
+                let new = || Arc::new(ProjectToken::new(Some(project.clone())));
+                subscribe(projects.entry(project.clone()).or_insert_with(new))
+            }
+        }
+    }
+
+    /// The upstream has rejected this token of a project: a renewal is due, unless another token has replaced it.
+    pub(super) fn invalidate(&self, project: &ProjectId, rejected: &Arc<IssuedToken>) {
+        let entry = match &self.projects {
+            Projects::One(entry) => Some(Arc::clone(entry)),
+            Projects::Each(projects) => read(projects).get(project).cloned(),
+        };
+        if entry.is_some_and(|entry| entry.invalidate(rejected)) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Stores a token that was requested apart from the plan.
+    pub(super) fn insert(&self, project: &ProjectId, token: Arc<IssuedToken>) {
+        let (entry, _changes) = self.subscribe(project);
+        entry.finish(Ok(token), Instant::now(), fastrand::f64());
+    }
+
+    /// Waits until calls can be served: at once with a token for each project, otherwise for the first token.
+    pub(super) async fn ready(&self) {
+        if let Projects::One(entry) = &self.projects {
+            // The sender is in `entry`, so it still exists.
+            let _ = entry.subscribe().wait_for(|renewal| renewal.token().is_some()).await;
+        }
+    }
+
+    /// Whether calls can be served.
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.projects {
+            Projects::One(entry) => entry.has_had_token(),
+            Projects::Each(_) => true,
+        }
+    }
+
+    /// Waits until something has changed that may make a request due.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Makes the next look due at once.
+    pub(super) fn notify(&self) {
+        self.changed.notify_one();
+    }
+
+    /// The account has changed: requests are due at once for all tokens in use. No request may be in progress.
+    pub(super) fn reset(&self) {
+        self.entries().iter().for_each(|entry| entry.reset());
+    }
+
+    /// The account waits no longer.
+    pub(super) fn resume(&self) {
+        self.entries().iter().for_each(|entry| entry.resume());
+    }
+
+    /// Forgets what is not needed, and decides which requests begin now, while `in_progress` others have not ended.
+    pub(super) fn plan(&self, account: &AccountBackoff, in_progress: usize, now: Instant) -> Plan {
+        let with_step = |entry: Arc<ProjectToken>| (entry.next_step(now), entry);
+        let steps = self.forget(self.entries().into_iter().map(with_step).collect(), now);
+        let held = steps.iter().filter(|(_, entry)| entry.is_valid(now)).count();
+        let mut plan = Plan { start: Vec::new(), wake_at: now + MAX_PAUSE, held };
+        let mut due = Vec::new();
+        for (step, entry) in &steps {
+            match step {
+                Step::Request => due.push(entry),
+                Step::Wait(until) | Step::Idle(until) => plan.wake_at = plan.wake_at.min(*until),
+                Step::InProgress | Step::Remember | Step::Forget => {}
+            }
+        }
+        match account.permit(in_progress, now) {
+            Permit::Requests(count) => {
+                if account.is_in_doubt() {
+                    due = in_order_of_trust(due, &steps, now);
+                } else {
+                    // Calls that wait go before renewals.
+                    due.sort_by_key(|entry| (!entry.is_awaited(), entry.refresh_at()));
+                }
+                plan.start = due.into_iter().take(count).map(Arc::clone).collect();
+                plan.start.iter().for_each(|entry| entry.start());
+            }
+            Permit::NotBefore(until) => {
+                if let Some((_, error)) = account.wait() {
+                    due.iter().for_each(|entry| entry.put_off(until, error));
+                }
+                if !due.is_empty() {
+                    plan.wake_at = plan.wake_at.min(until);
+                }
+            }
+        }
+        plan
+    }
+
+    /// Removes projects that are not needed, and the least recently used ones beyond [`MAX_PROJECTS`]. Returns the others.
+    fn forget(
+        &self,
+        mut steps: Vec<(Step, Arc<ProjectToken>)>,
+        now: Instant,
+    ) -> Vec<(Step, Arc<ProjectToken>)> {
+        let Projects::Each(projects) = &self.projects else { return steps };
+        steps.sort_by_key(|(_, entry)| Reverse(entry.last_used()));
+        let (mut tokens, mut failures) = (0, 0);
+        let mut is_surplus = |step: &Step, entry: &ProjectToken| {
+            let count = match step {
+                Step::Forget => return true,
+                Step::InProgress => return false,
+                Step::Remember => &mut failures,
+                Step::Request | Step::Wait(_) | Step::Idle(_) if entry.is_valid(now) => &mut tokens,
+                // A call waits for the first token.
+                Step::Request | Step::Wait(_) | Step::Idle(_) => return false,
+            };
+            *count += 1;
+            *count > MAX_PROJECTS
+        };
+        let (surplus, mut kept): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|(step, entry)| is_surplus(step, entry));
+        if !surplus.is_empty() {
+            let mut map = write(projects);
+            for (step, entry) in surplus {
+                // Under the lock, since a call may have begun to wait.
+                if let Some(project) = entry.project.as_ref().filter(|_| !entry.is_awaited()) {
+                    map.remove(project);
+                } else {
+                    kept.push((step, entry));
+                }
+            }
+        }
+        kept
+    }
+
+    fn entries(&self) -> Vec<Arc<ProjectToken>> {
+        match &self.projects {
+            Projects::One(entry) => vec![Arc::clone(entry)],
+            Projects::Each(projects) => read(projects).values().cloned().collect(),
+        }
+    }
+}
+
+/// The requests that are due while the account is in doubt. A project that has a token shows best whether the password is right,
+/// so it goes first, even if it is not due.
+fn in_order_of_trust<'a>(
+    mut due: Vec<&'a Arc<ProjectToken>>,
+    all: &'a [(Step, Arc<ProjectToken>)],
+    now: Instant,
+) -> Vec<&'a Arc<ProjectToken>> {
+    if !due.is_empty() && !due.iter().any(|entry| entry.is_healthy(now)) {
+        let healthy = all.iter().map(|(_, entry)| entry).filter(|entry| entry.is_healthy(now));
+        due.extend(healthy.max_by_key(|entry| entry.last_used()));
+    }
+    due.sort_by_key(|entry| (!entry.is_healthy(now), !entry.has_had_token(), entry.refresh_at()));
+    due
+}
+
+fn read(projects: &RwLock<ProjectMap>) -> RwLockReadGuard<'_, ProjectMap> {
+    projects.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(projects: &RwLock<ProjectMap>) -> RwLockWriteGuard<'_, ProjectMap> {
+    projects.write().unwrap_or_else(PoisonError::into_inner)
+}
