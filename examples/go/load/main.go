@@ -1,13 +1,17 @@
-// Load keeps calls going to a gateway and says how they end: a JSON line a second, with what there was until then. It
-// ends after -calls, or at SIGTERM, and exits with 1 if a call has failed.
+// Load is the load generator of the end-to-end checks. It keeps calls going to a gateway and prints a JSON line a second
+// with the totals. It ends after -calls, or at SIGTERM, and exits with 1 if a call has failed.
 //
 //	OS_TOKEN=any load -address dns:///backup-share-gateway-headless:50051 -rate 600 PROJECT SHARE
 package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"log"
 	"os"
 	"os/signal"
@@ -17,17 +21,88 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver/dns"
+	"google.golang.org/grpc/status"
 
-	"example.com/caller/gateway"
-	"example.com/caller/vbsv2"
+	"example.com/backup-share-gateway/examples/go/vbsv2"
 )
 
-// Failures that are told in words; the others are counted.
-const mostDescribed = 20
+// How many kinds of failures are listed; others are counted only.
+const maxKinds = 20
 
-// tally is what a line says.
+// The service config without and with the retry policy of ../main.go.
+const (
+	balancing = `"loadBalancingConfig": [{"round_robin": {}}]`
+	retries   = `"methodConfig": [{
+  "name": [{"service": "vbs.v2.BackupShareService"}],
+  "retryPolicy": {
+    "maxAttempts": 3,
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"]
+  }
+}]`
+)
+
+// target is a gateway and how to reach it.
+type target struct {
+	address, ca, cert, key string
+	withoutRetries         bool
+}
+
+func (t *target) dial() (*grpc.ClientConn, error) {
+	transport, err := t.transport()
+	if err != nil {
+		return nil, err
+	}
+	config := "{" + balancing + ", " + retries + "}"
+	if t.withoutRetries {
+		config = "{" + balancing + "}"
+	}
+	return grpc.NewClient(t.address, grpc.WithTransportCredentials(transport), grpc.WithDefaultServiceConfig(config))
+}
+
+func (t *target) transport() (credentials.TransportCredentials, error) {
+	if t.ca == "" {
+		return insecure.NewCredentials(), nil
+	}
+	pem, err := os.ReadFile(t.ca)
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, errors.New(t.ca + " holds no certificate")
+	}
+	if t.cert != "" {
+		// Read for each handshake, so that a renewed certificate is used.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+			return &pair, err
+		}
+	}
+	return credentials.NewTLS(config), nil
+}
+
+// describe is an error in one line: code, reason, message.
+func describe(err error) string {
+	failed := status.Convert(err)
+	reason := ""
+	for _, detail := range failed.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			reason = info.Reason
+		}
+	}
+	return fmt.Sprintf("%s %s: %s", failed.Code(), reason, failed.Message())
+}
+
+// tally is the content of a line.
 type tally struct {
 	mutex     sync.Mutex
 	Time      time.Time      `json:"time"`
@@ -49,8 +124,8 @@ func (t *tally) add(took time.Duration, err error) {
 		return
 	}
 	t.Failed++
-	if words := gateway.Describe(err); t.Failures[words] > 0 || len(t.Failures) < mostDescribed {
-		t.Failures[words]++
+	if kind := describe(err); t.Failures[kind] > 0 || len(t.Failures) < maxKinds {
+		t.Failures[kind]++
 	}
 }
 
@@ -69,18 +144,23 @@ func (t *tally) print() {
 }
 
 func main() {
-	options := gateway.Flags()
+	gateway := new(target)
+	flag.StringVar(&gateway.address, "address", "localhost:50051", "the gateway; dns:///NAME:PORT of a headless Service finds each pod")
+	flag.StringVar(&gateway.ca, "ca", "", "PEM `FILE` of the CAs of the gateway's certificate; enables TLS")
+	flag.StringVar(&gateway.cert, "cert", "", "PEM `FILE` of the client certificate, for mutual TLS")
+	flag.StringVar(&gateway.key, "key", "", "PEM `FILE` of its private key")
+	flag.BoolVar(&gateway.withoutRetries, "without-retries", false, "make each call once, so that every failure is counted")
 	rate := flag.Float64("rate", 600, "calls a second; 0 is as many as the workers can make")
 	calls := flag.Int64("calls", 0, "how many calls; 0 is until SIGTERM")
 	workers := flag.Int("workers", 64, "calls at once, at most")
 	deadline := flag.Duration("deadline", 5*time.Second, "deadline of a call")
-	resolve := flag.Duration("resolve-interval", 30*time.Second, "how often DNS is asked, at most; 30 s is grpc-go's own")
+	resolve := flag.Duration("resolve-interval", 30*time.Second, "shortest time between two DNS lookups; grpc-go's default is 30 s")
 	flag.Parse()
 	if flag.NArg() != 2 {
 		log.Fatal("usage: load [flags] PROJECT SHARE")
 	}
 	dns.SetMinResolutionInterval(*resolve)
-	connection, err := options.Dial()
+	connection, err := gateway.dial()
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -100,7 +180,7 @@ func main() {
 		total.add(time.Since(began), err)
 	}
 
-	// Each worker takes the next call and makes it when its time has come, whoever is still busy with the one before.
+	// Each worker takes the next call and makes it when it is due, even if earlier calls are still in flight.
 	var next atomic.Int64
 	var running sync.WaitGroup
 	began := time.Now()

@@ -495,7 +495,7 @@ const file_vbs_v2_backup_share_service_proto_rawDesc = "" +
 	"\x16_has_dependent_backupsB\x13\n" +
 	"\x11_service_metadata2j\n" +
 	"\x12BackupShareService\x12T\n" +
-	"\x0eGetBackupShare\x12\x1d.vbs.v2.GetBackupShareRequest\x1a\x1e.vbs.v2.GetBackupShareResponse\"\x03\x90\x02\x01b\x06proto3"
+	"\x0eGetBackupShare\x12\x1d.vbs.v2.GetBackupShareRequest\x1a\x1e.vbs.v2.GetBackupShareResponse\"\x03\x90\x02\x01B4Z2example.com/backup-share-gateway/examples/go/vbsv2b\x06proto3"
 
 var (
 	file_vbs_v2_backup_share_service_proto_rawDescOnce sync.Once
