@@ -223,7 +223,6 @@ impl Keystone {
             Ok(token) => {
                 metrics.renewal("success");
                 account.on_success(in_progress);
-                self.tokens.resume();
                 let project = token.project_id.as_str();
                 let holds_s = token.lifetime.as_secs();
                 let endpoint = token.endpoint.as_ref().map(tracing::field::display);
@@ -235,7 +234,7 @@ impl Keystone {
                 let project = entry.project.clone().or_else(|| self.own_project());
                 let next_s = (entry.refresh_at() - now).as_secs_f64();
                 // Set if there is no request for any project before then.
-                let account_wait = account.wait().filter(|_| self.serves_each_project());
+                let account_wait = account.wait(now).filter(|_| self.serves_each_project());
                 let account_next_s = account_wait.map(|(until, _)| (*until - now).as_secs_f64());
                 tracing::error!(
                     project = project.as_ref().map(ProjectId::as_str),
@@ -247,6 +246,9 @@ impl Keystone {
                     "no token: the request for a new one failed"
                 );
             }
+        }
+        if account.wait(now).is_none() {
+            self.tokens.resume();
         }
     }
 

@@ -51,25 +51,26 @@ pub(super) struct AccountBackoff {
 }
 
 /// How many requests may begin.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Permit {
+#[derive(Debug)]
+pub(super) enum Permit<'a> {
     /// So many, now.
     Requests(usize),
-    /// None before this time.
-    NotBefore(Instant),
+    /// None before this time, because of this error.
+    NotBefore(Instant, &'a IdentityError),
 }
 
 impl AccountBackoff {
     /// How many requests may begin while `in_progress` others have not ended.
-    pub(super) fn permit(&self, in_progress: usize, now: Instant) -> Permit {
-        match &self.wait {
-            Some((until, _)) if now < *until => Permit::NotBefore(*until),
-            _ if self.is_in_doubt() => Permit::Requests(1usize.saturating_sub(in_progress)),
-            _ => {
-                let limit = (MAX_REFUSALS - self.refused.len() + self.headroom).min(MAX_REQUESTS);
-                Permit::Requests(limit.saturating_sub(in_progress))
-            }
+    pub(super) fn permit(&self, in_progress: usize, now: Instant) -> Permit<'_> {
+        if let Some((until, error)) = self.wait(now) {
+            return Permit::NotBefore(*until, error);
         }
+        let limit = if self.is_in_doubt() {
+            1
+        } else {
+            (MAX_REFUSALS - self.refused.len() + self.headroom).min(MAX_REQUESTS)
+        };
+        Permit::Requests(limit.saturating_sub(in_progress))
     }
 
     /// Whether the next refusal may be the fault of the account and not of a project.
@@ -82,9 +83,9 @@ impl AccountBackoff {
         self.refused.is_empty()
     }
 
-    /// The end of the back-off that covers all projects, and its reason.
-    pub(super) fn wait(&self) -> Option<&(Instant, IdentityError)> {
-        self.wait.as_ref()
+    /// The end of the back-off that covers all projects, and its reason, if there is one now.
+    pub(super) fn wait(&self, now: Instant) -> Option<&(Instant, IdentityError)> {
+        self.wait.as_ref().filter(|(until, _)| now < *until)
     }
 
     /// The account got a token while `in_progress` other requests have not ended.
@@ -172,17 +173,22 @@ mod tests {
     fn account_without_a_token_yet_waits_as_a_whole() {
         let mut now = Instant::now();
         let mut account = AccountBackoff::default();
-        assert_eq!(account.permit(0, now), Permit::Requests(1));
-        assert_eq!(account.permit(1, now), Permit::Requests(0), "one shows whether the password is right");
+        assert!(matches!(account.permit(0, now), Permit::Requests(1)));
+        assert!(
+            matches!(account.permit(1, now), Permit::Requests(0)),
+            "one shows whether the password is right"
+        );
         for (name, seconds) in [("a", 10), ("b", 40), ("a", 160), ("c", 600), ("d", 600)] {
             refuse(&mut account, name, now);
-            assert_eq!(account.permit(0, now), Permit::NotBefore(now + seconds * SECOND));
+            assert!(
+                matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + seconds * SECOND)
+            );
             now += seconds * SECOND;
-            assert_eq!(account.permit(0, now), Permit::Requests(1));
+            assert!(matches!(account.permit(0, now), Permit::Requests(1)));
         }
         account.on_success(0);
-        assert_eq!(account.permit(0, now), Permit::Requests(3));
-        assert!(account.wait().is_none());
+        assert!(matches!(account.permit(0, now), Permit::Requests(3)));
+        assert!(account.wait(now).is_none());
     }
 
     #[test]
@@ -193,21 +199,26 @@ mod tests {
         for _ in 0..10 {
             refuse(&mut account, "a", now);
             refuse(&mut account, "b", now);
-            assert_eq!(account.permit(0, now), Permit::Requests(1), "two projects, whatever their number");
+            assert!(
+                matches!(account.permit(0, now), Permit::Requests(1)),
+                "two projects, whatever their number"
+            );
         }
         account.on_success(0);
         refuse(&mut account, "a", now);
         refuse(&mut account, "b", now);
-        assert_eq!(account.permit(1, now), Permit::Requests(0), "a third one is in progress");
+        assert!(matches!(account.permit(1, now), Permit::Requests(0)), "a third one is in progress");
         refuse(&mut account, "c", now);
-        assert_eq!(account.permit(0, now), Permit::NotBefore(now + 10 * SECOND));
+        assert!(matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + 10 * SECOND));
         let later = now + 10 * SECOND;
-        assert_eq!(account.permit(0, later), Permit::Requests(1));
+        assert!(matches!(account.permit(0, later), Permit::Requests(1)));
         refuse(&mut account, "d", later);
-        assert_eq!(account.permit(0, later), Permit::NotBefore(later + 40 * SECOND));
+        assert!(
+            matches!(account.permit(0, later), Permit::NotBefore(until, _) if until == later + 40 * SECOND)
+        );
         account.on_success(0);
         refuse(&mut account, "a", later);
-        assert_eq!(account.permit(0, later), Permit::Requests(2), "a success begins a new row");
+        assert!(matches!(account.permit(0, later), Permit::Requests(2)), "a success begins a new row");
     }
 
     #[test]
@@ -216,7 +227,7 @@ mod tests {
         let mut account = AccountBackoff::default();
         let error = IdentityError { is_password_right: true, ..error(true) };
         account.on_failure(Some(&project("a")), &error, now, 1.0);
-        assert_eq!(account.permit(0, now), Permit::Requests(2));
+        assert!(matches!(account.permit(0, now), Permit::Requests(2)));
     }
 
     #[test]
@@ -226,12 +237,12 @@ mod tests {
         for _ in 0..100 {
             account.on_success(2);
         }
-        assert_eq!(account.permit(2, now), Permit::Requests(14));
+        assert!(matches!(account.permit(2, now), Permit::Requests(14)));
         refuse(&mut account, "a", now);
-        assert_eq!(account.permit(2, now), Permit::Requests(0));
+        assert!(matches!(account.permit(2, now), Permit::Requests(0)));
         account.on_success(1);
         account.on_success(0);
-        assert_eq!(account.permit(0, now), Permit::Requests(3), "nothing is known after a pause");
+        assert!(matches!(account.permit(0, now), Permit::Requests(3)), "nothing is known after a pause");
     }
 
     #[test]
@@ -240,9 +251,12 @@ mod tests {
         let mut account = AccountBackoff::default();
         account.on_success(0);
         account.on_failure(None, &error(false), now, 1.0);
-        assert_eq!(account.permit(0, now), Permit::Requests(3), "without it each project waits by itself");
+        assert!(
+            matches!(account.permit(0, now), Permit::Requests(3)),
+            "without it each project waits by itself"
+        );
         let error = IdentityError { retry_after: Some(60 * SECOND), ..error(false) };
         account.on_failure(None, &error, now, 1.0);
-        assert_eq!(account.permit(0, now), Permit::NotBefore(now + 60 * SECOND));
+        assert!(matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + 60 * SECOND));
     }
 }

@@ -227,10 +227,8 @@ impl ProjectTokens {
                 plan.start = due.into_iter().take(count).map(Arc::clone).collect();
                 plan.start.iter().for_each(|entry| entry.start());
             }
-            Permit::NotBefore(until) => {
-                if let Some((_, error)) = account.wait() {
-                    due.iter().for_each(|entry| entry.put_off(until, error));
-                }
+            Permit::NotBefore(until, error) => {
+                due.iter().for_each(|entry| entry.put_off(until, error));
                 if !due.is_empty() {
                     plan.wake_at = plan.wake_at.min(until);
                 }
