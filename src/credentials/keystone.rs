@@ -235,7 +235,7 @@ impl Keystone {
                 let next_s = (entry.refresh_at() - now).as_secs_f64();
                 // Set if there is no request for any project before then.
                 let account_wait = account.wait(now).filter(|_| self.serves_each_project());
-                let account_next_s = account_wait.map(|(until, _)| (*until - now).as_secs_f64());
+                let account_next_s = account_wait.map(|wait| (wait.until - now).as_secs_f64());
                 tracing::error!(
                     project = project.as_ref().map(ProjectId::as_str),
                     detail = error.detail,
@@ -247,9 +247,7 @@ impl Keystone {
                 );
             }
         }
-        if account.wait(now).is_none() {
-            self.tokens.resume();
-        }
+        self.tokens.set_account_wait(account.wait(now));
     }
 
     /// Requests one token, for `project` if there is a token for each, which is then the one in use. The error is for people.
@@ -257,7 +255,7 @@ impl Keystone {
         let project = project.filter(|_| self.serves_each_project());
         let result = self.client.load_full().fetch_token(project, &AtomicBool::new(true)).await;
         let token = result.map_err(|error| error.detail)?;
-        self.tokens.insert(&token.project_id, Arc::clone(&token));
+        self.tokens.insert(Arc::clone(&token));
         Ok(token)
     }
 }

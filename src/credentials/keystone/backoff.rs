@@ -33,6 +33,15 @@ fn retry_after(error: &IdentityError) -> Duration {
     error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
 }
 
+/// No token is requested for any project.
+#[derive(Clone, Debug)]
+pub(super) struct AccountWait {
+    /// Before this time.
+    pub(super) until: Instant,
+    /// Because of this error.
+    pub(super) error: IdentityError,
+}
+
 /// What the failures of all projects say of their common account. An account that cannot use a project gets the same answer as
 /// one with a wrong password, so the account is *in doubt* until the first token, and after [`MAX_REFUSALS`] different projects
 /// were refused in a row. Then there is one request at a time, and one back-off covers all projects.
@@ -44,26 +53,25 @@ pub(super) struct AccountBackoff {
     refused: HashSet<Option<ProjectId>>,
     /// Refusals in a row while the account was in doubt.
     failures: u32,
-    /// No request before then, because of this error.
-    wait: Option<(Instant, IdentityError)>,
+    wait: Option<AccountWait>,
     /// Further requests that may be in progress, because others have just succeeded.
     headroom: usize,
 }
 
 /// How many requests may begin.
-#[derive(Debug)]
-pub(super) enum Permit<'a> {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Permit {
     /// So many, now.
     Requests(usize),
-    /// None before this time, because of this error.
-    NotBefore(Instant, &'a IdentityError),
+    /// None before this time.
+    NotBefore(Instant),
 }
 
 impl AccountBackoff {
     /// How many requests may begin while `in_progress` others have not ended.
-    pub(super) fn permit(&self, in_progress: usize, now: Instant) -> Permit<'_> {
-        if let Some((until, error)) = self.wait(now) {
-            return Permit::NotBefore(*until, error);
+    pub(super) fn permit(&self, in_progress: usize, now: Instant) -> Permit {
+        if let Some(wait) = self.wait(now) {
+            return Permit::NotBefore(wait.until);
         }
         let limit = if self.is_in_doubt() {
             1
@@ -83,9 +91,9 @@ impl AccountBackoff {
         self.refused.is_empty()
     }
 
-    /// The end of the back-off that covers all projects, and its reason, if there is one now.
-    pub(super) fn wait(&self, now: Instant) -> Option<&(Instant, IdentityError)> {
-        self.wait.as_ref().filter(|(until, _)| now < *until)
+    /// The back-off that covers all projects now.
+    pub(super) fn wait(&self, now: Instant) -> Option<&AccountWait> {
+        self.wait.as_ref().filter(|wait| now < wait.until)
     }
 
     /// The account got a token while `in_progress` other requests have not ended.
@@ -121,7 +129,7 @@ impl AccountBackoff {
             retry_after(error)
         };
         if !wait.is_zero() {
-            self.wait = Some((now + wait, error.clone()));
+            self.wait = Some(AccountWait { until: now + wait, error: error.clone() });
         }
     }
 }
@@ -173,21 +181,16 @@ mod tests {
     fn account_without_a_token_yet_waits_as_a_whole() {
         let mut now = Instant::now();
         let mut account = AccountBackoff::default();
-        assert!(matches!(account.permit(0, now), Permit::Requests(1)));
-        assert!(
-            matches!(account.permit(1, now), Permit::Requests(0)),
-            "one shows whether the password is right"
-        );
+        assert_eq!(account.permit(0, now), Permit::Requests(1));
+        assert_eq!(account.permit(1, now), Permit::Requests(0), "one shows whether the password is right");
         for (name, seconds) in [("a", 10), ("b", 40), ("a", 160), ("c", 600), ("d", 600)] {
             refuse(&mut account, name, now);
-            assert!(
-                matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + seconds * SECOND)
-            );
+            assert_eq!(account.permit(0, now), Permit::NotBefore(now + seconds * SECOND));
             now += seconds * SECOND;
-            assert!(matches!(account.permit(0, now), Permit::Requests(1)));
+            assert_eq!(account.permit(0, now), Permit::Requests(1));
         }
         account.on_success(0);
-        assert!(matches!(account.permit(0, now), Permit::Requests(3)));
+        assert_eq!(account.permit(0, now), Permit::Requests(3));
         assert!(account.wait(now).is_none());
     }
 
@@ -199,26 +202,21 @@ mod tests {
         for _ in 0..10 {
             refuse(&mut account, "a", now);
             refuse(&mut account, "b", now);
-            assert!(
-                matches!(account.permit(0, now), Permit::Requests(1)),
-                "two projects, whatever their number"
-            );
+            assert_eq!(account.permit(0, now), Permit::Requests(1), "two projects, whatever their number");
         }
         account.on_success(0);
         refuse(&mut account, "a", now);
         refuse(&mut account, "b", now);
-        assert!(matches!(account.permit(1, now), Permit::Requests(0)), "a third one is in progress");
+        assert_eq!(account.permit(1, now), Permit::Requests(0), "a third one is in progress");
         refuse(&mut account, "c", now);
-        assert!(matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + 10 * SECOND));
+        assert_eq!(account.permit(0, now), Permit::NotBefore(now + 10 * SECOND));
         let later = now + 10 * SECOND;
-        assert!(matches!(account.permit(0, later), Permit::Requests(1)));
+        assert_eq!(account.permit(0, later), Permit::Requests(1));
         refuse(&mut account, "d", later);
-        assert!(
-            matches!(account.permit(0, later), Permit::NotBefore(until, _) if until == later + 40 * SECOND)
-        );
+        assert_eq!(account.permit(0, later), Permit::NotBefore(later + 40 * SECOND));
         account.on_success(0);
         refuse(&mut account, "a", later);
-        assert!(matches!(account.permit(0, later), Permit::Requests(2)), "a success begins a new row");
+        assert_eq!(account.permit(0, later), Permit::Requests(2), "a success begins a new row");
     }
 
     #[test]
@@ -227,7 +225,7 @@ mod tests {
         let mut account = AccountBackoff::default();
         let error = IdentityError { is_password_right: true, ..error(true) };
         account.on_failure(Some(&project("a")), &error, now, 1.0);
-        assert!(matches!(account.permit(0, now), Permit::Requests(2)));
+        assert_eq!(account.permit(0, now), Permit::Requests(2));
     }
 
     #[test]
@@ -237,12 +235,12 @@ mod tests {
         for _ in 0..100 {
             account.on_success(2);
         }
-        assert!(matches!(account.permit(2, now), Permit::Requests(14)));
+        assert_eq!(account.permit(2, now), Permit::Requests(14));
         refuse(&mut account, "a", now);
-        assert!(matches!(account.permit(2, now), Permit::Requests(0)));
+        assert_eq!(account.permit(2, now), Permit::Requests(0));
         account.on_success(1);
         account.on_success(0);
-        assert!(matches!(account.permit(0, now), Permit::Requests(3)), "nothing is known after a pause");
+        assert_eq!(account.permit(0, now), Permit::Requests(3), "nothing is known after a pause");
     }
 
     #[test]
@@ -251,12 +249,9 @@ mod tests {
         let mut account = AccountBackoff::default();
         account.on_success(0);
         account.on_failure(None, &error(false), now, 1.0);
-        assert!(
-            matches!(account.permit(0, now), Permit::Requests(3)),
-            "without it each project waits by itself"
-        );
+        assert_eq!(account.permit(0, now), Permit::Requests(3), "without it each project waits by itself");
         let error = IdentityError { retry_after: Some(60 * SECOND), ..error(false) };
         account.on_failure(None, &error, now, 1.0);
-        assert!(matches!(account.permit(0, now), Permit::NotBefore(until, _) if until == now + 60 * SECOND));
+        assert_eq!(account.permit(0, now), Permit::NotBefore(now + 60 * SECOND));
     }
 }

@@ -116,14 +116,9 @@ impl ProjectToken {
         self.renewal.send_if_modified(|renewal| renewal.invalidate(rejected, Instant::now()))
     }
 
-    /// The account waits until then, because of this error.
-    pub(super) fn put_off(&self, until: Instant, error: &IdentityError) {
-        self.renewal.send_if_modified(|renewal| renewal.put_off(until, error));
-    }
-
-    /// The account waits no longer.
-    pub(super) fn resume(&self) {
-        self.renewal.send_if_modified(Renewal::resume);
+    /// Makes calls that wait look again.
+    pub(super) fn wake(&self) {
+        self.renewal.send_modify(|_| ());
     }
 
     /// The account has changed.

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::backoff::{AccountBackoff, Permit};
+use super::backoff::{AccountBackoff, AccountWait, Permit};
 use super::client::{IdentityError, IssuedToken};
 use super::project_token::ProjectToken;
 use super::renewal::{Lookup, MAX_REFRESH_WAIT, Renewal, Step};
@@ -31,6 +32,8 @@ type ProjectMap = HashMap<ProjectId, Arc<ProjectToken>>;
 /// The tokens of an account.
 pub(super) struct ProjectTokens {
     projects: Projects,
+    /// The back-off of the account. It may be over.
+    account_wait: ArcSwapOption<AccountWait>,
     /// Something has changed that may make a request due.
     changed: Notify,
 }
@@ -60,7 +63,7 @@ impl ProjectTokens {
         } else {
             Projects::One(Arc::new(ProjectToken::new(None)))
         };
-        Self { projects, changed: Notify::new() }
+        Self { projects, account_wait: ArcSwapOption::empty(), changed: Notify::new() }
     }
 
     /// Whether there is a token for each project.
@@ -102,11 +105,15 @@ impl ProjectTokens {
         rejected: Option<&Arc<IssuedToken>>,
     ) -> Result<Option<Arc<IssuedToken>>, IdentityError> {
         // While the receiver exists, the project is not forgotten.
-        let (_entry, mut changes) = self.subscribe(project);
+        let (_entry, mut changes) = self.subscribe(project)?;
         let mut give_up_at = None;
         loop {
             let now = Instant::now();
-            let lookup = changes.borrow_and_update().lookup(rejected, now);
+            let lookup = {
+                let renewal = changes.borrow_and_update();
+                // In this order: a back-off that begins later wakes this call.
+                renewal.lookup(rejected, self.account_wait(now).as_deref(), now)
+            };
             let error = match lookup {
                 Lookup::Found(token) => return Ok(Some(token)),
                 Lookup::NotSoon(None) => return Ok(None),
@@ -130,11 +137,15 @@ impl ProjectTokens {
     }
 
     /// The entry of a project, which is new if there was none, and its changes. The lock is held meanwhile: a project that is
-    /// awaited is not forgotten.
-    fn subscribe(&self, project: &ProjectId) -> (Arc<ProjectToken>, watch::Receiver<Renewal>) {
+    /// awaited is not forgotten. There is no new entry while the account waits, whatever number of projects calls name.
+    fn subscribe(
+        &self,
+        project: &ProjectId,
+    ) -> Result<(Arc<ProjectToken>, watch::Receiver<Renewal>), IdentityError> {
+        let now = Instant::now();
         let subscribe = |entry: &Arc<ProjectToken>| {
-            entry.mark_used(Instant::now());
-            (Arc::clone(entry), entry.subscribe())
+            entry.mark_used(now);
+            Ok((Arc::clone(entry), entry.subscribe()))
         };
         match &self.projects {
             Projects::One(entry) => subscribe(entry),
@@ -142,10 +153,26 @@ impl ProjectTokens {
                 if let Some(entry) = read(projects).get(project) {
                     return subscribe(entry);
                 }
+                if let Some(wait) = self.account_wait(now + MAX_REFRESH_WAIT) {
+                    return Err(wait.error.clone());
+                }
                 let mut projects = write(projects);
                 let new = || Arc::new(ProjectToken::new(Some(project.clone())));
                 subscribe(projects.entry(project.clone()).or_insert_with(new))
             }
+        }
+    }
+
+    /// The back-off of the account, if it is not over at this time.
+    fn account_wait(&self, at: Instant) -> Option<Arc<AccountWait>> {
+        self.account_wait.load_full().filter(|wait| at < wait.until)
+    }
+
+    /// The back-off of the account has begun, or has ended. Calls that wait learn the first.
+    pub(super) fn set_account_wait(&self, wait: Option<&AccountWait>) {
+        self.account_wait.store(wait.cloned().map(Arc::new));
+        if wait.is_some() {
+            self.entries().iter().filter(|entry| entry.is_awaited()).for_each(|entry| entry.wake());
         }
     }
 
@@ -161,9 +188,10 @@ impl ProjectTokens {
     }
 
     /// Stores a token that was requested apart from the plan.
-    pub(super) fn insert(&self, project: &ProjectId, token: Arc<IssuedToken>) {
-        let (entry, _changes) = self.subscribe(project);
-        entry.finish(Ok(token), Instant::now(), fastrand::f64());
+    pub(super) fn insert(&self, token: Arc<IssuedToken>) {
+        if let Ok((entry, _changes)) = self.subscribe(&token.project_id) {
+            entry.finish(Ok(token), Instant::now(), fastrand::f64());
+        }
     }
 
     /// Waits until calls can be served: at once with a token for each project, otherwise for the first token.
@@ -194,12 +222,8 @@ impl ProjectTokens {
 
     /// The account has changed: requests are due at once for all tokens in use. No request may be in progress.
     pub(super) fn reset(&self) {
+        self.set_account_wait(None);
         self.entries().iter().for_each(|entry| entry.reset());
-    }
-
-    /// The account waits no longer.
-    pub(super) fn resume(&self) {
-        self.entries().iter().for_each(|entry| entry.resume());
     }
 
     /// Forgets what is not needed, and decides which requests begin now, while `in_progress` others have not ended.
@@ -227,12 +251,7 @@ impl ProjectTokens {
                 plan.start = due.into_iter().take(count).map(Arc::clone).collect();
                 plan.start.iter().for_each(|entry| entry.start());
             }
-            Permit::NotBefore(until, error) => {
-                due.iter().for_each(|entry| entry.put_off(until, error));
-                if !due.is_empty() {
-                    plan.wake_at = plan.wake_at.min(until);
-                }
-            }
+            Permit::NotBefore(until) => plan.wake_at = plan.wake_at.min(until),
         }
         plan
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::backoff::wait_after;
+use super::backoff::{AccountWait, wait_after};
 use super::client::{IdentityError, IssuedToken};
 
 /// After a failed request, a call waits this long for the next one.
@@ -76,8 +76,6 @@ pub(super) struct Renewal {
     /// When the next request is due. In the past while it is in progress.
     refresh_at: Instant,
     is_in_progress: bool,
-    /// The account waits until then, because of this error.
-    put_off: Option<(Instant, IdentityError)>,
 }
 
 impl Renewal {
@@ -93,7 +91,6 @@ impl Renewal {
             refreshed_at: now,
             refresh_at: now,
             is_in_progress: false,
-            put_off: None,
         }
     }
 
@@ -139,29 +136,20 @@ impl Renewal {
         self.is_in_progress = true;
     }
 
-    /// The account waits until then, because of this error. Whether that is news.
-    pub(super) fn put_off(&mut self, until: Instant, error: &IdentityError) -> bool {
-        let is_new = self.put_off.as_ref().is_none_or(|(before, _)| *before != until);
-        if is_new {
-            self.put_off = Some((until, error.clone()));
-        }
-        is_new
-    }
-
-    /// The account waits no longer. Whether that is news.
-    pub(super) fn resume(&mut self) -> bool {
-        self.put_off.take().is_some()
-    }
-
     pub(super) fn valid_token(&self, now: Instant) -> Option<&Arc<IssuedToken>> {
         self.token.as_ref().filter(|token| now < token.expires_at())
     }
 
-    /// What a call has to do that needs a token other than `rejected`.
-    pub(super) fn lookup(&self, rejected: Option<&Arc<IssuedToken>>, now: Instant) -> Lookup {
+    /// What a call has to do that needs a token other than `rejected`, while the whole account may wait.
+    pub(super) fn lookup(
+        &self,
+        rejected: Option<&Arc<IssuedToken>>,
+        account: Option<&AccountWait>,
+        now: Instant,
+    ) -> Lookup {
         let is_rejected = |token: &Arc<IssuedToken>| rejected.is_some_and(|other| Arc::ptr_eq(token, other));
-        let (due_at, error) = match &self.put_off {
-            Some((until, error)) if now < *until => (self.refresh_at.max(*until), Some(error)),
+        let (due_at, error) = match account {
+            Some(wait) if !self.is_in_progress => (self.refresh_at.max(wait.until), Some(&wait.error)),
             _ => (self.refresh_at, self.last_error.as_ref()),
         };
         match self.valid_token(now) {
@@ -336,7 +324,7 @@ mod tests {
         for _ in 0..3 {
             now += SECOND / 3;
             assert!(state.invalidate(&token, now));
-            assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(None)));
+            assert!(matches!(state.lookup(Some(&token), None, now), Lookup::Pending(None)));
             now = state.refresh_at;
             token = refresh(&mut state, now);
         }
@@ -364,17 +352,17 @@ mod tests {
     fn call_waits_only_for_a_refresh_that_is_soon() {
         let now = Instant::now();
         let (mut state, token) = with_token(now);
-        assert!(matches!(state.lookup(None, now), Lookup::Found(_)));
-        assert!(matches!(state.lookup(Some(&token), now), Lookup::NotSoon(None)), "due in 500 s");
+        assert!(matches!(state.lookup(None, None, now), Lookup::Found(_)));
+        assert!(matches!(state.lookup(Some(&token), None, now), Lookup::NotSoon(None)), "due in 500 s");
         assert!(state.invalidate(&token, now));
-        assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(None)));
+        assert!(matches!(state.lookup(Some(&token), None, now), Lookup::Pending(None)));
         state.finish(Err(error(false)), now, 1.0);
-        assert!(matches!(state.lookup(Some(&token), now), Lookup::Pending(Some(_))), "due in 1 s");
+        assert!(matches!(state.lookup(Some(&token), None, now), Lookup::Pending(Some(_))), "due in 1 s");
         state.finish(Err(error(false)), now, 1.0);
-        assert!(matches!(state.lookup(Some(&token), now), Lookup::NotSoon(Some(_))), "due in 2 s");
+        assert!(matches!(state.lookup(Some(&token), None, now), Lookup::NotSoon(Some(_))), "due in 2 s");
         let due = now + 2 * SECOND;
-        assert!(matches!(state.lookup(Some(&token), due), Lookup::Pending(Some(_))), "in progress");
-        assert!(matches!(state.lookup(Some(&token), due + SECOND), Lookup::Pending(Some(_))), "still");
+        assert!(matches!(state.lookup(Some(&token), None, due), Lookup::Pending(Some(_))), "in progress");
+        assert!(matches!(state.lookup(Some(&token), None, due + SECOND), Lookup::Pending(Some(_))), "still");
     }
 
     /// The demand of calls that have used the token last at this time, and of others that wait for it now.
@@ -417,14 +405,16 @@ mod tests {
     fn call_does_not_wait_for_the_end_of_the_back_off_of_the_account() {
         let now = Instant::now();
         let mut state = Renewal::new(None, now);
-        let until = now + 10 * SECOND;
-        assert!(state.put_off(until, &error(true)));
-        assert!(!state.put_off(until, &error(true)), "known already");
-        assert!(matches!(state.lookup(None, now), Lookup::NotSoon(Some(_))));
-        assert!(matches!(state.lookup(None, until - SECOND), Lookup::Pending(Some(_))));
-        assert!(matches!(state.lookup(None, until), Lookup::Pending(None)));
-        assert!(state.resume());
-        assert!(!state.resume());
-        assert!(matches!(state.lookup(None, now), Lookup::Pending(None)));
+        let wait = AccountWait { until: now + 10 * SECOND, error: error(true) };
+        assert!(matches!(state.lookup(None, Some(&wait), now), Lookup::NotSoon(Some(_))));
+        assert!(matches!(state.lookup(None, Some(&wait), now + 9 * SECOND), Lookup::Pending(Some(_))));
+        assert!(matches!(state.lookup(None, None, now), Lookup::Pending(None)));
+        state.start();
+        assert!(
+            matches!(state.lookup(None, Some(&wait), now), Lookup::Pending(None)),
+            "its request has begun"
+        );
+        let (state, _) = with_token(now);
+        assert!(matches!(state.lookup(None, Some(&wait), now), Lookup::Found(_)));
     }
 }
