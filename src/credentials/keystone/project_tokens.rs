@@ -323,3 +323,101 @@ fn read(projects: &RwLock<ProjectMap>) -> RwLockReadGuard<'_, ProjectMap> {
 fn write(projects: &RwLock<ProjectMap>) -> RwLockWriteGuard<'_, ProjectMap> {
     projects.write().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Token;
+    use http::HeaderValue;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn project(name: &str) -> ProjectId {
+        ProjectId::parse(name.into()).unwrap()
+    }
+
+    fn refusal() -> IdentityError {
+        IdentityError { is_refused: true, ..IdentityError::unreachable("for the test".into()) }
+    }
+
+    /// Tokens of 1,000 s for these projects.
+    fn holding(projects: &[&str]) -> ProjectTokens {
+        let tokens = ProjectTokens::new(true);
+        for name in projects {
+            tokens.insert(Arc::new(IssuedToken {
+                token: Token::issued(&HeaderValue::from_static("gAAAAABl-of-the-gateway")).unwrap(),
+                requested_at: Instant::now(),
+                lifetime: 1000 * SECOND,
+                endpoint: None,
+                project_id: project(name),
+            }));
+        }
+        tokens
+    }
+
+    /// The account after its first token and the refusal of three projects.
+    fn in_doubt(now: Instant) -> AccountBackoff {
+        let mut account = AccountBackoff::default();
+        account.on_success(0);
+        for name in ["x", "y", "z"] {
+            account.on_failure(Some(&project(name)), &refusal(), now, 0.0);
+        }
+        account
+    }
+
+    fn started(plan: &Plan) -> Vec<&str> {
+        plan.start.iter().map(|entry| entry.project.as_ref().unwrap().as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stored_for_calls_while_the_account_waits() {
+        let now = Instant::now();
+        let tokens = holding(&["a"]);
+        tokens.set_account_wait(in_doubt(now).wait(now));
+        for number in 0..1000 {
+            tokens.wait_for_token(&project(&format!("p{number}")), None).await.unwrap_err();
+        }
+        assert_eq!(tokens.entries().len(), 1);
+        assert!(tokens.valid_token(&project("a")).is_some());
+    }
+
+    #[test]
+    fn project_with_a_token_is_asked_for_first_while_the_account_is_in_doubt() {
+        let now = Instant::now();
+        let tokens = holding(&["a"]);
+        let later = now + 10 * SECOND;
+        let account = in_doubt(now);
+        assert_eq!(started(&tokens.plan(&account, 0, later)), [""; 0], "no call waits");
+        let _waiting = tokens.subscribe(&project("b")).unwrap();
+        assert_eq!(started(&tokens.plan(&account, 0, now)), [""; 0], "the account waits");
+        assert_eq!(started(&tokens.plan(&account, 0, later)), ["a"]);
+        assert_eq!(started(&tokens.plan(&account, 1, later)), [""; 0], "one at a time");
+    }
+
+    #[test]
+    fn calls_that_wait_go_before_renewals() {
+        let tokens = holding(&["a"]);
+        let mut account = AccountBackoff::default();
+        account.on_success(0);
+        tokens.valid_token(&project("a")).unwrap();
+        let (b, _waiting) = tokens.subscribe(&project("b")).unwrap();
+        let due = Instant::now() + 700 * SECOND;
+        for entry in tokens.entries() {
+            entry.mark_used(due);
+        }
+        assert_eq!(started(&tokens.plan(&account, 2, due)), ["b"], "of two that are due, one may begin");
+        assert!(b.is_awaited());
+    }
+
+    #[test]
+    fn project_is_forgotten_once_no_call_waits_for_its_first_token() {
+        let tokens = holding(&[]);
+        let account = AccountBackoff::default();
+        let waiting = tokens.subscribe(&project("a")).unwrap();
+        tokens.plan(&account, 1, Instant::now());
+        assert_eq!(tokens.entries().len(), 1);
+        drop(waiting);
+        tokens.plan(&account, 1, Instant::now());
+        assert_eq!(tokens.entries().len(), 0);
+    }
+}
