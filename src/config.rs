@@ -85,8 +85,8 @@ struct CheckFlags {
     /// Test the connection to the upstream step by step and, in keystone mode, to the identity service and its catalog.
     #[arg(long)]
     connect: bool,
-    /// Project in whose name --connect requests a share [default: the account's, or one of the rules]. An account that has no
-    /// project of its own gets a token for this one; without it, the steps that need a token are skipped.
+    /// Project in whose name --connect requests a share and, in keystone mode without a project, a token; steps that need a
+    /// token are skipped if no project is given there [default: the account's, or one of the rules].
     #[arg(long, value_name = "ID", value_parser = project_id)]
     project_id: Option<ProjectId>,
     #[command(flatten)]
