@@ -96,8 +96,7 @@ def test_manifests(server, build, target):
     for document in documents:
         if BUILT_IN.fullmatch(document["apiVersion"]):
             kubernetes_validate.validate(document, SCHEMAS, strict=True)
-    assert dry_run(server, documents) == ""
-    assert dry_run(server, [pod_of(documents)]) == ""
+    assert dry_run(server, [*documents, pod_of(documents)]) == ""
     settings = one(documents, "ConfigMap")["data"]
     drain = seconds(settings["GATEWAY_DRAIN_DELAY"]) + seconds(settings["GATEWAY_DRAIN_TIMEOUT"])
     assert drain < one(documents, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
