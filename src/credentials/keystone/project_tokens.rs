@@ -226,7 +226,8 @@ impl ProjectTokens {
         self.entries().iter().for_each(|entry| entry.reset());
     }
 
-    /// Forgets what is not needed, and decides which requests begin now, while `in_progress` others have not ended.
+    /// Forgets what is not needed, and decides which requests begin now, while `in_progress` others have not ended. Calls change
+    /// what entries are sorted by at any time, so each sort reads it once (a sort panics if the order is not total).
     pub(super) fn plan(&self, account: &AccountBackoff, in_progress: usize, now: Instant) -> Plan {
         let with_step = |entry: Arc<ProjectToken>| (entry.next_step(now), entry);
         let steps = self.forget(self.entries().into_iter().map(with_step).collect(), now);
@@ -246,7 +247,7 @@ impl ProjectTokens {
                     due = in_order_of_trust(due, &steps, now);
                 } else {
                     // Calls that wait go before renewals.
-                    due.sort_by_key(|entry| (!entry.is_awaited(), entry.refresh_at()));
+                    due.sort_by_cached_key(|entry| (!entry.is_awaited(), entry.refresh_at()));
                 }
                 plan.start = due.into_iter().take(count).map(Arc::clone).collect();
                 plan.start.iter().for_each(|entry| entry.start());
@@ -263,7 +264,7 @@ impl ProjectTokens {
         now: Instant,
     ) -> Vec<(Step, Arc<ProjectToken>)> {
         let Projects::Each(projects) = &self.projects else { return steps };
-        steps.sort_by_key(|(_, entry)| Reverse(entry.last_used()));
+        steps.sort_by_cached_key(|(_, entry)| Reverse(entry.last_used()));
         let (mut tokens, mut failures) = (0, 0);
         let mut is_surplus = |step: &Step, entry: &ProjectToken| {
             let count = match step {
@@ -312,7 +313,7 @@ fn in_order_of_trust<'a>(
         let healthy = all.iter().map(|(_, entry)| entry).filter(|entry| entry.is_healthy(now));
         due.extend(healthy.max_by_key(|entry| entry.last_used()));
     }
-    due.sort_by_key(|entry| (!entry.is_healthy(now), !entry.has_had_token(), entry.refresh_at()));
+    due.sort_by_cached_key(|entry| (!entry.is_healthy(now), !entry.has_had_token(), entry.refresh_at()));
     due
 }
 
@@ -407,6 +408,23 @@ mod tests {
         }
         assert_eq!(started(&tokens.plan(&account, 2, due)), ["b"], "of two that are due, one may begin");
         assert!(b.is_awaited());
+    }
+
+    #[test]
+    fn calls_may_use_tokens_while_the_plan_is_made() {
+        let names: Vec<String> = (0..300).map(|number| format!("p{number}")).collect();
+        let tokens = holding(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let entries = tokens.entries();
+        let use_one = |entry: &Arc<ProjectToken>| {
+            entry.mark_used(Instant::now() + SECOND.mul_f64(fastrand::f64()));
+        };
+        std::thread::scope(|scope| {
+            let calls = scope.spawn(|| (0..1000).for_each(|_| entries.iter().for_each(use_one)));
+            while !calls.is_finished() {
+                tokens.plan(&AccountBackoff::default(), 1, Instant::now());
+            }
+        });
+        assert_eq!(tokens.entries().len(), MAX_PROJECTS);
     }
 
     #[test]
