@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::support::certificates::{SPIFFE, TlsFiles, dns};
-use crate::support::keystone::{GATEWAY_TOKEN, issuing_tokens, requested_project, service, token_reply};
+use crate::support::keystone::{GATEWAY_TOKEN, issuing_tokens, requested_project, service, token_reply_for};
 use crate::support::process;
 use crate::support::tls_upstream::tls_upstream;
 use crate::support::*;
@@ -205,7 +205,7 @@ async fn account_for_each_project_is_checked_for_the_given_one() {
     let identity = Upstream::scripted(move |request, number| {
         let project = requested_project(request).unwrap();
         let catalog = json!([service("vbsv2", "public", "eu-de", &format!("{url}/v2/{project}"))]);
-        token_reply(&format!("{GATEWAY_TOKEN}-{number}"), 3600, &catalog)
+        token_reply_for(&project, &format!("{GATEWAY_TOKEN}-{number}"), 3600, &catalog)
     })
     .await;
     let files = TlsFiles::new();

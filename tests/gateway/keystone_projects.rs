@@ -11,8 +11,8 @@ use tonic::Code;
 
 use crate::support::certificates::{SPIFFE, TlsFiles};
 use crate::support::keystone::{
-    ACCOUNT_OF_EACH, GATEWAY_TOKEN, KeystoneGateway, issuing_project_tokens, project_token, refusal,
-    requested_project, requests_for, service, start_process, summary, token_reply, upstream_of_projects,
+    ACCOUNT, ACCOUNT_OF_EACH, GATEWAY_TOKEN, KeystoneGateway, issuing_project_tokens, project_token, refusal,
+    requested_project, requests_for, service, start_process, summary, token_reply_for, upstream_of_projects,
 };
 use crate::support::process;
 use crate::support::*;
@@ -209,6 +209,49 @@ async fn three_refused_projects_in_a_row_stop_requests_for_new_ones_and_not_the_
 }
 
 #[tokio::test]
+async fn token_for_another_project_than_the_requested_one_is_not_used() {
+    let upstream = Upstream::documented().await;
+    let identity = Upstream::scripted(|_, number| project_token("another", number)).await;
+    for account in [&ACCOUNT[..], &ACCOUNT_OF_EACH] {
+        let gateway = KeystoneGateway::start(&identity, account, &[&upstream.url_flag()]).await;
+        assert_eq!(summary(&gateway.get().await.unwrap_err()), UNREACHABLE);
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    let (mut gateway, _files) = start_process(&identity, &[], &[&upstream.url_flag()]).await;
+    let line = gateway.line_with_message("no token: the request for a new one failed").await;
+    assert_eq!(line["detail"], "the identity service's response has a token for another project, another");
+}
+
+#[tokio::test]
+async fn token_of_the_caller_is_not_read() {
+    let (upstream, identity) = (upstream_of_projects().await, issuing_project_tokens().await);
+    let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
+    let mut request = request("first", SHARE);
+    request.metadata_mut().insert("x-auth-token", "token-of-the-caller".parse().unwrap());
+    gateway.call(request).await.unwrap();
+    let sent = upstream.requests()[0].header("x-auth-token").map(str::to_owned);
+    assert_eq!(sent.unwrap(), format!("{GATEWAY_TOKEN}.first.1"));
+}
+
+#[tokio::test]
+async fn identity_service_that_limits_the_rate_gets_no_request_for_other_projects() {
+    let identity = Upstream::scripted(|request, number| match requested_project(request).unwrap() {
+        project if project == "limited" => reply(429, &[("retry-after", "60")], ""),
+        project => project_token(&project, number),
+    })
+    .await;
+    let upstream = upstream_of_projects().await;
+    let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
+    gateway.get_in("held").await.unwrap();
+    for project in ["limited", "limited", "new"] {
+        let error = gateway.get_in(project).await.unwrap_err();
+        assert_eq!((summary(&error), error.metadata("httpStatus")), (UNREACHABLE, Some("429")));
+        gateway.get_in("held").await.unwrap();
+    }
+    assert_eq!(identity.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn least_recently_used_token_goes_beyond_256() {
     let (upstream, identity) = (upstream_of_projects().await, issuing_project_tokens().await);
     let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
@@ -307,8 +350,8 @@ async fn revoked_token_of_one_project_is_renewed_and_no_call_fails() {
 async fn token_that_is_used_is_renewed_and_one_that_is_not_is_dropped() {
     // Valid for 2 s.
     let identity = Upstream::scripted(|request, number| {
-        let token = format!("{GATEWAY_TOKEN}.{}.{number}", requested_project(request).unwrap());
-        token_reply(&token, 3, &json!([]))
+        let project = requested_project(request).unwrap();
+        token_reply_for(&project, &format!("{GATEWAY_TOKEN}.{project}.{number}"), 3, &json!([]))
     })
     .await;
     let upstream = upstream_of_projects().await;
@@ -353,7 +396,7 @@ async fn issuing_catalogs(urls: &[(&'static str, String)]) -> Upstream {
             .map(|(name, url)| service("vbsv2", "public", "eu-de", &format!("{url}/v2/{name}")))
             .into_iter()
             .collect();
-        token_reply(&format!("{GATEWAY_TOKEN}.{project}.{number}"), 3600, &services)
+        token_reply_for(&project, &format!("{GATEWAY_TOKEN}.{project}.{number}"), 3600, &services)
     })
     .await
 }

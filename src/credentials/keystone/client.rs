@@ -210,19 +210,21 @@ impl IdentityClient {
         let body = response.body.as_ref().ok_or_else(|| invalid("is longer than 4 MiB"))?;
         let document = TokenDocument::parse(body).map_err(|why| invalid(&why))?;
         let lifetime = document.lifetime().map_err(invalid)?;
-        let mut endpoint = None;
-        if self.endpoint_from_catalog {
-            let found = document.endpoint(&self.account.catalog);
-            let fit_for_log =
-                |detail: String| redact(&self.sanitize(&detail, MAX_CATALOG_MESSAGE), [token.expose()]);
-            endpoint = Some(found.map_err(fit_for_log)?);
-        }
-        let project_id = match (project, self.account.scope()) {
+        let fit_for_log =
+            |detail: String| redact(&self.sanitize(&detail, MAX_CATALOG_MESSAGE), [token.expose()]);
+        let requested = project.or(self.account.scope().project_id());
+        let project_id = match (requested, document.project_id()) {
+            (Some(requested), Some(id)) if id != requested.as_str() => {
+                return Err(fit_for_log(invalid(&format!("has a token for another project, {id}"))));
+            }
             (Some(requested), _) => Some(requested.clone()),
-            (None, Scope::Id(configured)) => Some(configured.clone()),
-            (None, _) => document.project_id().and_then(|id| ProjectId::parse(id.to_owned())),
+            (None, id) => id.and_then(|id| ProjectId::parse(id.to_owned())),
         };
         let project_id = project_id.ok_or_else(|| invalid("has a token without the ID of its project"))?;
+        let mut endpoint = None;
+        if self.endpoint_from_catalog {
+            endpoint = Some(document.endpoint(&self.account.catalog).map_err(fit_for_log)?);
+        }
         Ok(IssuedToken { token, requested_at, lifetime, endpoint, project_id })
     }
 

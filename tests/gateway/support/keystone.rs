@@ -42,7 +42,14 @@ pub fn token_document(seconds: usize, catalog: &Value) -> Value {
 }
 
 pub fn token_reply(token: &str, seconds: usize, catalog: &Value) -> Script {
-    reply(201, &[("x-subject-token", token)], token_document(seconds, catalog).to_string())
+    token_reply_for(PROJECT, token, seconds, catalog)
+}
+
+/// A reply with a token for this project.
+pub fn token_reply_for(project: &str, token: &str, seconds: usize, catalog: &Value) -> Script {
+    let mut document = token_document(seconds, catalog);
+    document["token"]["project"]["id"] = project.into();
+    reply(201, &[("x-subject-token", token)], document.to_string())
 }
 
 /// A service of the catalog with one endpoint.
@@ -66,7 +73,7 @@ pub fn requested_project(request: &ReceivedRequest) -> Option<String> {
 
 /// A token of 3,600 s without a catalog: `GATEWAY_TOKEN.PROJECT.NUMBER`.
 pub fn project_token(project: &str, number: usize) -> Script {
-    token_reply(&format!("{GATEWAY_TOKEN}.{project}.{number}"), 3600, &json!([]))
+    token_reply_for(project, &format!("{GATEWAY_TOKEN}.{project}.{number}"), 3600, &json!([]))
 }
 
 /// What the identity service says of a wrong password, and of a project that the account may not use.
