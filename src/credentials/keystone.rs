@@ -202,19 +202,18 @@ impl Keystone {
                 return;
             }
             if let Some((entry, result)) = ended {
-                self.finish(&entry, result, &mut account, requests.len(), metrics);
+                self.finish(&entry, result, &mut account, metrics);
                 may_diagnose.fetch_or(account.has_no_refusal(), Ordering::Relaxed);
             }
         }
     }
 
-    /// Stores the result of a request, while `in_progress` others have not ended, and logs it.
+    /// Stores the result of a request, and logs it.
     fn finish(
         &self,
         entry: &ProjectToken,
         result: Result<Arc<IssuedToken>, IdentityError>,
         account: &mut AccountBackoff,
-        in_progress: usize,
         metrics: &Metrics,
     ) {
         let (now, random) = (Instant::now(), fastrand::f64());
@@ -222,7 +221,7 @@ impl Keystone {
         match result {
             Ok(token) => {
                 metrics.renewal("success");
-                account.on_success(in_progress);
+                account.on_success();
                 let project = token.project_id.as_str();
                 let holds_s = token.lifetime.as_secs();
                 let endpoint = token.endpoint.as_ref().map(tracing::field::display);

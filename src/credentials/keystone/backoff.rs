@@ -11,11 +11,9 @@ use crate::domain::ProjectId;
 
 /// The longest `Retry-After` that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// After so many projects were refused in a row, the password itself may be wrong. It is also the number of requests that may
-/// be in progress at once, unless others have just succeeded: with a wrong password, all of them are refused.
+/// After so many projects were refused in a row, the password itself may be wrong. So no more requests than that may be in
+/// progress at once: if the password becomes wrong, all of them are refused.
 const MAX_REFUSALS: usize = 3;
-/// The most requests in progress at once.
-const MAX_REQUESTS: usize = 16;
 
 /// How long a project waits after a request that failed with `error`, with `failures` others just before it. `random` is 0 to 1.
 pub(super) fn wait_after(error: &IdentityError, failures: u32, random: f64) -> Duration {
@@ -54,8 +52,6 @@ pub(super) struct AccountBackoff {
     /// Refusals in a row while the account was in doubt.
     failures: u32,
     wait: Option<AccountWait>,
-    /// Further requests that may be in progress, because others have just succeeded.
-    headroom: usize,
 }
 
 /// How many requests may begin.
@@ -73,11 +69,7 @@ impl AccountBackoff {
         if let Some(wait) = self.wait(now) {
             return Permit::NotBefore(wait.until);
         }
-        let limit = if self.is_in_doubt() {
-            1
-        } else {
-            (MAX_REFUSALS - self.refused.len() + self.headroom).min(MAX_REQUESTS)
-        };
+        let limit = if self.is_in_doubt() { 1 } else { MAX_REFUSALS - self.refused.len() };
         Permit::Requests(limit.saturating_sub(in_progress))
     }
 
@@ -96,10 +88,9 @@ impl AccountBackoff {
         self.wait.as_ref().filter(|wait| now < wait.until)
     }
 
-    /// The account got a token while `in_progress` other requests have not ended.
-    pub(super) fn on_success(&mut self, in_progress: usize) {
-        let headroom = if in_progress == 0 { 0 } else { (self.headroom + 1).min(MAX_REQUESTS) };
-        *self = Self { is_proven: true, headroom, ..Self::default() };
+    /// The account got a token.
+    pub(super) fn on_success(&mut self) {
+        *self = Self { is_proven: true, ..Self::default() };
     }
 
     /// A request for `project` failed. `random` is 0 to 1.
@@ -110,9 +101,8 @@ impl AccountBackoff {
         now: Instant,
         random: f64,
     ) {
-        self.headroom = 0;
         if error.is_password_right {
-            self.on_success(0);
+            self.on_success();
         }
         let wait = if error.is_refused {
             if self.refused.len() < MAX_REFUSALS {
@@ -189,7 +179,7 @@ mod tests {
             now += seconds * SECOND;
             assert_eq!(account.permit(0, now), Permit::Requests(1));
         }
-        account.on_success(0);
+        account.on_success();
         assert_eq!(account.permit(0, now), Permit::Requests(3));
         assert!(account.wait(now).is_none());
     }
@@ -198,13 +188,13 @@ mod tests {
     fn three_refused_projects_in_a_row_cover_the_account() {
         let now = Instant::now();
         let mut account = AccountBackoff::default();
-        account.on_success(0);
+        account.on_success();
         for _ in 0..10 {
             refuse(&mut account, "a", now);
             refuse(&mut account, "b", now);
             assert_eq!(account.permit(0, now), Permit::Requests(1), "two projects, whatever their number");
         }
-        account.on_success(0);
+        account.on_success();
         refuse(&mut account, "a", now);
         refuse(&mut account, "b", now);
         assert_eq!(account.permit(1, now), Permit::Requests(0), "a third one is in progress");
@@ -214,7 +204,7 @@ mod tests {
         assert_eq!(account.permit(0, later), Permit::Requests(1));
         refuse(&mut account, "d", later);
         assert_eq!(account.permit(0, later), Permit::NotBefore(later + 40 * SECOND));
-        account.on_success(0);
+        account.on_success();
         refuse(&mut account, "a", later);
         assert_eq!(account.permit(0, later), Permit::Requests(2), "a success begins a new row");
     }
@@ -229,25 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn successes_in_a_row_allow_more_requests_at_once() {
-        let now = Instant::now();
-        let mut account = AccountBackoff::default();
-        for _ in 0..100 {
-            account.on_success(2);
-        }
-        assert_eq!(account.permit(2, now), Permit::Requests(14));
-        refuse(&mut account, "a", now);
-        assert_eq!(account.permit(2, now), Permit::Requests(0));
-        account.on_success(1);
-        account.on_success(0);
-        assert_eq!(account.permit(0, now), Permit::Requests(3), "nothing is known after a pause");
-    }
-
-    #[test]
     fn retry_after_of_an_unavailable_identity_service_is_for_every_project() {
         let now = Instant::now();
         let mut account = AccountBackoff::default();
-        account.on_success(0);
+        account.on_success();
         account.on_failure(None, &error(false), now, 1.0);
         assert_eq!(account.permit(0, now), Permit::Requests(3), "without it each project waits by itself");
         let error = IdentityError { retry_after: Some(60 * SECOND), ..error(false) };

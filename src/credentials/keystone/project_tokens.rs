@@ -359,7 +359,7 @@ mod tests {
     /// The account after its first token and the refusal of three projects.
     fn in_doubt(now: Instant) -> AccountBackoff {
         let mut account = AccountBackoff::default();
-        account.on_success(0);
+        account.on_success();
         for name in ["x", "y", "z"] {
             account.on_failure(Some(&project(name)), &refusal(), now, 0.0);
         }
@@ -399,7 +399,7 @@ mod tests {
     fn calls_that_wait_go_before_renewals() {
         let tokens = holding(&["a"]);
         let mut account = AccountBackoff::default();
-        account.on_success(0);
+        account.on_success();
         tokens.valid_token(&project("a")).unwrap();
         let (b, _waiting) = tokens.subscribe(&project("b")).unwrap();
         let due = Instant::now() + 700 * SECOND;
