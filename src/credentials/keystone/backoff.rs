@@ -15,7 +15,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// progress at once: if the password becomes wrong, all of them are refused.
 const MAX_REFUSALS: usize = 3;
 
-/// How long a project waits after a request that failed with `error`, with `failures` others just before it. `random` is 0 to 1.
+/// How long a project waits after a request that failed with `error`, with `failures` others of this kind before it. `random` is 0 to 1.
 pub(super) fn wait_after(error: &IdentityError, failures: u32, random: f64) -> Duration {
     backoff(error.is_refused, failures).mul_f64(0.75 + 0.25 * random).max(retry_after(error))
 }

@@ -62,8 +62,10 @@ pub(super) struct Renewal {
     token: Option<Arc<IssuedToken>>,
     /// Of the last request.
     last_error: Option<IdentityError>,
-    /// Failed requests in a row.
-    failures: u32,
+    /// Refused requests since the last token.
+    refusals: u32,
+    /// Requests since the last token that failed otherwise: an outage says nothing of the account.
+    outages: u32,
     /// The upstream has rejected `token`.
     is_rejected: bool,
     /// Renewals that a rejection forced, each within [`FORCED_MEMORY`] of the one before. Calls that succeed meanwhile do not
@@ -84,7 +86,8 @@ impl Renewal {
         Self {
             token,
             last_error: None,
-            failures: 0,
+            refusals: 0,
+            outages: 0,
             is_rejected: false,
             forced: 0,
             forced_at: now,
@@ -110,7 +113,10 @@ impl Renewal {
 
     /// Whether the identity service has issued a token that works, and is likely to issue another one.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
-        self.valid_token(now).is_some() && self.failures == 0 && !self.is_rejected && !self.is_in_progress
+        self.valid_token(now).is_some()
+            && self.last_error.is_none()
+            && !self.is_rejected
+            && !self.is_in_progress
     }
 
     /// What is to be done now.
@@ -126,7 +132,7 @@ impl Renewal {
             Some(token) => Step::Idle(token.expires_at()),
             None if is_needed && is_due => Step::Request,
             None if is_needed => Step::Wait(self.refresh_at),
-            None if self.failures > 0 => Step::Remember,
+            None if self.last_error.is_some() => Step::Remember,
             None => Step::Forget,
         }
     }
@@ -174,11 +180,13 @@ impl Renewal {
                 self.token = Some(token);
                 self.is_rejected = false;
                 self.last_error = None;
-                self.failures = 0;
+                self.refusals = 0;
+                self.outages = 0;
             }
             Err(error) => {
-                self.refresh_at = now + wait_after(&error, self.failures, random);
-                self.failures = self.failures.saturating_add(1);
+                let failures = if error.is_refused { &mut self.refusals } else { &mut self.outages };
+                self.refresh_at = now + wait_after(&error, *failures, random);
+                *failures = failures.saturating_add(1);
                 self.last_error = Some(error);
             }
         }
@@ -280,6 +288,18 @@ mod tests {
             assert!(state.valid_token(now).is_some(), "until then the old token is used");
             state.finish(Err(error(is_refused)), now, 1.0);
             assert_eq!(state.refresh_at - now, waits[0] * SECOND);
+        }
+    }
+
+    #[test]
+    fn outage_does_not_lengthen_the_wait_after_a_refusal() {
+        let now = Instant::now();
+        let mut state = Renewal::new(None, now);
+        for (is_refused, seconds) in
+            [(false, 1), (false, 2), (false, 4), (true, 10), (false, 8), (true, 40), (false, 15)]
+        {
+            state.finish(Err(error(is_refused)), now, 1.0);
+            assert_eq!(state.refresh_at - now, seconds * SECOND);
         }
     }
 
