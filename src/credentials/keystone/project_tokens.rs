@@ -231,10 +231,13 @@ impl ProjectTokens {
     pub(super) fn plan(&self, account: &AccountBackoff, in_progress: usize, now: Instant) -> Plan {
         let with_step = |entry: Arc<ProjectToken>| (entry.next_step(now), entry);
         let steps = self.forget(self.entries().into_iter().map(with_step).collect(), now);
-        let held = steps.iter().filter(|(_, entry)| entry.is_valid(now)).count();
-        let mut plan = Plan { start: Vec::new(), wake_at: now + MAX_PAUSE, held };
+        let mut plan = Plan { start: Vec::new(), wake_at: now + MAX_PAUSE, held: 0 };
         let mut due = Vec::new();
         for (step, entry) in &steps {
+            if let Some(token) = entry.valid_token(now) {
+                plan.held += 1;
+                plan.wake_at = plan.wake_at.min(token.expires_at());
+            }
             match step {
                 Step::Request => due.push(entry),
                 Step::Wait(until) | Step::Idle(until) => plan.wake_at = plan.wake_at.min(*until),
@@ -425,6 +428,21 @@ mod tests {
             }
         });
         assert_eq!(tokens.entries().len(), MAX_PROJECTS);
+    }
+
+    #[test]
+    fn next_look_is_not_after_the_end_of_a_token() {
+        let now = Instant::now();
+        let tokens = holding(&["a"]);
+        let mut account = AccountBackoff::default();
+        let error = IdentityError { retry_after: Some(2000 * SECOND), ..refusal() };
+        account.on_failure(None, &error, now, 0.0);
+        for entry in tokens.entries() {
+            entry.mark_used(now + 700 * SECOND);
+        }
+        let plan = tokens.plan(&account, 0, now + 800 * SECOND);
+        assert_eq!((plan.held, plan.start.len()), (1, 0));
+        assert!(plan.wake_at < now + 1001 * SECOND, "{:?}", plan.wake_at - now);
     }
 
     #[test]
