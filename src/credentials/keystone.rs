@@ -183,7 +183,6 @@ impl Keystone {
     /// Requests tokens with this account until another one replaces it. Requests in progress are cancelled then.
     async fn run_with(&self, client: &Arc<IdentityClient>, metrics: &Metrics) {
         let mut account = AccountBackoff::default();
-        // Only the first refusal in a row is diagnosed: that is another attempt with the password.
         let may_diagnose = AtomicBool::new(true);
         let mut requests = FuturesUnordered::new();
         loop {
@@ -203,7 +202,7 @@ impl Keystone {
             }
             if let Some((entry, result)) = ended {
                 self.finish(&entry, result, &mut account, metrics);
-                may_diagnose.fetch_or(account.has_no_refusal(), Ordering::Relaxed);
+                may_diagnose.fetch_or(account.may_diagnose(), Ordering::Relaxed);
             }
         }
     }

@@ -209,6 +209,22 @@ async fn three_refused_projects_in_a_row_stop_requests_for_new_ones_and_not_the_
 }
 
 #[tokio::test]
+async fn projects_that_stay_refused_do_not_make_a_new_one_wait_longer_each_time() {
+    let (upstream, identity) = (upstream_of_projects().await, issuing_project_tokens().await);
+    let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
+    for project in ["refused-1", "refused-2", "refused-3", "new"] {
+        assert_eq!(summary(&gateway.get_in(project).await.unwrap_err()), REFUSED, "{project}");
+    }
+    // No token is held that could show that the password is right; a second refusal comes first.
+    poll_until("the end of the back-off", async || {
+        gateway.get_in("refused-1").await.unwrap_err();
+        (requests_for(&identity, "refused-1") == 2).then_some(())
+    })
+    .await;
+    gateway.get_in("new").await.unwrap();
+}
+
+#[tokio::test]
 async fn token_for_another_project_than_the_requested_one_is_not_used() {
     let upstream = Upstream::documented().await;
     let identity = Upstream::scripted(|_, number| project_token("another", number)).await;

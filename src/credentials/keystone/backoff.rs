@@ -47,6 +47,8 @@ pub(super) struct AccountWait {
 pub(super) struct AccountBackoff {
     /// It has got a token.
     is_proven: bool,
+    /// The last token that was requested for no project was issued: such a request tells a wrong password from a refused project.
+    is_diagnosable: bool,
     /// The projects that were refused since the last token, at most [`MAX_REFUSALS`]. `None` is the account's own project.
     refused: HashSet<Option<ProjectId>>,
     /// Refusals in a row while the account was in doubt.
@@ -78,9 +80,11 @@ impl AccountBackoff {
         !self.is_proven || self.refused.len() >= MAX_REFUSALS
     }
 
-    /// Whether no project was refused since the last token.
-    pub(super) fn has_no_refusal(&self) -> bool {
-        self.refused.is_empty()
+    /// Whether the next refusal is worth another attempt with the password, which shows whether the password is the reason. The
+    /// first in a row is; and while the account is in doubt each one, unless the last such attempt said that it is. So projects
+    /// that stay refused do not make the back-off of the account grow.
+    pub(super) fn may_diagnose(&self) -> bool {
+        self.refused.is_empty() || (self.is_in_doubt() && self.is_diagnosable)
     }
 
     /// The back-off that covers all projects now.
@@ -90,7 +94,8 @@ impl AccountBackoff {
 
     /// The account got a token.
     pub(super) fn on_success(&mut self) {
-        *self = Self { is_proven: true, ..Self::default() };
+        let is_diagnosable = self.is_diagnosable;
+        *self = Self { is_proven: true, is_diagnosable, ..Self::default() };
     }
 
     /// A request for `project` failed. `random` is 0 to 1.
@@ -101,7 +106,10 @@ impl AccountBackoff {
         now: Instant,
         random: f64,
     ) {
-        if error.is_password_right {
+        if error.is_refused {
+            self.is_diagnosable = error.is_password_right.unwrap_or(self.is_diagnosable);
+        }
+        if error.is_password_right == Some(true) {
             self.on_success();
         }
         let wait = if error.is_refused {
@@ -140,6 +148,12 @@ mod tests {
 
     fn refuse(account: &mut AccountBackoff, name: &str, now: Instant) {
         account.on_failure(Some(&project(name)), &error(true), now, 1.0);
+    }
+
+    /// The refusal of a project, and what a request for no project showed.
+    fn diagnose(account: &mut AccountBackoff, name: &str, is_password_right: bool, now: Instant) {
+        let error = IdentityError { is_password_right: Some(is_password_right), ..error(true) };
+        account.on_failure(Some(&project(name)), &error, now, 1.0);
     }
 
     #[test]
@@ -213,9 +227,27 @@ mod tests {
     fn password_that_is_right_is_a_success_before_the_refusal() {
         let now = Instant::now();
         let mut account = AccountBackoff::default();
-        let error = IdentityError { is_password_right: true, ..error(true) };
-        account.on_failure(Some(&project("a")), &error, now, 1.0);
+        diagnose(&mut account, "a", true, now);
         assert_eq!(account.permit(0, now), Permit::Requests(2));
+    }
+
+    #[test]
+    fn projects_that_stay_refused_do_not_make_the_back_off_of_the_account_grow() {
+        let mut now = Instant::now();
+        let mut account = AccountBackoff::default();
+        assert!(account.may_diagnose());
+        for _ in 0..10 {
+            diagnose(&mut account, "a", true, now);
+            assert!(!account.may_diagnose(), "the first in a row was enough");
+            refuse(&mut account, "b", now);
+            refuse(&mut account, "c", now);
+            assert_eq!(account.permit(0, now), Permit::NotBefore(now + 10 * SECOND));
+            assert!(account.may_diagnose());
+            now += 10 * SECOND;
+        }
+        diagnose(&mut account, "a", false, now);
+        assert_eq!(account.permit(0, now), Permit::NotBefore(now + 40 * SECOND));
+        assert!(!account.may_diagnose(), "the password is wrong: one attempt each time");
     }
 
     #[test]

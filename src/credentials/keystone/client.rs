@@ -59,8 +59,8 @@ impl IssuedToken {
 pub struct IdentityError {
     /// The identity service rejected the account. Otherwise it could not be reached, or its response was not usable.
     pub is_refused: bool,
-    /// It issued a token nevertheless, for no project or one that cannot be used: the password is right.
-    pub is_password_right: bool,
+    /// Whether the password is right, if that is known: it issued, or did not, a token for no project, or one that cannot be used.
+    pub is_password_right: Option<bool>,
     /// The HTTP status, if there was a complete response.
     pub http_status: Option<u16>,
     /// The identity service's ID of the request.
@@ -76,7 +76,7 @@ impl IdentityError {
     pub(super) fn unreachable(detail: String) -> Self {
         Self {
             is_refused: false,
-            is_password_right: false,
+            is_password_right: None,
             http_status: None,
             request_id: None,
             retry_after: None,
@@ -145,7 +145,7 @@ impl IdentityClient {
         let request_id = header.or(error.request_id).filter(is_visible);
         IdentityError {
             is_refused,
-            is_password_right: status == 201,
+            is_password_right: (status == 201).then_some(true),
             http_status: Some(status),
             request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
             retry_after: retry_after_header(&response.headers).or(error.retry_after),
@@ -154,21 +154,25 @@ impl IdentityClient {
     }
 
     /// The identity service answers alike to a wrong password and to an unknown project. A token for no project tells them
-    /// apart. This is another attempt with the password, which may lock the account: do it once.
+    /// apart. This is another attempt with the password, which may lock the account: the caller says when it is worth that.
     async fn diagnose_refusal(&self, error: &mut IdentityError) {
         let status = self.request(Target::NoProject).await.ok().map(|response| response.status);
-        error.is_password_right = status == Some(201);
-        let diagnosis = match (status, self.account.scope()) {
-            (Some(201), Scope::EachProject) => {
+        error.is_password_right = match status {
+            Some(201) => Some(true),
+            Some(401) => Some(false),
+            _ => None,
+        };
+        let diagnosis = match (error.is_password_right, self.account.scope()) {
+            (Some(true), Scope::EachProject) => {
                 "the password is right: there is no such project, or the user has no role in it"
             }
-            (Some(201), _) => {
+            (Some(true), _) => {
                 "the password is right: there is no such project, or the user has no role in it (OS_PROJECT_…)"
             }
-            (Some(401), _) => {
+            (Some(false), _) => {
                 "the user name, its domain or the password is wrong, or the user is locked or disabled (OS_USERNAME, OS_USER_DOMAIN_…, OS_PASSWORD)"
             }
-            (_, _) => return,
+            (None, _) => return,
         };
         error.detail = format!("{}: {diagnosis}", error.detail);
     }

@@ -79,6 +79,11 @@ impl ProjectToken {
         self.renewal.receiver_count() > 0
     }
 
+    /// Whether the last request was refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.renewal.borrow().is_refused()
+    }
+
     /// Whether the identity service has issued a token that works, and is likely to issue another one.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         self.renewal.borrow().is_healthy(now)

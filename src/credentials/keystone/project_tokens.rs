@@ -249,8 +249,10 @@ impl ProjectTokens {
                 if account.is_in_doubt() {
                     due = in_order_of_trust(due, &steps, now);
                 } else {
-                    // Calls that wait go before renewals.
-                    due.sort_by_cached_key(|entry| (!entry.is_awaited(), entry.refresh_at()));
+                    // Calls that wait go before renewals, and what was refused last of all.
+                    due.sort_by_cached_key(|entry| {
+                        (entry.is_refused(), !entry.is_awaited(), entry.refresh_at())
+                    });
                 }
                 plan.start = due.into_iter().take(count).map(Arc::clone).collect();
                 plan.start.iter().for_each(|entry| entry.start());
@@ -316,7 +318,9 @@ fn in_order_of_trust<'a>(
         let healthy = all.iter().map(|(_, entry)| entry).filter(|entry| entry.is_healthy(now));
         due.extend(healthy.max_by_key(|entry| entry.last_used()));
     }
-    due.sort_by_cached_key(|entry| (!entry.is_healthy(now), !entry.has_had_token(), entry.refresh_at()));
+    due.sort_by_cached_key(|entry| {
+        (!entry.is_healthy(now), entry.is_refused(), !entry.has_had_token(), entry.refresh_at())
+    });
     due
 }
 
@@ -411,6 +415,20 @@ mod tests {
         }
         assert_eq!(started(&tokens.plan(&account, 2, due)), ["b"], "of two that are due, one may begin");
         assert!(b.is_awaited());
+    }
+
+    #[test]
+    fn refused_project_waits_for_the_others_and_shows_least_of_the_account() {
+        let tokens = holding(&[]);
+        let (refused, _waiting) = tokens.subscribe(&project("refused")).unwrap();
+        refused.finish(Err(refusal()), Instant::now(), 0.0);
+        let _new = tokens.subscribe(&project("new")).unwrap();
+        let later = Instant::now() + 10 * SECOND;
+        assert_eq!(started(&tokens.plan(&in_doubt(later - 10 * SECOND), 0, later)), ["new"]);
+        let _newer = tokens.subscribe(&project("newer")).unwrap();
+        let mut account = AccountBackoff::default();
+        account.on_success();
+        assert_eq!(started(&tokens.plan(&account, 2, later)), ["newer"]);
     }
 
     #[test]

@@ -111,6 +111,11 @@ impl Renewal {
         self.refresh_at
     }
 
+    /// Whether the last request was refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.last_error.as_ref().is_some_and(|error| error.is_refused)
+    }
+
     /// Whether the identity service has issued a token that works, and is likely to issue another one.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         self.valid_token(now).is_some()
