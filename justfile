@@ -37,7 +37,7 @@ test: cargo-test
 
 # All end-to-end checks, against the release binary or the one in GATEWAY_BINARY: half an hour when warm.
 [group('tiers')]
-e2e: calls documents names aksk keystone http2 observability examples envoy image
+e2e: calls documents names aksk keystone http2 observability examples envoy image kubernetes manifests cluster
 
 # White space, conflict markers, notes to oneself, paths of one machine, hosts of package registries.
 [group('check')]
@@ -147,6 +147,19 @@ envoy: (need "go") (pytest "test_envoy.py")
 # The container image, which stays in target/ci/image.tar. Needs root, and installs Debian's buildah and runc.
 [group('e2e')]
 image: (need "apt-get dpkg readelf") (pytest "test_image.py")
+
+# Kubernetes, compiled: 10 minutes on a new machine. Needs root, and installs Debian packages.
+[group('e2e')]
+kubernetes: (need "apt-get dpkg go")
+    tests/e2e/kubernetes/build.sh >/dev/null
+
+# The manifests, in a dry run of a genuine Kubernetes. Needs root.
+[group('e2e')]
+manifests: kubernetes (pytest "test_manifests.py")
+
+# The image in a genuine Kubernetes: no operation loses a call. Needs root. IMAGE_ARCHIVE names an image that is built already.
+[group('e2e')]
+cluster: kubernetes (install "go" grpcurl) (pytest "test_cluster.py")
 
 # Some modules of tests/e2e, or parts of one, whose tools are installed: `just pytest test_calls.py -k describes`.
 [group('e2e')]

@@ -5,7 +5,8 @@
 //! and calls wait for it in the cache. While the identity service is unavailable, a valid token stays in use.
 //!
 //! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/). `tests/gateway/keystone.rs` shows it with a
-//! scripted identity service, `.ci/keystone` with Keystone itself. This module knows neither gRPC nor the upstream's API.
+//! scripted identity service, `tests/e2e/test_keystone.py` with Keystone itself. This module knows neither gRPC nor the
+//! upstream's API.
 
 mod account;
 mod client;

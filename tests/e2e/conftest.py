@@ -1,11 +1,16 @@
 """The fixtures of all end-to-end checks, and the rule that none of them is skipped."""
 
+import os
+import subprocess
+
 import pytest
 from support import grpcurl as caller
 from support.certificates import Certificates
 from support.gateway import Gateway
 from support.image import Image
 from support.keystone import Keystone, TokenCheckingVbs
+from support.kubernetes import Cluster
+from support.tools import ROOT, tool
 from support.upstream import Upstream
 
 
@@ -84,6 +89,24 @@ def keystone(tmp_path_factory, token_checking_vbs):
 def image():
     """The container image: support.image.Image. Minutes, unless $IMAGE_ARCHIVE names an archive."""
     return Image()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A single-node Kubernetes: support.kubernetes.Cluster."""
+    try:
+        yield Cluster()
+    finally:
+        Cluster.down()
+
+
+@pytest.fixture(scope="session")
+def load_binary(tmp_path_factory):
+    """examples/go/load, linked statically, so that it can be an image of its own."""
+    binary = tmp_path_factory.mktemp("load") / "load"
+    command = [tool("go"), "build", "-trimpath", "-o", binary, "./load"]
+    subprocess.run(command, cwd=ROOT / "examples/go", env=os.environ | {"CGO_ENABLED": "0"}, check=True)
+    return binary
 
 
 def pytest_sessionfinish(session, exitstatus):

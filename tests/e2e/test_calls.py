@@ -1,4 +1,7 @@
-"""Callers and operators of one gateway in front of the sandbox: grpcurl, HTTP, the gateway's own commands, SIGTERM."""
+"""Callers and operators of one gateway in front of the sandbox: grpcurl, HTTP, the gateway's own commands, SIGTERM.
+
+test_documents.py checks what docs/ prints: the sample shares, a 404, a 429 and a 503 in full, the service.
+"""
 
 import json
 import re
@@ -15,46 +18,7 @@ TOKEN = "end-to-end-token-that-no-log-may-hold"
 # The log at its most talkative.
 TRACE = "trace,h2=trace,hyper=trace,opentelemetry=trace,reqwest=trace,rustls=trace,tonic=trace,tower=trace"
 
-# The sample of the vendor's document, key by key. What is null there is unset here.
-DOCUMENTED = {
-    "id": SHARE,
-    "backupId": "066b1e37-9305-4057-97e5-2e99b21fc71d",
-    "fromProjectId": PROJECT,
-    "toProjectId": OTHER_PROJECT,
-    "createdAt": "2017-08-22T08:43:16.699374Z",
-    "backup": {
-        "id": "066b1e37-9305-4057-97e5-2e99b21fc71d",
-        "name": "lbf",
-        "status": "available",
-        "failReason": "Invalid InitiatorConnector protocol specified DSWARE",
-        "size": "1",
-        "objectCount": "0",
-        "availabilityZone": "AZ1",
-        "volumeId": "a7d7783f-02b7-4645-b0e3-61df63f0ba10",
-        "dataTimestamp": "2017-08-08T04:03:27Z",
-        "createdAt": "2017-08-08T04:03:27Z",
-        "updatedAt": "2017-08-16T07:24:24.786297Z",
-    },
-}
-SPARSE = {
-    "id": "ac0fb374-a288-4399-ac63-cc080a13a2ee",
-    "backupId": "87566ed6-72cb-4053-aa6e-6f6216b3d507",
-    "fromProjectId": "17fbda95add24720a4038ba4b1c705ed",
-    "toProjectId": "91d687759aed45d28b5f6084bc2fa8ad",
-    "backup": {
-        "id": "87566ed6-72cb-4053-aa6e-6f6216b3d507",
-        "name": "c2c-test-buckup",
-        "status": "available",
-        "size": "10",
-        "objectCount": "0",
-        "container": "a704c75f-f0d1-4efa-9fd6-7557fe1ee8d3",
-        "availabilityZone": "eu-de-01",
-        "volumeId": "5024a06e-6990-4f12-9dcc-8fe26b01a710",
-        "snapshotId": "a704c75f-f0d1-4efa-9fd6-7557fe1ee8d3",
-    },
-}
 DESCRIBED = {
-    "GetBackupShareRequest": "string project_id = 1; string id = 2;",
     "GetBackupShareResponse": ".vbs.v2.BackupShare backup_share = 1;",
     "BackupShare": "optional string id = 1; optional string backup_id = 2; optional string from_project_id = 3;"
     " optional string to_project_id = 4; .google.protobuf.Timestamp created_at = 5;"
@@ -67,23 +31,12 @@ DESCRIBED = {
     " .google.protobuf.Timestamp data_timestamp = 15; .google.protobuf.Timestamp created_at = 16;"
     " .google.protobuf.Timestamp updated_at = 17;",
 }
-NOT_FOUND = "VBS has no such backup share: The backup share could not be found."
-RATE_LIMITED = (
-    "VBS limits the rate of calls; try again later: The throttling threshold has been reached:"
-    " policy user over ratelimit,limit:100,time:1 minute"
-)
-UNAVAILABLE = "VBS is unavailable; try again later: The service is unavailable."
-# Status and code of VBS, code, reason, message, attempts, delay. The sandbox says `Retry-After: 1` with the last two.
-WHOLE_STATUSES = [
-    (404, "404", 5, "BACKUP_SHARE_NOT_FOUND", NOT_FOUND, 1, None),
-    (429, "APIGW.0308", 8, "UPSTREAM_RATE_LIMITED", RATE_LIMITED, 3, "1s"),
-    (503, "503", 14, "UPSTREAM_UNAVAILABLE", UNAVAILABLE, 3, "1s"),
-]
 STATUSES = {
     "13 UPSTREAM_UNEXPECTED_STATUS": [101, 201, 302, 600],
     "3 UPSTREAM_BAD_REQUEST": [400, 413, 414, 422, 431, 494],
     "16 UPSTREAM_UNAUTHENTICATED": [401],
     "7 UPSTREAM_FORBIDDEN": [403],
+    "5 BACKUP_SHARE_NOT_FOUND": [404],
     "12 UPSTREAM_METHOD_NOT_ALLOWED": [405],
     "13 UPSTREAM_NOT_ACCEPTABLE": [406],
     "13 UPSTREAM_PROXY_AUTHENTICATION_REQUIRED": [407],
@@ -94,20 +47,9 @@ STATUSES = {
     "13 UPSTREAM_INTERNAL": [500],
     "12 UPSTREAM_NOT_IMPLEMENTED": [501],
     "14 UPSTREAM_BAD_GATEWAY": [502],
+    "14 UPSTREAM_UNAVAILABLE": [503],
     "13 UPSTREAM_SERVER_ERROR": [507],
 }
-
-
-class Like(str):
-    """Equal to a text that has this pattern."""
-
-    __hash__ = None
-
-    def __eq__(self, other):
-        return isinstance(other, str) and re.fullmatch(str(self), other) is not None
-
-
-REQUEST_ID = Like("[0-9a-f]{32}")
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +66,9 @@ def test_start_says_what_to_type(served):
     assert f"{served.address} {METHOD}" in served.stderr
 
 
-def test_reflection_lists_the_services(served, grpcurl):
-    assert {"grpc.health.v1.Health", SERVICE} <= set(grpcurl("-plaintext", served.address, "list").stdout.split())
+def test_reflection_lists_the_methods(served, grpcurl):
     listed = grpcurl("-plaintext", served.address, "list", SERVICE).stdout
     assert listed == "vbs.v2.BackupShareService.GetBackupShare\n"
-
-
-def test_reflection_describes_the_method(served, grpcurl):
-    described = grpcurl("-plaintext", served.address, "describe", SERVICE).stdout
-    assert (
-        "rpc GetBackupShare ( .vbs.v2.GetBackupShareRequest ) returns ( .vbs.v2.GetBackupShareResponse )" in described
-    )
-    assert "option idempotency_level = NO_SIDE_EFFECTS;" in described
 
 
 @pytest.mark.parametrize("message", DESCRIBED)
@@ -144,13 +77,14 @@ def test_reflection_describes(served, grpcurl, message):
     assert " ".join(re.findall(r"^ *([^/\s].* = \d+;)$", described, re.M)) == DESCRIBED[message]
 
 
-@pytest.mark.parametrize("project, share", [(PROJECT, SHARE), (OTHER_PROJECT, SHARE), (PROJECT, SHARE.upper())])
-def test_documented_share(call, project, share):
-    assert call(share, project=project) == {"backupShare": DOCUMENTED}
-
-
-def test_sparse_share(call):
-    assert call(SPARSE["id"], project=SPARSE["fromProjectId"]) == {"backupShare": SPARSE}
+def test_who_gets_the_share(call, served, tmp_path):
+    share = call()
+    assert share["backupShare"]["id"] == SHARE
+    assert call(project=OTHER_PROJECT) == share
+    assert call(SHARE.upper()) == share
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    for done in (served.get(token=TOKEN), served.get("--token-file", tmp_path / "token", token=None)):
+        assert (done.returncode, json.loads(done.stdout)) == (0, share), done.stderr
 
 
 def test_request_id_comes_back(served, grpcurl):
@@ -174,25 +108,13 @@ def test_invalid_request(call):
 
 
 def test_no_token(call):
-    assert details(call(token=None)) == {
+    status = details(call(token=None))
+    assert re.fullmatch("[0-9a-f]{32}", status.pop("RequestInfo")["requestId"])
+    assert status == {
         "code": 16,
         "message": "The call has no x-auth-token header; send a token of the cloud's identity service",
         "ErrorInfo": {"domain": "backup-share-gateway", "reason": "TOKEN_MISSING"},
-        "RequestInfo": {"requestId": REQUEST_ID},
     }
-
-
-@pytest.mark.parametrize("status, upstream_code, code, reason, message, attempts, delay", WHOLE_STATUSES)
-def test_whole_status(call, status, upstream_code, code, reason, message, attempts, delay):
-    metadata = {"attempts": str(attempts), "httpStatus": str(status), "service": "vbs", "upstreamCode": upstream_code}
-    metadata["upstreamRequestId"] = Like("req-[0-9a-f]{32}")
-    expected = {
-        "code": code,
-        "message": message,
-        "ErrorInfo": {"domain": "backup-share-gateway", "reason": reason, "metadata": metadata},
-        "RequestInfo": {"requestId": REQUEST_ID},
-    }
-    assert details(call(share_of_status(status))) == expected | ({"RetryInfo": {"retryDelay": delay}} if delay else {})
 
 
 @pytest.mark.parametrize("status, meaning", [(status, meaning) for meaning in STATUSES for status in STATUSES[meaning]])
@@ -208,12 +130,6 @@ def test_health_check(served, grpcurl, service, answer):
     body = f'{{"service": "{service}"}}'
     done = grpcurl("-plaintext", "-d", body, served.address, "grpc.health.v1.Health/Check")
     assert answer in done.stdout + done.stderr
-
-
-def test_get(served, tmp_path):
-    (tmp_path / "token").write_text(TOKEN + "\n")
-    for done in (served.get(token=TOKEN), served.get("--token-file", tmp_path / "token", token=None)):
-        assert (done.returncode, json.loads(done.stdout)) == (0, {"backupShare": DOCUMENTED}), done.stderr
 
 
 def test_get_of_an_error(served):
@@ -250,10 +166,9 @@ def test_sigterm(served, call):
     """The last one: it ends the gateway, and reads the log of all calls before."""
     served.terminate()
     wait_for(lambda: served.admin_status("/readyz") == 503, "/readyz is 503")
-    assert call() == {"backupShare": DOCUMENTED}, "calls are still accepted in the drain delay"
+    assert call()["backupShare"]["id"] == SHARE, "calls are still accepted in the drain delay"
     assert served.wait(15) == 0
     assert served.lines("stopped")
-    assert [line["request_id"] for line in served.lines("call") if line.get("reason") == "INVALID_REQUEST"] == [
-        "end-to-end-2"
-    ]
+    invalid = [line["request_id"] for line in served.lines("call") if line.get("reason") == "INVALID_REQUEST"]
+    assert invalid == ["end-to-end-2"]
     assert TOKEN not in served.log_file.read_text() + served.stderr

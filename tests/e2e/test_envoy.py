@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import string
-import subprocess
 import urllib.request
 
 import pytest
@@ -58,13 +57,6 @@ def envoy(tmp_path):
             return started
 
         yield start
-
-
-@pytest.fixture(scope="session")
-def load_binary(tmp_path_factory):
-    binary = tmp_path_factory.mktemp("load") / "load"
-    subprocess.run([tool("go"), "build", "-o", binary, "./load"], cwd=ROOT / "examples/go", check=True)
-    return binary
 
 
 def test_no_call_is_lost(gateway, envoy, load_binary, tmp_path):

@@ -1,6 +1,7 @@
 """The gateway with a genuine Keystone: every way to log in, errors, revocation, rotation and outage."""
 
 import re
+import secrets
 import time
 
 import pytest
@@ -9,14 +10,33 @@ from support.load import Load
 from support.wait import wait_for
 
 FLAGS = ("--auth=keystone", "--allow-plaintext-upstream")
+UNKNOWN = "0" * 32
 REJECTED = "INTERNAL UPSTREAM_UNAUTHENTICATED identity"
 UNREACHABLE = "UNAVAILABLE UPSTREAM_UNREACHABLE identity"
 
 
 @pytest.fixture
-def keystone_gateway(gateway, certificates):
+def start(gateway, certificates):
     """Starts a gateway with `--auth keystone`, mutual TLS and these variables."""
     return lambda env, *flags: gateway(*FLAGS, *certificates.mutual_flags, *flags, env=env, sandbox=False)
+
+
+@pytest.fixture
+def serving(start):
+    """The same, and waits until it serves."""
+
+    def start_and_wait(env, *flags):
+        served = start(env, *flags)
+        wait_until_serving(served)
+        return served
+
+    return start_and_wait
+
+
+@pytest.fixture
+def credential(keystone):
+    """An application credential, which the test may delete."""
+    return keystone.create_credential(secrets.token_hex(4))
 
 
 @pytest.fixture
@@ -109,50 +129,28 @@ LOGINS = {
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_login(keystone, keystone_gateway, get, login):
-    credential = keystone.create_credential("login")
-    served = keystone_gateway(LOGINS[login](keystone, credential))
-    wait_until_serving(served)
+def test_login(keystone, credential, serving, get, login):
+    served = serving(LOGINS[login](keystone, credential))
     assert get(served, keystone.project) == "ok"
     assert get(served, keystone.second_project) == "INTERNAL UPSTREAM_UNAUTHENTICATED vbs"
-    keystone.delete_credential(credential)
 
 
-# The variables of each wrong account, what the log says, and the outcome of a call.
-WRONG_ACCOUNTS = {
-    "wrong password": (lambda keystone: keystone.variables(OS_PASSWORD="wrong"), "password is wrong", REJECTED),
-    "no such project": (
-        lambda keystone: keystone.variables(OS_PROJECT_ID="0" * 32),
-        "the password is right: there is no such project",
-        REJECTED,
-    ),
-    "wrong secret": (
-        lambda keystone: keystone.credential_variables(keystone.create_credential("wrong") | {"secret": "wrong"}),
-        "HTTP status 401",
-        REJECTED,
-    ),
-    "no such application credential": (
-        lambda keystone: keystone.credential_variables({"id": "0" * 32, "secret": "wrong"}),
-        "HTTP status 404",
-        REJECTED,
-    ),
-    "region without VBS in the catalog": (
-        lambda keystone: keystone.variables(OS_REGION_NAME="nowhere"),
-        "it has identity (admin eu-de)",
-        UNREACHABLE,
-    ),
-    "nothing listens": (
-        lambda keystone: keystone.variables(OS_AUTH_URL="http://127.0.0.1:1/v3"),
-        "cannot be reached",
-        UNREACHABLE,
-    ),
-}
-
-
-@pytest.mark.parametrize("account", WRONG_ACCOUNTS)
-def test_wrong_account_is_logged_and_the_process_stays(keystone, keystone_gateway, get, account):
-    variables, words, status = WRONG_ACCOUNTS[account]
-    served = keystone_gateway(variables(keystone))
+@pytest.mark.parametrize(
+    ("account", "changed", "words", "status"),
+    [
+        ("password", {"OS_PASSWORD": "wrong"}, "password is wrong", REJECTED),
+        ("password", {"OS_PROJECT_ID": UNKNOWN}, "the password is right: there is no such project", REJECTED),
+        ("credential", {"OS_APPLICATION_CREDENTIAL_SECRET": "wrong"}, "HTTP status 401", REJECTED),
+        ("credential", {"OS_APPLICATION_CREDENTIAL_ID": UNKNOWN}, "HTTP status 404", REJECTED),
+        ("password", {"OS_REGION_NAME": "nowhere"}, "it has identity (admin eu-de)", UNREACHABLE),
+        ("password", {"OS_AUTH_URL": "http://127.0.0.1:1/v3"}, "cannot be reached", UNREACHABLE),
+    ],
+)
+def test_wrong_account_is_logged_and_the_process_stays(
+    keystone, credential, start, get, account, changed, words, status
+):
+    env = keystone.variables() if account == "password" else keystone.credential_variables(credential)
+    served = start(env | changed)
     wait_for_log(served, words)
     assert get(served, keystone.project) == status
     assert not serves(served)
@@ -174,9 +172,8 @@ def test_check_connect(keystone, certificates, changed, status, words):
     assert keystone.password not in done.stdout + done.stderr
 
 
-def test_no_call_fails_when_tokens_are_revoked(keystone, token_checking_vbs, keystone_gateway, load):
-    served = keystone_gateway(keystone.variables())
-    wait_until_serving(served)
+def test_no_call_fails_when_tokens_are_revoked(keystone, token_checking_vbs, serving, load):
+    served = serving(keystone.variables())
     token_checking_vbs.accepted.clear()
     calls = load(served, keystone.project)
     for _ in range(3):
@@ -190,17 +187,15 @@ def test_no_call_fails_when_tokens_are_revoked(keystone, token_checking_vbs, key
     calls.stop()
 
 
-def test_deleted_credential_is_not_a_missing_share(keystone, keystone_gateway, get):
-    credential = keystone.create_credential("deleted")
-    served = keystone_gateway(keystone.credential_variables(credential))
-    wait_until_serving(served)
+def test_deleted_credential_is_not_a_missing_share(keystone, credential, serving, get):
+    served = serving(keystone.credential_variables(credential))
     assert get(served, keystone.project) == "ok"
     keystone.delete_credential(credential)
     assert get(served, keystone.project) == REJECTED
     assert serves(served)
 
 
-def test_no_call_fails_when_the_credential_is_replaced(keystone, keystone_gateway, load, tmp_path):
+def test_no_call_fails_when_the_credential_is_replaced(keystone, credential, serving, load, tmp_path):
     def mount(credential):
         """Replaces a folder in one step, by a symbolic link, as the kubelet does."""
         (tmp_path / credential["name"]).mkdir()
@@ -209,10 +204,9 @@ def test_no_call_fails_when_the_credential_is_replaced(keystone, keystone_gatewa
         (tmp_path / "secrets.new").symlink_to(credential["name"])
         (tmp_path / "secrets.new").rename(tmp_path / "secrets")
 
-    old, new = keystone.create_credential("old"), keystone.create_credential("new")
+    old, new = credential, keystone.create_credential("new")
     mount(old)
-    served = keystone_gateway({}, f"--secrets-dir={tmp_path / 'secrets'}")
-    wait_until_serving(served)
+    served = serving({}, f"--secrets-dir={tmp_path / 'secrets'}")
     calls = load(served, keystone.project)
     wait_for_calls(served, 1)
     renewed = renewals(served)
@@ -224,12 +218,11 @@ def test_no_call_fails_when_the_credential_is_replaced(keystone, keystone_gatewa
     calls.stop()
 
 
-def test_no_call_fails_during_an_outage(changed_keystone, token_checking_vbs, keystone_gateway, get, load):
+def test_no_call_fails_during_an_outage(changed_keystone, token_checking_vbs, serving, get, load):
     keystone = changed_keystone
     keystone.restart(token_lifetime=60)
     token_checking_vbs.remembers = True
-    served = keystone_gateway(keystone.variables())
-    wait_until_serving(served)
+    served = serving(keystone.variables())
     assert get(served, keystone.project) == "ok"  # from here on VBS remembers the token
     calls = load(served, keystone.project)
     wait_for_calls(served, 20)
@@ -240,10 +233,10 @@ def test_no_call_fails_during_an_outage(changed_keystone, token_checking_vbs, ke
     calls.stop()
 
 
-def test_start_without_keystone(changed_keystone, keystone_gateway, get):
+def test_start_without_keystone(changed_keystone, start, get):
     keystone = changed_keystone
     keystone.stop()
-    served = keystone_gateway(keystone.variables())
+    served = start(keystone.variables())
     wait_for_log(served, "cannot be reached")
     assert not serves(served)
     assert served.process.poll() is None
@@ -252,11 +245,10 @@ def test_start_without_keystone(changed_keystone, keystone_gateway, get):
     assert get(served, keystone.project) == "ok"
 
 
-def test_no_call_fails_with_short_token_lifetimes(changed_keystone, keystone_gateway, load):
+def test_no_call_fails_with_short_token_lifetimes(changed_keystone, serving, load):
     keystone = changed_keystone
     keystone.restart(token_lifetime=3)
-    served = keystone_gateway(keystone.variables())
-    wait_until_serving(served)
+    served = serving(keystone.variables())
     calls, since = load(served, keystone.project, rate=50), time.monotonic()
     wait_for_renewals(served, 20)
     # No more than 80 in a minute: a token is not renewed much earlier than necessary.

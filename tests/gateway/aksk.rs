@@ -1,5 +1,5 @@
 //! Requests signed with the gateway's access key and secret key. The signatures themselves are tested beside the signer with
-//! known answers, and against the vendor's SDK (`.ci/aksk`).
+//! known answers, and against the vendor's SDK (`tests/e2e/test_aksk.py`).
 
 use tonic::Code;
 use tonic::transport::Channel;

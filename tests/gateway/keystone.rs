@@ -1,5 +1,6 @@
 //! Tokens of the gateway's own account: the token request, the replies of the identity service, and renewal.
-//! A genuine Keystone is tested in `.ci/keystone`; here the identity service returns what a genuine one rarely does.
+//! A genuine Keystone is tested in `tests/e2e/test_keystone.py`; here the identity service returns what a genuine one rarely
+//! does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -12,7 +12,7 @@
 //! its own, so each attempt is signed anew.
 //!
 //! This module is pure: keys, request and time come in, headers come out. Its tests are the known answers of the vendor's
-//! documents and SDKs; `.ci/aksk` compares it with the vendor's own signer.
+//! documents and SDKs; `tests/e2e/test_aksk.py` compares it with the vendor's own signer.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;

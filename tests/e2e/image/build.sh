@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Builds the image of the Dockerfile with no daemon, and writes it as a Docker archive: build.sh ARCHIVE
-# The base images are pulled or, where no image registry can be reached, made by base-image.sh.
+# The base images are pulled or, where no image registry can be reached, made by base-image.sh. An archive that was built
+# from the same files is kept.
 set -euo pipefail
 archive=$(realpath -m "${1:?usage: build.sh ARCHIVE}")
 here=$(dirname "$(readlink -f "$0")")
 cd "$here/../../.."
 . "$here/common.sh"
+sources=$(find Dockerfile .dockerignore Cargo.toml Cargo.lock build.rs proto src "$here" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+if [[ -e "$archive" && "$(cat "$archive.sources" 2>/dev/null)" == "$sources" ]]; then
+    say "$archive is up to date"
+    exit 0
+fi
 require_root
 require apt-get dpkg
 install_packages buildah runc # runc is for the checks of the image
@@ -34,6 +40,7 @@ done
 name=localhost/backup-share-gateway:ci
 buildah bud --quiet --isolation chroot --pull-never --network host -t "$name" .
 mkdir -p "$(dirname "$archive")"
-rm -f "$archive"
+rm -f "$archive" "$archive.sources"
 buildah push --quiet "$name" "docker-archive:$archive:$name"
 buildah rmi "$name" >/dev/null
+echo "$sources" >"$archive.sources"

@@ -5,12 +5,15 @@ set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/common.sh"
 PATH=$PATH:/usr/local/go/bin
 require_root
-require apt-get dpkg dpkg-query go
+require apt-get dpkg go
 
-packages=(etcd-server openssl curl containerd runc containernetworking-plugins nftables iptables iproute2 kmod procps gcc libc6-dev)
+# By program and not by package, since a container engine of another vendor may have brought some of them.
+declare -A packages=([etcd]=etcd-server [openssl]=openssl [curl]=curl [containerd]=containerd [ctr]=containerd [runc]=runc
+    [/usr/lib/cni/bridge]=containernetworking-plugins [nft]=nftables [iptables]=iptables [ip]=iproute2 [modprobe]=kmod
+    [sysctl]=procps [gcc]='gcc libc6-dev')
 missing=()
-for package in "${packages[@]}"; do
-    [[ "$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null)" == *'ok installed' ]] || missing+=("$package")
+for program in "${!packages[@]}"; do
+    command -v "$program" >/dev/null || read -ra missing <<<"${missing[*]} ${packages[$program]}"
 done
 mkdir -p "$CACHE"
 exec 9>"$CACHE/lock"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from functools import cached_property
@@ -38,3 +39,13 @@ class Image:
             for layer in self.manifest["Layers"]:
                 with tarfile.open(fileobj=archive.extractfile(layer)) as files:
                     files.extractall(folder, filter="fully_trusted")
+
+
+def pack_image(binary, name, folder):
+    """An image archive of one static binary, made in `folder`."""
+    root, archive = folder / "root", folder / "image.tar"
+    root.mkdir()
+    shutil.copy(binary, root / binary.name)
+    pack = [ROOT / "tests/e2e/kubernetes/pack-image.sh", name, root, archive, "65532:65532", f"/{binary.name}"]
+    subprocess.run(pack, check=True)
+    return archive

@@ -150,15 +150,20 @@ class Keystone:
         """A new token of the account."""
         return self._login("reader", self.password, {"id": project or self.project})
 
+    def is_valid(self, token):
+        return self.call("GET", "/auth/tokens?nocatalog=true", token=token, subject=token)[0] == 200
+
     def revoke(self, token):
         self._expect(204, "DELETE", "/auth/tokens", token=token, subject=token)
 
     def change_password(self):
-        """Another password for the account, which revokes all its tokens."""
+        """Another password for the account, which revokes all its tokens. Those that are issued in the same second are
+        revoked too: returns once new ones are valid."""
         new = secrets.token_hex()
         change = {"user": {"original_password": self.password, "password": new}}
         self._expect(204, "POST", f"/users/{self.user}/password", change, token=self.token())
         self.password = new
+        wait_for(lambda: self.is_valid(self.token()), "a new token is valid")
 
     def create_credential(self, name):
         """A new application credential of `project`: `id`, `name`, `secret`."""
