@@ -71,7 +71,8 @@ def scraped(module_gateway, certificates):
 def prometheus(scraped, certificates, tmp_path_factory):
     """Asks a Prometheus that scrapes the gateway, which gets calls of every kind of status all the time."""
     folder, (port,) = tmp_path_factory.mktemp("prometheus"), free_ports(1)
-    scrape = {"job_name": "backup-share-gateway", "static_configs": [{"targets": [scraped.admin], "labels": INSTALLATION}]}
+    target = {"targets": [scraped.admin], "labels": INSTALLATION}
+    scrape = {"job_name": "backup-share-gateway", "static_configs": [target]}
     every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "rule_files": [str(DEPLOY / "rules.yaml")], "scrape_configs": [scrape]}
     (folder / "prometheus.json").write_text(json.dumps(config))
