@@ -82,6 +82,10 @@ impl server::ConnectionService for Connection {
             response.map(|body| Body::new(server::hold(body, slot)))
         })
     }
+
+    fn is_misused(&self) -> bool {
+        self.limits.is_misused()
+    }
 }
 
 impl server::ResponseBody for Body {}

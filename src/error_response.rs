@@ -167,6 +167,7 @@ fn parse(body: &[u8]) -> Option<Value> {
     for at in 0..body.len() {
         if let Some([b'\\', b'u', digits @ ..]) = body.get_mut(at..at + 6)
             && matches!(digits, [b'd' | b'D', b'8' | b'9' | b'a'..=b'f' | b'A'..=b'F', ..])
+            && digits.iter().all(u8::is_ascii_hexdigit)
         {
             digits.copy_from_slice(b"fffd");
         }

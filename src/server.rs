@@ -119,6 +119,10 @@ pub trait ConnectionService: Send + Sync + 'static {
         &self,
         request: Request<Incoming>,
     ) -> Reply<Self::Body, impl Future<Output = Response<Self::Body>> + Send + 'static>;
+
+    /// Whether so many requests were refused that the connection is to be closed, when no request is in flight on it: hyper keeps
+    /// the memory of the streams that were open at the same time until then.
+    fn is_misused(&self) -> bool;
 }
 
 /// The body of a response.

@@ -81,6 +81,13 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
+	// An empty value, such as that of an unset shell variable, must not mean the system's roots or no certificate.
+	flag.Visit(func(each *flag.Flag) {
+		if each.Value.String() == "" {
+			fmt.Fprintf(os.Stderr, "--%s: has no value\n", each.Name)
+			os.Exit(2)
+		}
+	})
 
 	connection, token, err := prepare(flag.Arg(0), given)
 	if err != nil {
@@ -127,8 +134,7 @@ func parseTarget(address string, given options) (string, credentials.TransportCr
 		return "", nil, errors.New("ADDRESS: must begin with https:// or http://")
 	}
 	parsed, err := url.Parse(address)
-	if err != nil || parsed.Hostname() == "" || parsed.User != nil || strings.Trim(parsed.Path, "/") != "" ||
-		strings.ContainsAny(address, "?#") {
+	if err != nil || parsed.Hostname() == "" || strings.TrimSuffix(address, "/") != parsed.Scheme+"://"+parsed.Host {
 		return "", nil, form
 	}
 	if port, err := strconv.ParseUint(parsed.Port(), 10, 16); err != nil || port == 0 {
@@ -204,7 +210,13 @@ func get(
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-auth-token", token)
 	}
 	response, err := vbsv2.NewBackupShareServiceClient(connection).GetBackupShare(ctx, request)
-	return response.GetBackupShare(), err
+	if err != nil {
+		return nil, err
+	}
+	if response.BackupShare == nil {
+		return &vbsv2.BackupShare{}, nil
+	}
+	return response.BackupShare, nil
 }
 
 // formatShare shows what was read, one field a line. Scalars of a reply are pointers: nil is unset, while the getters
@@ -251,6 +263,9 @@ func orUnset[T any](value *T) string {
 func formatTime(timestamp *timestamppb.Timestamp) string {
 	if timestamp == nil {
 		return "unset"
+	}
+	if !timestamp.IsValid() {
+		return "invalid"
 	}
 	return strings.Trim(protojson.Format(timestamp), `"`)
 }

@@ -4,13 +4,14 @@ import argparse
 import ipaddress
 import json
 import os
+import re
 import ssl
 import sys
 import unicodedata
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from grpc_status import rpc_status
 from vbs.v2.backup_share_service_pb2 import GetBackupShareRequest
@@ -39,6 +40,7 @@ SERVICE_CONFIG = {
 }
 TOKEN_VARIABLE = "OS_TOKEN"
 MAX_TOKEN_BYTES = 32_768
+ADDRESS = re.compile(r"(https?)://([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,9}))?/?")
 
 
 class UsageError(Exception):
@@ -80,32 +82,29 @@ def read_token():
 
 def open_channel(arguments):
     """A channel to the address; it connects when the first call is made. TLS where the address is https."""
-    address = arguments.address
-    if not address.startswith(("https://", "http://")):
+    # An empty value, such as that of an unset shell variable, must not mean the system's roots or no certificate.
+    for flag in ("ca", "cert", "key", "server_name"):
+        if getattr(arguments, flag) == "":
+            raise UsageError(f"--{flag.replace('_', '-')}: has no value")
+    if not arguments.address.startswith(("https://", "http://")):
         raise UsageError("ADDRESS: must begin with https:// or http://")
-    try:
-        url = urlsplit(address)
-    except ValueError:
-        url = None
-    if not url or not url.hostname or "@" in url.netloc or url.path not in ("", "/") or set(address) & set("?# "):
+    match = ADDRESS.fullmatch(arguments.address)
+    if not match:
         raise UsageError("ADDRESS: must be https://HOST:PORT or http://HOST:PORT, and nothing else")
-    try:
-        port = url.port
-    except ValueError:
-        port = None
-    if not port:
+    scheme, host, port = match.groups()
+    if not port or not 0 < int(port) < 65536:
         raise UsageError("ADDRESS: must end with a port, such as https://gateway.example:50051")
 
-    target = f"dns:///{url.netloc}"
+    target = f"dns:///{host}:{port}"
     # Otherwise http_proxy or https_proxy would send the call to a proxy, even one to localhost.
     options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
-    if url.scheme == "https":
+    if scheme == "https":
         if arguments.server_name:
             options.append(("grpc.ssl_target_name_override", arguments.server_name))
         return grpc.secure_channel(target, tls_credentials(arguments), options)
     if arguments.ca or arguments.cert or arguments.key or arguments.server_name:
         raise UsageError("--ca, --cert, --key and --server-name need an https ADDRESS")
-    if not arguments.allow_plaintext and not is_loopback(url.hostname):
+    if not arguments.allow_plaintext and not is_loopback(host):
         raise UsageError(
             "ADDRESS: http sends the token and the share unencrypted: "
             "use https, or --allow-plaintext in a trusted network"
@@ -115,7 +114,7 @@ def open_channel(arguments):
 
 def is_loopback(host):
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
@@ -185,7 +184,14 @@ def format_field(message, name):
         case int(number):
             return str(number)
         case timestamp:
-            return timestamp.ToJsonString()
+            return format_time(timestamp)
+
+
+def format_time(timestamp):
+    try:
+        return timestamp.ToJsonString()
+    except ValueError:
+        return "invalid"
 
 
 def format_status(error):
@@ -201,22 +207,25 @@ def format_status(error):
         lines.append("reason: none (the status is the client library's or a proxy's)")
     if request := details.get(BadRequest):
         lines += [f"{violation.field}: {violation.description}" for violation in request.field_violations]
-    if retry := details.get(RetryInfo):
-        lines.append(f"retry after: {retry.retry_delay.ToTimedelta().total_seconds():g} s")
+    if (retry := details.get(RetryInfo)) and retry.HasField("retry_delay"):
+        lines.append(f"retry after: {retry.retry_delay.ToNanoseconds() / 1e9:g} s")
     if request := details.get(RequestInfo):
         lines.append(f"request ID: {request.request_id}")
     return "\n  ".join(map(printable, lines))
 
 
 def read_details(error):
-    """The details of a status, by type."""
-    status = rpc_status.from_call(error)
+    """The details of a status, by type; none if they do not parse or belong to another status, as after a proxy."""
     details = {}
-    for detail in status.details if status else ():
-        for kind in (ErrorInfo, BadRequest, RetryInfo, RequestInfo):
-            message = kind()
-            if detail.Unpack(message):
-                details[kind] = message
+    try:
+        status = rpc_status.from_call(error)
+        for detail in status.details if status else ():
+            for kind in (ErrorInfo, BadRequest, RetryInfo, RequestInfo):
+                message = kind()
+                if detail.Unpack(message):
+                    details[kind] = message
+    except (ValueError, DecodeError):
+        return {}
     return details
 
 

@@ -5,6 +5,7 @@
 //! `tests/gateway/endpoint_limits.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
@@ -22,6 +23,8 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024;
 /// The most streams of one port, and of one IP address on it.
 const MAX_STREAMS: usize = 1024;
 const MAX_STREAMS_PER_ADDRESS: usize = 256;
+/// The refused streams after which a connection is closed.
+const MAX_REFUSED: usize = 128;
 /// The headers that tonic reads.
 const HEADERS: [HeaderName; 4] = [
     header::CONTENT_TYPE,
@@ -37,11 +40,12 @@ pub(crate) struct EndpointLimits {
     message_timeout: Duration,
 }
 
-/// The limits of one port, for the peer of one connection.
-#[derive(Clone, Debug)]
+/// The limits of one port, for one connection.
+#[derive(Debug)]
 pub(crate) struct PeerLimits {
     streams: Arc<Caller>,
     message_timeout: Duration,
+    refused: AtomicUsize,
 }
 
 impl EndpointLimits {
@@ -51,17 +55,26 @@ impl EndpointLimits {
         Self { streams: Admission::new(policy), message_timeout }
     }
 
-    /// The limits for the peer of a connection.
+    /// The limits for a connection.
     pub(crate) fn of_peer(&self, peer: &Peer) -> PeerLimits {
         let streams = self.streams.caller(CallerId::address_of(peer));
-        PeerLimits { streams, message_timeout: self.message_timeout }
+        PeerLimits { streams, message_timeout: self.message_timeout, refused: AtomicUsize::new(0) }
     }
 }
 
 impl PeerLimits {
     /// The slot of a stream, to be held until its response has ended; `None` if there are too many.
     pub(crate) fn try_acquire(&self) -> Option<Slot> {
-        self.streams.try_acquire()
+        let slot = self.streams.try_acquire();
+        if slot.is_none() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        slot
+    }
+
+    /// Whether more streams were refused on this connection than a client would open by mistake.
+    pub(crate) fn is_misused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) >= MAX_REFUSED
     }
 
     /// The response to a stream that gets no slot.

@@ -176,6 +176,10 @@ impl<S: BackupShares + 'static> server::ConnectionService for Connection<S> {
     ) -> server::Reply<CallBody, impl Future<Output = Response<CallBody>> + Send + 'static> {
         self.handle(request)
     }
+
+    fn is_misused(&self) -> bool {
+        self.limits.is_misused()
+    }
 }
 
 /// Whether the content type is `application/grpc`, alone or followed by `+proto` or a parameter. `application/grpc-web` is

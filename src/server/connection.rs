@@ -182,9 +182,12 @@ impl ConnectionHandler {
         loop {
             let deadline = age.next_deadline(Instant::now(), in_flight.idle_since());
             let action = tokio::select! {
+                // A request may change `is_misused`, which has no waker.
+                biased;
                 // An error means that the peer has violated the protocol or disconnected.
                 _ = serving.as_mut() => Action::Close,
                 () = self.shutdown.graceful.cancelled(), if !age.is_draining() => age.drain(Instant::now()),
+                () = misuse(&service), if !age.is_draining() => age.drain_within(Duration::ZERO, Instant::now()),
                 () = sleep_until(deadline) => age.check_expiry(Instant::now(), in_flight.idle_since()),
             };
             match action {
@@ -194,6 +197,11 @@ impl ConnectionHandler {
             }
         }
     }
+}
+
+/// Ready if the connection is misused. It is polled after each request.
+async fn misuse(service: &impl ConnectionService) {
+    poll_fn(|_| if service.is_misused() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// Performs the TLS handshake. The names are those in the peer's certificate.

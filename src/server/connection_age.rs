@@ -65,11 +65,15 @@ impl ConnectionAge {
 
     /// Starts draining.
     pub(super) fn drain(&mut self, now: Instant) -> Action {
+        self.drain_within(self.goaway_timeout, now)
+    }
+
+    /// Starts draining, with another time from the GOAWAY to the end of a connection without requests.
+    pub(super) fn drain_within(&mut self, goaway_timeout: Duration, now: Instant) -> Action {
         if self.is_draining() {
             return Action::Continue;
         }
-        self.state =
-            State::Draining { ends_at: now + self.grace, goaway_expires_at: now + self.goaway_timeout };
+        self.state = State::Draining { ends_at: now + self.grace, goaway_expires_at: now + goaway_timeout };
         Action::SendGoaway
     }
 

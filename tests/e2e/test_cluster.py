@@ -52,7 +52,7 @@ def sandbox_overlay(namespace):
     """The sandbox overlay as it is, before the module's other checks change it."""
     namespace.kubectl("apply", "-k", ROOT / "deploy/kubernetes/overlays/sandbox")
     deployment = Deployment(namespace)
-    wait_for(lambda: len(deployment.serving()) == 3, "the three replicas of the autoscaler", 120)
+    namespace.wait_for(lambda: len(deployment.serving()) == 3, "the three replicas of the autoscaler", 120)
     return deployment
 
 
@@ -125,13 +125,13 @@ class Caller:
 
     def wait_for_calls(self, count, timeout=60):
         since = self.tally()["calls"]
-        wait_for(lambda: self.tally()["calls"] >= since + count, f"{count} more calls", timeout)
+        self.cluster.wait_for(lambda: self.tally()["calls"] >= since + count, f"{count} more calls", timeout)
 
     def stop(self):
         """Its last line. SIGTERM ends it, and its log is gone a moment later."""
         self.cluster.kubectl("delete", "pod", self.name, "--wait=false")
         lines = [self.tally()]
-        wait_for(lambda: lines.append(self.tally()) or not lines[-1]["calls"], f"{self.name} ends", 60)
+        self.cluster.wait_for(lambda: lines.append(self.tally()) or not lines[-1]["calls"], f"{self.name} ends")
         return lines[-2]
 
 
@@ -227,9 +227,7 @@ def test_deletion_of_each_pod(namespace, deployment, no_call_fails):
             assert accepts(address), "it stops accepting before it has left the endpoints"
             wait_for(lambda address=address: not accepts(address), "it stops accepting", 60)
             remark(f"out of the endpoints {time.monotonic() - left:.1f} s before it stops accepting")
-            wait_for(
-                lambda name=name: name not in deployment.serving() and deployment.has_settled(3), "another pod", 60
-            )
+            deployment.wait_until_replaced(name, 3)
 
 
 def test_eviction_of_each_pod(namespace, deployment, no_call_fails):
@@ -271,7 +269,7 @@ def test_pod_killed_by_force(namespace, deployment, secrets):
     deployment.wait_until_even(30)
     name = next(iter(deployment.serving()))
     namespace.kubectl("delete", "pod", name, "--grace-period=0", "--force")
-    wait_for(lambda: name not in deployment.serving() and deployment.has_settled(3), "three pods again", 60)
+    deployment.wait_until_replaced(name, 3)
     plain, retrying = [caller.stop() for caller in callers]
     print(f"killed by force, without retries: {plain}; with retries: {retrying}")
     assert plain["failed"] <= WORKERS
@@ -302,7 +300,7 @@ def lone_pod(namespace, deployment):
 
 
 def wait_until_ready(cluster, name):
-    wait_for(lambda: is_ready(cluster.get("pods", name)), f"{name} is ready", 60)
+    cluster.wait_for(lambda: is_ready(cluster.get("pods", name)), f"{name} is ready")
 
 
 def test_pod_without_upstream_stays_ready(namespace, lone_pod):
@@ -325,7 +323,7 @@ def test_pod_with_a_broken_configuration_never_becomes_ready(namespace, lone_pod
         states = [statuses[0].get(key, {}).get("terminated") for key in ("state", "lastState")]
         return next(filter(None, states), None)
 
-    assert wait_for(termination, "it ends", 60)["exitCode"] == 64
+    assert namespace.wait_for(termination, "it ends")["exitCode"] == 64
     assert not is_ready(namespace.get("pods", "broken"))
     assert "--upstream-url (GATEWAY_UPSTREAM_URL)" in namespace.kubectl("logs", "broken")
 

@@ -233,6 +233,26 @@ def silent_peer():
     peer.listener.close()
 
 
+@pytest.fixture
+def closing_peer():
+    """The address of a peer that closes each connection at once."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def close_each():
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    threading.Thread(target=close_each, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def test_connection_that_is_closed_at_once_is_unavailable(example, closing_peer):
+    for scheme in ("http", "https"):
+        assert_failed(example(address=f"{scheme}://{closing_peer}"), "UNAVAILABLE", NOT_THE_GATEWAYS)
+
+
 def test_deadline_includes_the_connection(example, silent_peer):
     for scheme in ("http", "https"):
         done = example("--deadline=0.5", address=f"{scheme}://{silent_peer.address}")
@@ -329,6 +349,11 @@ PORT = "ADDRESS: must end with a port, such as https://gateway.example:50051"
         ("https://gateway.example:50051/v2", FORM),
         ("https://gateway.example:50051?x", FORM),
         ("https://gateway.example:50051#x", FORM),
+        ("http://127.0.0.1:50051//", FORM),
+        ("http://127.0.0.1:50051\n", FORM),
+        ("http://local\thost:50051", FORM),
+        ("http://[::1]example:50051", FORM),
+        ("http://127.0.0.1@gateway.example:50051", FORM),
     ],
 )
 def test_address_that_cannot_be_used_is_explained(example, address, problem):
@@ -364,6 +389,14 @@ def test_flag_that_cannot_be_used_is_explained(example, certificates, scheme, fl
     done = example(*[flag.format(**names) for flag in flags], address=f"{scheme}://127.0.0.1:1")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.lower().startswith(problem.format(**names).lower())
+
+
+@pytest.mark.parametrize("flag", ["--ca", "--cert", "--key", "--server-name"])
+def test_empty_value_is_refused(example, flag):
+    """A flag with the value of an unset shell variable does not mean the system's roots or no certificate."""
+    done = example(f"{flag}=", address="https://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert flag in done.stderr
 
 
 def test_token_that_cannot_be_sent_is_refused(example):

@@ -96,6 +96,42 @@ async fn requests_of_the_admin_port_are_limited_too() {
 }
 
 #[tokio::test]
+async fn connection_with_many_refused_streams_is_closed() {
+    let gateway = Gateway::start(&["--sandbox"]).await;
+    for port in [gateway.grpc, gateway.admin] {
+        let (mut connection, _held) = hold_all_streams(port).await;
+        for _ in 0..128 {
+            let refused = status_of(open(&mut connection, CHECK)).await;
+            assert_eq!(refused.code(), Code::ResourceExhausted, "{port}");
+        }
+        let is_closed = async || connection.clone().ready().await.is_err().then_some(());
+        poll_until("the end of the connection", is_closed).await;
+        // The streams that it held are free.
+        let has_room = async || {
+            let health = RawRequest::call().path(CHECK).parts(vec![framed(0, &[])]);
+            let code = health.send_on(&mut connect(port).await).await.status().code();
+            (code == Code::Ok).then_some(())
+        };
+        poll_until("room for a stream", has_room).await;
+    }
+}
+
+#[tokio::test]
+async fn call_on_connection_with_refused_streams_finishes() {
+    let (gateway, upstream) =
+        gateway_with_stalled_upstream(&["--attempt-timeout=1s", "--max-attempts=1"]).await;
+    let (mut connection, _held) = hold_all_streams(gateway.grpc).await;
+    let call = RawRequest::call().start(&mut connection);
+    upstream.wait_for_requests(1).await;
+    for _ in 0..128 {
+        status_of(open(&mut connection, CHECK)).await;
+    }
+    let response = with_timeout("the response", call).await.unwrap();
+    let status = tonic::Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+}
+
+#[tokio::test]
 async fn message_over_4_kib_is_refused_before_it_is_complete() {
     let gateway = Gateway::start(&["--sandbox"]).await;
     for (port, path) in endpoints(&gateway) {

@@ -160,6 +160,7 @@ async fn origin_of_404_follows_wrapper_and_code() {
         (r#"{"itemNotFound":{"message":"No backup \udc80\uD83D\ude00 \\ud800","code":404}}"#, true),
         (r#"{"itemNotFound":{"message":"\ud800","code":"APIGW.0101"}}"#, false),
         (r#"{"itemNotFound":{"message":"\ud800","code":404,"code":404}}"#, false),
+        (r#"{"itemNotFound":{"message":"\ud80P","code":404}}"#, false),
         (r#"{"error":{"message":"apigw.0101","code":"VolumeBackup.0014"}}"#, true),
         // One of several codes is that of another service.
         (r#"{"itemNotFound":{"message":"x","code":404,"error_code":"APIGW.0101"}}"#, false),

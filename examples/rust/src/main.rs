@@ -2,15 +2,15 @@
 
 use std::error::Error;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Identity, Uri};
@@ -138,11 +138,15 @@ fn parse_address(text: &str) -> Result<Uri, String> {
     }
     let uri: Uri = text.parse().map_err(|_| FORM)?;
     let authority = uri.authority().ok_or(FORM)?;
-    if authority.host().is_empty()
-        || authority.as_str().contains('@')
-        || !matches!(uri.path(), "" | "/")
-        || text.contains(['?', '#'])
-    {
+    // `Uri` also accepts user information, a name in brackets and text behind them.
+    let host = authority.host();
+    let is_host = match host.strip_prefix('[') {
+        Some(address) => address.trim_end_matches(']').parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty(),
+    };
+    let port = authority.as_str().strip_prefix(host).map(|port| port.trim_start_matches(':'));
+    let is_port = port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    if !is_host || !is_port || !matches!(uri.path(), "" | "/") || text.contains(['?', '#']) {
         return Err(FORM.into());
     }
     match authority.port_u16() {
@@ -169,7 +173,11 @@ fn tls(arguments: &Arguments) -> Result<ClientTlsConfig, String> {
         _ => return Err("--cert and --key must be given together".into()),
     }
     Ok(match &arguments.server_name {
-        Some(name) => tls.domain_name(name),
+        Some(name) => {
+            ServerName::try_from(name.as_str())
+                .map_err(|error| format!("--server-name: cannot be used ({error})"))?;
+            tls.domain_name(name)
+        }
         None => tls,
     })
 }
@@ -238,14 +246,14 @@ async fn get(
 }
 
 /// The status as gRPC defines it. Only what tonic itself reports has a source; it reports an elapsed timeout as CANCELLED, and
-/// a lost connection as UNKNOWN.
+/// a lost connection as UNKNOWN or CANCELLED.
 fn normalized(status: Status) -> Status {
     let code = match (status.source(), status.code()) {
         (None, _) => return status,
         (Some(source), _) if chain(source).any(|error| error.is::<TimeoutExpired>()) => {
             Code::DeadlineExceeded
         }
-        (_, Code::Unknown) => Code::Unavailable,
+        (_, Code::Unknown | Code::Cancelled) => Code::Unavailable,
         (_, code) => code,
     };
     Status::new(code, causes(&status))

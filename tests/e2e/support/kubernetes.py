@@ -73,6 +73,14 @@ class Cluster:
     def apply(self, *objects):
         self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
+    def wait_for(self, condition, what, timeout=60):
+        """Like support.wait.wait_for; a failure shows what the cluster does."""
+        try:
+            return wait_for(condition, what, timeout)
+        except pytest.fail.Exception:
+            print(self.run("describe", "nodes").stdout, self.run("get", "pods,events", "--output=wide").stdout)
+            raise
+
     def load(self, archive, *names):
         """Imports a Docker archive, by its own name or by these."""
         for name in names or ("",):
@@ -125,7 +133,11 @@ class Deployment:
         return is_observed and counts == [count] * 3 and len(self.serving()) == len(self.pods()) == count
 
     def wait_until_settled(self, count, timeout=180):
-        wait_for(lambda: self.has_settled(count), f"{count} available pods", timeout)
+        self.cluster.wait_for(lambda: self.has_settled(count), f"{count} available pods", timeout)
+
+    def wait_until_replaced(self, pod, count):
+        """Until a deleted pod is gone, and the deployment has settled without it."""
+        self.cluster.wait_for(lambda: pod not in self.serving() and self.has_settled(count), f"replacement of {pod}")
 
     def wait_until_even(self, timeout):
         """Until, of 1000 calls, no pod gets less than half of its share; returns the smallest share."""
@@ -148,7 +160,7 @@ class Deployment:
             before, smallest = after, min(calls) * len(calls) / sum(calls)
             return smallest >= 0.5
 
-        wait_for(is_even, "an even load", timeout)
+        self.cluster.wait_for(is_even, "an even load", timeout)
         return smallest
 
 

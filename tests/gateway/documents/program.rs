@@ -1,4 +1,4 @@
-//! The tables of the documents against the program: flags, metrics, log keys, statuses and reasons.
+//! The documents against the program: flags and their defaults, variables, metrics, log keys, statuses and reasons.
 //!
 //! `UPDATE_DOCS=1 cargo test --test gateway documents::` writes the generated tables of `docs/configuration.md`.
 
@@ -7,7 +7,7 @@ use std::fs;
 
 use clap::{Arg, Command};
 
-use super::{document, read, root};
+use super::{Document, document, documents, read, root};
 use crate::support::*;
 use backup_share_gateway::config::{self, ParseExit};
 
@@ -17,28 +17,33 @@ fn code_cells(text: &str) -> BTreeSet<String> {
     rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
 }
 
-/// Shows the difference alone.
+/// Shows the difference alone, and where to change it.
 #[track_caller]
-fn assert_same<T: Ord + std::fmt::Debug>(documented: BTreeSet<T>, in_program: BTreeSet<T>) {
+fn assert_same<T: Ord + std::fmt::Debug>(table: &str, documented: BTreeSet<T>, in_program: BTreeSet<T>) {
     let stale: Vec<&T> = documented.difference(&in_program).collect();
     let missing: Vec<&T> = in_program.difference(&documented).collect();
     assert!(
         stale.is_empty() && missing.is_empty(),
-        "not in the program: {stale:?}; not documented: {missing:?}"
+        "change the table in {table}: the program does not have {stale:?}; the table lacks {missing:?}"
     );
     assert!(!documented.is_empty());
 }
 
-#[test]
-fn statuses_and_reasons_are_documented() {
+/// Each code with its reason, such as `("NOT_FOUND", "BACKUP_SHARE_NOT_FOUND")`.
+fn statuses() -> BTreeSet<(String, String)> {
     let source = read("src/grpc/status.rs");
     let specs = source.split("(Code::").skip(1).filter_map(|rest| {
         let (code, rest) = rest.split_once(", \"")?;
         let is_name = code.bytes().all(|b| b.is_ascii_alphabetic());
         is_name.then(|| (upper_case(code), rest.split('"').next().unwrap_or_default().to_owned()))
     });
-    let expected: BTreeSet<(String, String)> = specs.collect();
-    assert!(expected.len() > 25, "{expected:?}");
+    let statuses: BTreeSet<(String, String)> = specs.collect();
+    assert!(statuses.len() > 25, "{statuses:?}");
+    statuses
+}
+
+#[test]
+fn statuses_and_reasons_are_documented() {
     let table = document("docs/errors.md").section("All errors");
     let is_code = |cell: &str| cell.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
     let rows = table.lines().filter(|line| line.starts_with("| ")).filter_map(|row| {
@@ -47,7 +52,7 @@ fn statuses_and_reasons_are_documented() {
         (is_code(code) && is_code(reason)).then(|| (code.to_owned(), reason.to_owned()))
     });
     let documented: BTreeSet<(String, String)> = rows.collect();
-    assert_same(documented, expected);
+    assert_same("docs/errors.md, 'All errors'", documented, statuses());
 }
 
 /// `DEADLINE_EXCEEDED` of `DeadlineExceeded`.
@@ -71,7 +76,7 @@ async fn metrics_are_documented() {
     let table = document("docs/observability.md").section("Metrics");
     let documented =
         code_cells(&table).into_iter().map(|cell| cell.split('{').next().unwrap_or_default().to_owned());
-    assert_same(documented.collect(), families.collect());
+    assert_same("docs/observability.md, 'Metrics'", documented.collect(), families.collect());
 }
 
 #[test]
@@ -85,7 +90,7 @@ fn keys_of_the_access_log_are_documented() {
     let expected: BTreeSet<String> =
         keys.chain(["timestamp", "level", "message", "target"].map(str::to_owned)).collect();
     let table = document("docs/observability.md").section("Access log");
-    assert_same(code_cells(&table), expected);
+    assert_same("docs/observability.md, 'Access log'", code_cells(&table), expected);
 }
 
 #[test]
@@ -95,9 +100,126 @@ fn configuration_is_documented_as_the_program_has_it() {
     let generated = with_tables(&text, &config::command());
     if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
         fs::write(root().join(PATH), &generated).unwrap();
-    } else {
-        assert_eq!(text, generated, "run: UPDATE_DOCS=1 cargo test --test gateway documents::");
+        return;
     }
+    let difference =
+        text.lines().zip(generated.lines()).find(|(documented, in_program)| documented != in_program);
+    assert!(
+        text == generated,
+        "{PATH} is not what the program says: {difference:#?}\nrun: UPDATE_DOCS=1 cargo test --test gateway documents::"
+    );
+}
+
+/// Flags of other programs that the documents name.
+const OTHER_FLAGS: [&str; 5] = ["--seconds", "--json", "--rounds", "--grace-period", "--force"];
+
+#[test]
+fn flags_variables_and_reasons_that_texts_name_exist() {
+    let command = config::command();
+    let arguments: Vec<&Arg> = command.get_subcommands().flat_map(Command::get_arguments).collect();
+    let flags: BTreeSet<String> =
+        arguments.iter().filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect();
+    let variables: BTreeSet<&str> = arguments.iter().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let statuses = statuses();
+    let is_code = |name: &str| statuses.iter().any(|(code, _)| code == name);
+    let is_reason = |name: &str| statuses.iter().any(|(_, reason)| reason == name);
+    let mut problems = Vec::new();
+    for document in documents_for_users() {
+        let spans = code_spans(&document);
+        let is_of_gateway = |span: &&str| !span.contains("cargo ") && !span.starts_with("python3 ");
+        let words = spans.iter().map(|(_, span, _)| *span).filter(is_of_gateway);
+        let words = words.flat_map(|span| span.split([' ', '='])).chain(arguments_of_commands(&document));
+        for word in words.filter(|word| word.is_ascii()) {
+            let is_known = match word {
+                "--" | "--help" | "--version" => true,
+                flag if flag.starts_with("--") => flags.contains(flag) || OTHER_FLAGS.contains(&flag),
+                name if name.starts_with("GATEWAY_") => variables.contains(name),
+                name if name.starts_with("UPSTREAM_") => is_reason(name),
+                _ => true,
+            };
+            if !is_known {
+                problems.push(format!("{}: the program has no {word}", document.path));
+            }
+        }
+        // A code and its reason: NOT_FOUND `BACKUP_SHARE_NOT_FOUND`.
+        for (before, reason, _) in spans {
+            let code =
+                before.strip_suffix(' ').and_then(|text| text.split(' ').next_back()).unwrap_or_default();
+            let is_pair = statuses.contains(&(code.to_owned(), reason.to_owned()));
+            if is_code(code) && is_reason(reason) && !is_pair {
+                problems.push(format!("{}: the program has no error {code} {reason}", document.path));
+            }
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new(), "change these documents");
+}
+
+/// `` `--drain-delay` (5s) `` in a text, and the rows of the README's table of settings.
+#[test]
+fn defaults_that_texts_repeat_are_those_of_the_program() {
+    let command = config::command();
+    let default = |name: &str| {
+        let serve = command.find_subcommand("serve").unwrap();
+        let arg = serve.get_arguments().find(|arg| arg.get_long() == name.strip_prefix("--"))?;
+        Some(
+            arg.get_default_values()
+                .first()
+                .map_or("none".into(), |value| value.to_string_lossy().into_owned()),
+        )
+    };
+    let mut found = Vec::new();
+    for document in documents_for_users() {
+        for (_, span, after) in code_spans(&document) {
+            let value = after.strip_prefix(" (").and_then(|text| text.split([')', '±', ',']).next());
+            let value = value.filter(|value| value.starts_with(|c: char| c.is_ascii_digit()));
+            if let (Some(value), Some(default)) = (value, default(span)) {
+                found.push((document.path.clone(), span.to_owned(), value.replace(' ', ""), default));
+            }
+        }
+    }
+    for row in document("README.md").section("The five settings that matter").lines() {
+        let cells: Vec<&str> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`'])).collect();
+        if let Some(default) = default(cells[0].split('`').next().unwrap_or_default()) {
+            found.push(("README.md".into(), cells[0].to_owned(), cells[1].to_owned(), default));
+        }
+    }
+    assert!(found.len() > 10, "{found:?}");
+    for (path, flag, documented, default) in found {
+        assert_eq!(documented, default, "{path}: the default of {flag}");
+    }
+}
+
+/// The README and `docs/`. The others also name flags of tools, and of former versions.
+fn documents_for_users() -> Vec<Document> {
+    let is_for_users =
+        |document: &Document| document.path == "README.md" || document.path.starts_with("docs/");
+    documents().into_iter().filter(is_for_users).collect()
+}
+
+/// The code spans of a document, each with the text before it and after it.
+fn code_spans(document: &Document) -> Vec<(&str, &str, &str)> {
+    let mut is_fenced = false;
+    let prose = document.text.lines().filter(|line| {
+        let is_fence = line.starts_with("```");
+        is_fenced ^= is_fence;
+        !is_fence && !is_fenced
+    });
+    let spans = prose.flat_map(|line| {
+        let parts: Vec<&str> = line.split('`').collect();
+        let spans: Vec<_> = parts.windows(3).step_by(2).map(|part| (part[0], part[1], part[2])).collect();
+        spans
+    });
+    spans.collect()
+}
+
+/// What the commands of the `console` blocks give to the gateway.
+fn arguments_of_commands(document: &Document) -> Vec<&str> {
+    let commands = document.text.split("\n$ ").skip(1).filter_map(|command| {
+        // A command ends with the first line that does not end with a backslash.
+        let end = command.match_indices('\n').find(|(at, _)| !command[..*at].ends_with('\\'))?.0;
+        Some(command[..end].rsplit_once("backup-share-gateway ")?.1)
+    });
+    commands.flat_map(str::split_whitespace).collect()
 }
 
 /// The text with new content between each `<!-- flags of COMMAND: HEADING -->` and the next `<!-- end -->`.
