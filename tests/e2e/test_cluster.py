@@ -78,9 +78,7 @@ class Secrets:
     def is_presented_by(self, address):
         """Whether a pod presents the latest certificate in a handshake."""
         context = ssl.create_default_context(cafile=self.certificates.ca)
-        context.load_cert_chain(
-            self.certificates.folder / "caller-tls.pem", self.certificates.folder / "caller-tls.key"
-        )
+        context.load_cert_chain(*self.caller)
         context.set_alpn_protocols(["h2"])
         with (
             socket.create_connection((address, 50051), timeout=5) as tcp,
