@@ -100,6 +100,14 @@ def test_lint():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_package_contains_the_rules(tmp_path):
+    done = helm("package", "--destination", tmp_path, CHART)
+    assert done.returncode == 0, done.stderr
+    packaged = tmp_path / f"{NAME}-{VERSION}.tgz"
+    flags = ["--kube-version", "1.34.4", "--set", "upstream.sandbox=true,monitoring.alerts=true"]
+    assert "BackupShareGatewayOverloaded" in helm("template", NAME, packaged, *flags).stdout
+
+
 def test_version_and_home_are_those_of_the_package():
     metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (metadata["version"], metadata["appVersion"], metadata["home"]) == (VERSION, VERSION, REPOSITORY)
@@ -141,7 +149,8 @@ SANDBOX = {"upstream.sandbox": True}
         (UPSTREAM | TLS | {"route": {"kind": "grpc", "hostnames": HOSTS}}, "Use route.kind=tls"),
         (UPSTREAM | ROUTE, "route.kind=tls needs tls.enabled=true"),
         (UPSTREAM | TLS | {"route.kind": "tls"}, "route.hostnames is missing"),
-        (UPSTREAM | {"settings.GATEWAY_AUTH": "aksk"}, "settings.GATEWAY_AUTH: another value of the chart sets it"),
+        (UPSTREAM | {"settings.GATEWAY_AUTH": "aksk"}, "settings.GATEWAY_AUTH: the chart sets it"),
+        (UPSTREAM | {"settings.OTEL_EXPORTER_OTLP_HEADERS": "authorization=x"}, "may hold a secret"),
         (UPSTREAM | {"settings.OS_SECRET_KEY": "x"}, "OS_SECRET_KEY"),
         (UPSTREAM | {"auth.mode": "none"}, "passthrough"),
         ({"upstream.url": "vbs.example.com"}, "upstream"),
