@@ -1,7 +1,7 @@
 """Installations in one namespace of a genuine Kubernetes, each before an upstream of its own: they never mix.
 
-Two are made by kustomize, as the overlays of two regions are, and one by Helm. Each upstream names its region in
-`availability_zone`, and rejects the token of another region.
+Two are made by kustomize, as the overlays of two regions are, and one by Helm, all with the connection check. Each
+upstream names its region in `availability_zone`, and rejects the token of another region.
 """
 
 import json
@@ -51,10 +51,11 @@ def upstreams(namespace):
 
 
 def by_kustomize(namespace, folder, region, settings):
-    limits = {"resources": PODS, "name": "gateway"}
+    small = {"containers": [{"name": "gateway", "resources": PODS}]}
+    small["initContainers"] = [{"name": "check", "resources": PODS}]
     patches = [
         ("v1", "ConfigMap", {"data": settings}),
-        ("apps/v1", "Deployment", {"spec": {"template": {"spec": {"containers": [limits]}}}}),
+        ("apps/v1", "Deployment", {"spec": {"template": {"spec": small}}}),
         ("autoscaling/v2", "HorizontalPodAutoscaler", {"spec": {"minReplicas": REPLICAS}}),
     ]
     metadata = {"metadata": {"name": NAME}}
@@ -62,6 +63,7 @@ def by_kustomize(namespace, folder, region, settings):
         folder,
         namespace=namespace.namespace,
         resources=["base"],
+        components=["components/connection-check"],
         namePrefix=f"{region}-",
         labels=[{"pairs": {INSTANCE: region}, "includeSelectors": True}],
         patches=[
@@ -74,7 +76,8 @@ def by_kustomize(namespace, folder, region, settings):
 
 def by_helm(namespace, region, settings):
     url = settings.pop("GATEWAY_UPSTREAM_URL")
-    values = {"upstream.url": url, "settings": settings, "resources": PODS, "autoscaling.minReplicas": REPLICAS}
+    values = {"upstream.url": url, "settings": settings, "connectionCheck": True}
+    values |= {"resources": PODS, "autoscaling.minReplicas": REPLICAS}
     where = ["--kubeconfig", namespace.kubeconfig, "--namespace", namespace.namespace]
     done = helm("install", region, CHART, *where, *assignments(values))
     assert done.returncode == 0, done.stderr
@@ -120,8 +123,15 @@ def test_no_call_is_answered_by_another_region(installations, namespace, upstrea
     for region, total in totals.items():
         assert (total["calls"], total["failed"]) == (CALLS, 0), total["failures"]
         assert total["availability_zones"] == {region: CALLS}
-        assert {request.headers["x-auth-token"] for request in upstreams[region].requests} == {region}
-        assert len(upstreams[region].requests) == CALLS
+        requests = [request for request in upstreams[region].requests if request.path.endswith(SHARE)]
+        assert [request.headers["x-auth-token"] for request in requests] == [region] * CALLS
+
+
+def test_connection_was_checked_before_each_pod_started(installations, namespace):
+    found, _ = installations
+    for deployment in found.values():
+        for pod in deployment.serving():
+            assert "ok    upstream, route" in namespace.kubectl("logs", pod, "--container=check")
 
 
 def test_notes_and_test_of_the_chart(installations, namespace):
