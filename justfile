@@ -125,9 +125,9 @@ names: (need "unshare mount") (pytest "test_names.py")
 [group('e2e')]
 aksk: (pytest "test_aksk.py")
 
-# A genuine Keystone.
+# A genuine Keystone, for one project and for many.
 [group('e2e')]
-keystone: (install "python keystone tests/e2e/keystone/requirements.txt") (install "go" ghz) (pytest "test_keystone.py")
+keystone: (install "python keystone tests/e2e/keystone/requirements.txt") (install "go" ghz) (pytest "test_keystone.py test_keystone_projects.py")
 
 # HTTP/2, by h2spec.
 [group('e2e')]

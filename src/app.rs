@@ -12,6 +12,7 @@
 mod error;
 mod reload;
 mod run;
+mod served_rules;
 mod tasks;
 
 use std::fmt;
@@ -23,8 +24,8 @@ use crate::admin::Admin;
 use crate::config::{Config, Summary, UpstreamLocation};
 use crate::credentials::CredentialProvider;
 use crate::files::Reload;
+use crate::grpc::Router;
 use crate::grpc::health::Readiness;
-use crate::grpc::{AuthorizationPolicy, Router};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
 use crate::server::workers::WorkerPool;
@@ -34,6 +35,7 @@ pub use error::Error;
 use reload::Watch;
 pub use run::{BoundApp, Control};
 use run::{Process, Services, ShutdownTokens};
+use served_rules::ServedRules;
 
 /// The admin port has few connections, and none that is idle for long between two scrapes.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -62,7 +64,8 @@ pub async fn build(config: Config) -> Result<App, Error> {
     let credentials =
         CredentialProvider::new(config.credentials, &config.upstream.http).map_err(Error::Setup)?;
     let ca_file = config.upstream.ca_file.clone().map(Arc::new);
-    let watches = watches(tls.clone(), authorization.clone(), &credentials, ca_file);
+    let rules = authorization.clone().map(|rules| ServedRules { rules, credentials: credentials.clone() });
+    let watches = watches(tls.clone(), rules.clone(), &credentials, ca_file);
     let (base_url, sandbox) = match config.upstream_location {
         UpstreamLocation::Url(url) => (Some(url), None),
         UpstreamLocation::Catalog => (None, None),
@@ -73,15 +76,9 @@ pub async fn build(config: Config) -> Result<App, Error> {
     };
     let upstream = Upstream::new(base_url, config.upstream, credentials.clone(), metrics.clone())
         .map_err(Error::Setup)?;
-    let router = Router::new(
-        config.grpc,
-        authorization.clone(),
-        upstream,
-        &readiness,
-        metrics.clone(),
-        tokens.grpc.clone(),
-    )
-    .map_err(Error::Setup)?;
+    let router =
+        Router::new(config.grpc, authorization, upstream, &readiness, metrics.clone(), tokens.grpc.clone())
+            .map_err(Error::Setup)?;
     let admin = Admin::new(readiness.clone(), metrics.clone(), config.server.handshake_timeout);
     Ok(App {
         listen: config.listen,
@@ -93,6 +90,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
             tls,
             watches,
             credentials,
+            rules,
             metrics,
             readiness,
             tokens,
@@ -107,7 +105,7 @@ pub async fn build(config: Config) -> Result<App, Error> {
 /// The files that are read again when they change.
 fn watches(
     tls: Option<Arc<Tls>>,
-    rules: Option<Arc<AuthorizationPolicy>>,
+    rules: Option<ServedRules>,
     credentials: &CredentialProvider,
     ca_file: Option<Arc<RootsFile>>,
 ) -> Vec<Watch> {
@@ -116,8 +114,12 @@ fn watches(
         CredentialProvider::Keystone(keystone) => Some(Arc::clone(keystone) as _),
         CredentialProvider::AkSk(keys, _) => Some(Arc::clone(keys) as _),
     };
-    let files =
-        [tls.map(|tls| tls as _), rules.map(|rules| rules as _), credential, ca_file.map(|file| file as _)];
+    let files = [
+        tls.map(|tls| tls as _),
+        rules.map(|rules| Arc::new(rules) as _),
+        credential,
+        ca_file.map(|file| file as _),
+    ];
     files.into_iter().flatten().map(Watch::new).collect()
 }
 

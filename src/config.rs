@@ -85,7 +85,8 @@ struct CheckFlags {
     /// Test the connection to the upstream step by step and, in keystone mode, to the identity service and its catalog.
     #[arg(long)]
     connect: bool,
-    /// Project in whose name --connect requests a share [default: the account's, or one of the rules].
+    /// Project in whose name --connect requests a share and, in keystone mode without a project, a token; steps that need a
+    /// token are skipped if no project is given there [default: the account's, or one of the rules].
     #[arg(long, value_name = "ID", value_parser = project_id)]
     project_id: Option<ProjectId>,
     #[command(flatten)]
@@ -148,11 +149,18 @@ fn parse_once(arguments: &[OsString], files: &mut Vec<NamedFile>) -> Result<Comm
     }
     match flags {
         CommandFlags::Serve(flags) => Ok(Command::Serve(read(&flags, &command, &matches)?)),
-        CommandFlags::Check(flags) => Ok(Command::Check {
-            config: read(&flags.serve, &command, &matches)?,
-            connect: flags.connect,
-            project: flags.project_id,
-        }),
+        CommandFlags::Check(flags) => {
+            let config = read(&flags.serve, &command, &matches)?;
+            if let (Some(own), Some(project)) = (config.credentials.configured_project(), &flags.project_id)
+                && own != project
+            {
+                let own = own.as_str();
+                return Err(ParseExit::Usage(vec![format!(
+                    "--project-id must be {own}, the project of the gateway's account (OS_PROJECT_ID)"
+                )]));
+            }
+            Ok(Command::Check { config, connect: flags.connect, project: flags.project_id })
+        }
         CommandFlags::Sandbox(sandbox) => Ok(Command::Sandbox(sandbox)),
         CommandFlags::Get(get) => match get.with_token_from_environment() {
             Ok(get) => Ok(Command::Get(get)),

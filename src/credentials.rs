@@ -2,8 +2,8 @@
 //! signatures with the gateway's own keys.
 //!
 //! - *Pass-through*: the caller's token is sent on. The gateway holds no credential and adds none.
-//! - *Keystone* ([Identity API v3](https://docs.openstack.org/api-ref/identity/v3/)): the gateway's account gets a token, which is
-//!   refreshed in the background.
+//! - *Keystone* ([Identity API v3](https://docs.openstack.org/api-ref/identity/v3/)): the gateway's account gets a token for its
+//!   project, or for each project that a call names. Tokens are renewed in the background.
 //! - *AK/SK* (`SDK-HMAC-SHA256`): each attempt is signed with an access key and a secret key.
 //!
 //! In the last two modes the caller's token is never read. `tests/gateway/redaction.rs` shows that no mode leaks a secret.
@@ -22,12 +22,12 @@ use http::HeaderMap;
 
 pub use aksk::{AkSk, Keys, Scheme, SignableRequest, VARIABLES as AKSK_VARIABLES};
 pub use keystone::{
-    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IdentityError, IssuedToken,
-    KNOWN_VARIABLES as KEYSTONE_VARIABLES, Keystone, ignored_variables,
+    AccountConfig, CA_VARIABLE, Config as KeystoneConfig, IssuedToken, KNOWN_VARIABLES as KEYSTONE_VARIABLES,
+    Keystone, ignored_variables, is_public,
 };
 pub use secret_source::SecretSource;
 
-use crate::domain::{Error, ErrorKind, TOKEN_HEADER, Token};
+use crate::domain::{Error, ErrorKind, ProjectId, TOKEN_HEADER, Token};
 use crate::http::{BaseUrl, Config as HttpConfig};
 use redact::redact;
 
@@ -36,10 +36,20 @@ use redact::redact;
 pub enum Config {
     /// The caller's token.
     PassThrough,
-    /// A token of the gateway's own account at the identity service.
+    /// Tokens of the gateway's own account at the identity service.
     Keystone(Box<KeystoneConfig>),
     /// Signatures with the gateway's own keys.
     AkSk(AkSk, Scheme),
+}
+
+impl Config {
+    /// The one project that the account is configured for, by its ID.
+    pub(crate) fn configured_project(&self) -> Option<&ProjectId> {
+        match self {
+            Self::Keystone(keystone) => keystone.account.scope().project_id(),
+            Self::PassThrough | Self::AkSk(..) => None,
+        }
+    }
 }
 
 /// Where the credential of a call comes from.
@@ -47,7 +57,7 @@ pub enum Config {
 pub enum CredentialProvider {
     /// The caller's own token.
     PassThrough,
-    /// A token of the gateway's own account at the identity service.
+    /// Tokens of the gateway's own account at the identity service.
     Keystone(Arc<Keystone>),
     /// Signatures with the gateway's own keys.
     AkSk(Arc<AkSk>, Scheme),
@@ -64,21 +74,21 @@ impl CredentialProvider {
         })
     }
 
-    /// What authenticates a call whose caller has sent `token`. This may wait for the identity service, with no time limit of
-    /// its own.
-    pub async fn resolve(&self, token: Option<&Token>) -> Result<AuthMaterial, Error> {
+    /// What authenticates a call for `project` whose caller has sent `token`. This may wait for the identity service, with no
+    /// time limit of its own.
+    pub async fn resolve(&self, token: Option<&Token>, project: &ProjectId) -> Result<AuthMaterial, Error> {
         match (self, token) {
             (Self::PassThrough, Some(token)) => Ok(AuthMaterial::Caller(token.clone())),
             (Self::PassThrough, None) => Err(Error::new(ErrorKind::Unauthenticated, "the call has no token")),
-            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.cache.current().await?)),
+            (Self::Keystone(keystone), _) => Ok(AuthMaterial::Issued(keystone.token(project).await?)),
             (Self::AkSk(aksk, scheme), _) => Ok(AuthMaterial::Keys(aksk.keys(), *scheme)),
         }
     }
 
-    /// The upstream has rejected `material` with a 401.
-    pub fn invalidate(&self, material: &AuthMaterial) {
+    /// The upstream has rejected `material` in a call for `project` with a 401.
+    pub fn invalidate(&self, material: &AuthMaterial, project: &ProjectId) {
         if let (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) = (self, material) {
-            keystone.cache.invalidate(rejected);
+            keystone.invalidate(project, rejected);
         }
     }
 
@@ -86,25 +96,31 @@ impl CredentialProvider {
     pub async fn refresh_after(
         &self,
         rejected: &AuthMaterial,
-    ) -> Result<Option<AuthMaterial>, IdentityError> {
+        project: &ProjectId,
+    ) -> Result<Option<AuthMaterial>, Error> {
         match (self, rejected) {
             (Self::Keystone(keystone), AuthMaterial::Issued(rejected)) => {
-                let token = keystone.cache.wait_for_token(Some(rejected)).await?;
+                let token = keystone.token_other_than(Some(rejected), project).await?;
                 Ok(token.map(AuthMaterial::Issued))
             }
             _ => Ok(None),
         }
     }
 
-    /// Whether there is, or was, a credential, so that calls can be served.
+    /// The one project that the gateway's account is for, if it has one and it is known.
+    pub fn own_project(&self) -> Option<ProjectId> {
+        if let Self::Keystone(keystone) = self { keystone.own_project() } else { None }
+    }
+
+    /// Whether calls can be served: a gateway with an account for one project waits for its first token.
     pub fn is_ready(&self) -> bool {
-        if let Self::Keystone(keystone) = self { keystone.cache.is_ready() } else { true }
+        if let Self::Keystone(keystone) = self { keystone.is_ready() } else { true }
     }
 
     /// Waits until [`CredentialProvider::is_ready`] is true.
     pub async fn ready(&self) {
         if let Self::Keystone(keystone) = self {
-            keystone.cache.ready().await;
+            keystone.ready().await;
         }
     }
 }
@@ -151,12 +167,5 @@ impl AuthMaterial {
             Self::Issued(token) => redact(text, [token.token.expose()]),
             Self::Keys(keys, _) => redact(text, keys.secrets()),
         }
-    }
-}
-
-impl From<IdentityError> for Error {
-    fn from(error: IdentityError) -> Self {
-        let kind = if error.is_refused { ErrorKind::IdentityRefused } else { ErrorKind::IdentityUnreachable };
-        Self { http_status: error.http_status, request_id: error.request_id, ..Self::new(kind, error.detail) }
     }
 }

@@ -51,6 +51,8 @@ pub struct MetricFamilies {
     attempts: HistogramVec,
     retries: IntCounterVec,
     renewals: IntCounterVec,
+    /// Valid tokens of the gateway's own account.
+    pub auth_tokens: IntGauge,
     /// Calls in progress.
     pub active_requests: IntGauge,
     /// Retry tokens left, 0 to 10 (gRFC A6).
@@ -90,10 +92,7 @@ impl MetricFamilies {
     fn register(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        let build = Opts::new("build_info", "Version and git revision of this build; always 1.")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("revision", env!("SOURCE_REVISION"));
-        register(&registry, IntGauge::with_opts(build))?.set(1);
+        register(&registry, IntGauge::with_opts(build_info()))?.set(1);
         let gauge = |name, help| register(&registry, IntGauge::new(name, help));
         let float_gauge = |name, help| register(&registry, Gauge::new(name, help));
         let counter = |name, help| register(&registry, IntCounter::new(name, help));
@@ -120,6 +119,7 @@ impl MetricFamilies {
                 "Keystone token requests, by outcome.",
                 "outcome",
             )?,
+            auth_tokens: gauge("auth_tokens", "Valid Keystone tokens of the gateway's own account.")?,
             active_requests: gauge("rpc_server_active_requests", "Calls in progress.")?,
             retry_tokens: float_gauge("upstream_retry_tokens", "Retry tokens left, 0 to 10.")?,
             unknown_fields: counter("upstream_unknown_fields_total", "Unknown keys in upstream replies.")?,
@@ -206,6 +206,12 @@ impl MetricFamilies {
 fn status_label(status: u16) -> String {
     let is_defined = StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
     if is_defined { status.to_string() } else { format!("{}xx", status / 100) }
+}
+
+fn build_info() -> Opts {
+    Opts::new("build_info", "Version and git revision of this build; always 1.")
+        .const_label("version", env!("CARGO_PKG_VERSION"))
+        .const_label("revision", env!("SOURCE_REVISION"))
 }
 
 fn register<C: Collector + Clone + 'static>(

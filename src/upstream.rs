@@ -89,22 +89,24 @@ impl Upstream {
     async fn reauthenticate(
         &self,
         call: &CallContext,
+        share: &ShareRef,
         rejected: &AuthMaterial,
         error: Error,
     ) -> Result<AuthMaterial, Error> {
         let attempts = error.attempts;
-        let refreshed = call.stats.time_credential(self.credentials.refresh_after(rejected)).await;
+        let refreshed =
+            call.stats.time_credential(self.credentials.refresh_after(rejected, &share.project_id)).await;
         match refreshed {
             Ok(Some(material)) => Ok(material),
             Ok(None) => Err(error),
-            Err(identity) => Err(Error { attempts, ..identity.into() }),
+            Err(failed) => Err(Error { attempts, ..failed }),
         }
     }
 }
 
 impl BackupShares for Upstream {
     async fn get(&self, call: &CallContext, share: &ShareRef) -> Result<BackupShare, Error> {
-        let credential = self.credentials.resolve(call.token.as_ref());
+        let credential = self.credentials.resolve(call.token.as_ref(), &share.project_id);
         let mut material = call.stats.time_credential(credential).await?;
         let mut state = RetryState::new(self.max_attempts, self.first_backoff, call.may_retry);
         let mut reuse = Reuse::Pooled;
@@ -125,7 +127,7 @@ impl BackupShares for Upstream {
             let retry_reason = failed.retry_reason();
             let AttemptError { error, is_stale, .. } = failed;
             if error.kind == ErrorKind::OwnCredentialRefused {
-                self.credentials.invalidate(&material);
+                self.credentials.invalidate(&material, &share.project_id);
             }
             let time_left = call.deadline.saturating_duration_since(Instant::now());
             let step;
@@ -138,7 +140,7 @@ impl BackupShares for Upstream {
                 }
                 Step::RefreshCredential => {
                     // Boxed, since it is rare and would enlarge the future of every call.
-                    material = Box::pin(self.reauthenticate(call, &material, error)).await?;
+                    material = Box::pin(self.reauthenticate(call, share, &material, error)).await?;
                     self.metrics.retry(retry_reason);
                 }
                 Step::Retry { delay, needs_new_connection } => {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::reload::{Watch, reload_task};
+use super::served_rules::ServedRules;
 use super::tasks::Tasks;
 use crate::admin::Admin;
 use crate::config::Summary;
@@ -68,6 +69,7 @@ pub(super) struct Process {
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) watches: Vec<Watch>,
     pub(super) credentials: CredentialProvider,
+    pub(super) rules: Option<ServedRules>,
     pub(super) metrics: Metrics,
     pub(super) readiness: Readiness,
     pub(super) tokens: ShutdownTokens,
@@ -164,10 +166,13 @@ impl Process {
         Ok(())
     }
 
-    /// Reports SERVING once there is a credential. Never ends.
+    /// Reports SERVING once calls can be served. Never ends.
     async fn report_ready(&self) {
         self.credentials.ready().await;
         self.readiness.set(true);
+        if let Some(rules) = &self.rules {
+            rules.warn_of_conflict();
+        }
         std::future::pending().await
     }
 
@@ -188,7 +193,7 @@ impl Process {
     }
 }
 
-/// Gets and renews the gateway's own token, in the mode with an account. Never ends.
+/// Gets and renews the gateway's own tokens, in the mode with an account. Never ends.
 async fn token_refresh_task(credentials: CredentialProvider, metrics: Metrics) {
     match credentials {
         CredentialProvider::Keystone(keystone) => keystone.run(&metrics).await,

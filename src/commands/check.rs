@@ -26,6 +26,8 @@ use crate::upstream::{HttpConfig, Upstream};
 /// A share and a project that do not exist.
 const NO_SHARE: &str = "00000000-0000-4000-8000-000000000000";
 const NO_PROJECT: &str = "00000000000000000000000000000000";
+/// What to do about the steps that need a token, if each project has its own.
+const NAME_PROJECT: &str = "each project has a token of its own: name one with --project-id";
 /// The advice for what cannot happen.
 const BUG: &str = "this is a bug of the gateway";
 
@@ -54,7 +56,10 @@ fn describe_configuration(config: &Config) {
     }
     let credential = match &config.credentials {
         credentials::Config::PassThrough => "the caller's token",
-        credentials::Config::Keystone(_) => "a token of the gateway's own account",
+        credentials::Config::Keystone(keystone) if keystone.account.scope().is_each_project() => {
+            "tokens of the gateway's own account, one for each project that a call names"
+        }
+        credentials::Config::Keystone(_) => "a token of the gateway's own account, for one project",
         credentials::Config::AkSk(..) => "the gateway's own access key",
     };
     print_line(&format!("ok    credential: {credential}"));
@@ -66,12 +71,26 @@ async fn check_services(config: Config, project: Option<ProjectId>) -> Result<()
     let credentials = CredentialProvider::new(config.credentials, http)
         .map_err(|problem| format!("credential: {problem}; {BUG}"))?;
     let issued = match &credentials {
-        CredentialProvider::Keystone(keystone) => Some(check_identity(keystone, http).await?),
+        CredentialProvider::Keystone(keystone) => {
+            let issued = check_identity(keystone, http, project.as_ref()).await?;
+            if let (Some(issued), Some(rules)) = (&issued, &config.authorization)
+                && !keystone.serves_each_project()
+                && let Some(conflict) = rules.conflict_with(&issued.project_id)
+            {
+                print_line(&format!("warn  {conflict}"));
+            }
+            issued
+        }
         CredentialProvider::PassThrough | CredentialProvider::AkSk(..) => None,
     };
+    let lacks_token = matches!(credentials, CredentialProvider::Keystone(_)) && issued.is_none();
     let url = match config.upstream_location {
         UpstreamLocation::Sandbox => {
             print_line("skip  upstream: the embedded upstream starts with the gateway");
+            return Ok(());
+        }
+        UpstreamLocation::Catalog if lacks_token => {
+            print_line(&format!("skip  upstream: its URL is in the catalog of a token; {NAME_PROJECT}"));
             return Ok(());
         }
         UpstreamLocation::Url(url) => url,
@@ -81,8 +100,12 @@ async fn check_services(config: Config, project: Option<ProjectId>) -> Result<()
             .ok_or("upstream: the catalog has no endpoint of VBS; set --upstream-url")?,
     };
     connection::check("upstream", &url, &http.roots, http).await?;
+    if lacks_token {
+        print_line(&format!("skip  upstream, route: a request needs a token; {NAME_PROJECT}"));
+        return Ok(());
+    }
 
-    let issued_for = issued.and_then(|issued| issued.project_id.clone());
+    let issued_for = issued.map(|issued| issued.project_id.as_str().to_owned());
     let allowed = config.authorization.as_ref().and_then(AuthorizationPolicy::any_project);
     let requested = project.map(|project| project.as_str().to_owned());
     let project = requested.or(issued_for).or(allowed).unwrap_or_else(|| NO_PROJECT.to_owned());
@@ -99,19 +122,34 @@ async fn check_services(config: Config, project: Option<ProjectId>) -> Result<()
     Ok(())
 }
 
-async fn check_identity(keystone: &Keystone, http: &HttpConfig) -> Result<Arc<IssuedToken>, String> {
+/// Gets a token for the account's project, or for `project`. `None` if there is neither.
+async fn check_identity(
+    keystone: &Keystone,
+    http: &HttpConfig,
+    project: Option<&ProjectId>,
+) -> Result<Option<Arc<IssuedToken>>, String> {
     let (url, roots) = keystone.identity_service();
     connection::check("identity service", &url, &roots, http).await?;
-    let issued = keystone.fetch_token().await.map_err(|problem| {
+    if keystone.serves_each_project() && project.is_none() {
+        print_line(&format!("skip  identity service, token and catalog: {NAME_PROJECT}"));
+        return Ok(None);
+    }
+    let issued = keystone.fetch_token(project).await.map_err(|problem| {
         format!("identity service, token: {problem}; check the OS_ variables, in the environment or in --secrets-dir")
     })?;
-    let project = issued.project_id.as_deref().unwrap_or("no project");
+    let own = issued.project_id.as_str();
+    if let Some(project) = project.filter(|project| **project != issued.project_id) {
+        return Err(format!(
+            "identity service, token: it is for {own}, and not for {} of --project-id; the account is for one project only",
+            project.as_str()
+        ));
+    }
     let lifetime_s = issued.lifetime.as_secs();
-    print_line(&format!("ok    identity service, token: issued for {project}, valid for {lifetime_s} s"));
+    print_line(&format!("ok    identity service, token: issued for {own}, valid for {lifetime_s} s"));
     if let Some(endpoint) = &issued.endpoint {
         print_line(&format!("ok    identity service, catalog: the upstream is {endpoint}"));
     }
-    Ok(issued)
+    Ok(Some(issued))
 }
 
 /// Requests a share that does not exist, and decides from the response whether it comes from VBS. In pass-through mode the

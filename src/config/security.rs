@@ -86,6 +86,13 @@ impl ServeFlags {
                 validator.warnings.extend(ignored_variables(&source));
                 let account = AccountConfig::load(source, allow_plaintext);
                 let account = validator.check_all("--auth keystone (GATEWAY_AUTH): ", account)?;
+                if let (Some(own), Ok(Some(policy))) = (account.scope().project_id(), authorization)
+                    && let Some(conflict) = policy.conflict_with(own)
+                {
+                    validator.report(format!(
+                        "--allow (GATEWAY_ALLOW), --allow-file (GATEWAY_ALLOW_FILE): {conflict}"
+                    ));
+                }
                 let endpoint_from_catalog = self.upstream_url.is_none();
                 let keystone = KeystoneConfig { account, endpoint_from_catalog };
                 Ok(credentials::Config::Keystone(Box::new(keystone)))

@@ -9,21 +9,7 @@ use url::Url;
 
 use super::validator::variable;
 use super::value::boolean;
-
-/// The variables of secrets and accounts whose values may be shown.
-const SHOWN: [&str; 11] = [
-    "OS_AUTH_URL",
-    "OS_USERNAME",
-    "OS_USER_DOMAIN_NAME",
-    "OS_USER_DOMAIN_ID",
-    "OS_PROJECT_NAME",
-    "OS_PROJECT_ID",
-    "OS_PROJECT_DOMAIN_NAME",
-    "OS_PROJECT_DOMAIN_ID",
-    "OS_REGION_NAME",
-    "OS_INTERFACE",
-    "OS_CACERT",
-];
+use crate::credentials::is_public;
 
 /// The flags whose defaults depend on `--sandbox`: there, a value that is the default otherwise is a setting, too.
 const DEFAULT_DEPENDS_ON_SANDBOX: [&str; 3] = ["listen", "admin-listen", "drain-delay"];
@@ -74,7 +60,7 @@ fn proxy_without_password(values: &[String]) -> String {
 
 /// A variable that is set and has no flag.
 pub(super) fn of_variable(name: &str, value: &str) -> String {
-    if SHOWN.contains(&name) { format!("{name} {value} (variable)") } else { format!("{name} (variable)") }
+    if is_public(name) { format!("{name} {value} (variable)") } else { format!("{name} (variable)") }
 }
 
 /// The `OTEL_` variables. A value may be a secret.

@@ -57,6 +57,8 @@ pub enum ErrorKind {
     ConnectionLost,
     /// The caller's deadline expired.
     DeadlineExceeded,
+    /// The gateway's own account is for another project.
+    ProjectNotServed,
     /// The identity service rejected the gateway's own account.
     IdentityRefused,
     /// The identity service is unreachable, or its response is unusable.

@@ -1,8 +1,8 @@
 //! The validated IDs of a request. Only these types become part of an upstream URL, so that neither a path segment (`..`,
 //! `detail`) nor a query (`?x=1`) can be injected.
 
-/// The ID of a project: 1 to 64 of `A-Z a-z 0-9 _ -`.
-#[derive(Clone, Debug)]
+/// The ID of a project: 1 to 64 of `A-Z a-z 0-9 _ -`. IDs are compared exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProjectId(String);
 
 impl ProjectId {

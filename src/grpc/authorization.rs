@@ -3,7 +3,7 @@
 //!
 //! A name is a SPIFFE ID or a DNS name. This module must not know how a certificate is verified (`server` does) or what the upstream allows a token.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,10 +111,34 @@ impl AuthorizationPolicy {
         lines
     }
 
+    /// The projects that rules name, in order.
+    fn projects(&self) -> Vec<String> {
+        let rules = self.rules.load();
+        let named: BTreeSet<&String> =
+            rules.0.values().flatten().filter(|name| *name != EVERY_PROJECT).collect();
+        named.into_iter().cloned().collect()
+    }
+
     /// One of the projects that a rule names.
     pub(crate) fn any_project(&self) -> Option<String> {
-        let rules = self.rules.load();
-        rules.0.values().flatten().filter(|project| *project != EVERY_PROJECT).min().cloned()
+        self.projects().into_iter().next()
+    }
+
+    /// What is wrong with the rules if the gateway's account is for one project: they name others.
+    pub(crate) fn conflict_with(&self, own: &ProjectId) -> Option<String> {
+        const SHOWN: usize = 8;
+        let mut others = self.projects();
+        others.retain(|project| project != own.as_str());
+        let more = others.len().saturating_sub(SHOWN);
+        others.truncate(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let list = others.join(", ");
+        (!others.is_empty()).then(|| {
+            format!(
+                "the rules name {list}{more}, but the gateway's account is for the project {}: remove them, or unset OS_PROJECT_ID and OS_PROJECT_NAME to serve each project with a password",
+                own.as_str()
+            )
+        })
     }
 
     /// The first of a caller's names that has a rule, as an index.

@@ -173,6 +173,7 @@ impl RpcError {
     fn metadata(&self) -> HashMap<String, String> {
         let Some(error) = self.upstream() else { return HashMap::new() };
         let is_identity = matches!(error.kind, ErrorKind::IdentityRefused | ErrorKind::IdentityUnreachable);
+        let is_own = matches!(error.kind, ErrorKind::DeadlineExceeded | ErrorKind::ProjectNotServed);
         let service = if is_identity { "identity" } else { "vbs" };
         let entries = [
             ("attempts", Some(error.attempts.to_string())),
@@ -180,7 +181,7 @@ impl RpcError {
             ("upstreamCode", error.code.clone()),
             ("upstreamRequestId", error.request_id.clone()),
             // The service that reported the error.
-            ("service", (error.kind != ErrorKind::DeadlineExceeded).then(|| service.to_owned())),
+            ("service", (!is_own).then(|| service.to_owned())),
         ];
         entries.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }
@@ -229,6 +230,8 @@ fn upstream_spec(kind: ErrorKind) -> (Code, &'static str, &'static str) {
             "VBS rejected the token; get a new one for this project and region"),
         ErrorKind::OwnCredentialRefused => (Code::Internal, "UPSTREAM_UNAUTHENTICATED",
             "VBS rejected the gateway's own credential; its operator must check it"),
+        ErrorKind::ProjectNotServed => (Code::PermissionDenied, "CALLER_NOT_ALLOWED",
+            "The gateway's own account is for another project; no caller may read this one through it"),
         ErrorKind::IdentityRefused => (Code::Internal, "UPSTREAM_UNAUTHENTICATED",
             "The identity service rejected the gateway's own account; the gateway's operator must check it"),
         ErrorKind::IdentityUnreachable => (Code::Unavailable, "UPSTREAM_UNREACHABLE",

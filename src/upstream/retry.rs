@@ -127,6 +127,7 @@ fn retry_delay(error: &Error, backoff: Duration) -> Option<Duration> {
         | Kind::Malformed
         | Kind::TooLarge
         | Kind::DeadlineExceeded
+        | Kind::ProjectNotServed
         | Kind::IdentityRefused
         | Kind::IdentityUnreachable => None,
     }

@@ -16,6 +16,8 @@ from support.manifests import CRDS
 from support.tools import ROOT, tool
 from support.upstream import Upstream
 
+pytest_plugins = ["support.keystone_gateway"]
+
 
 def factory(folders):
     """Starts gateways; at the end each must stop in order."""

@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::support::certificates::{SPIFFE, TlsFiles, dns};
+use crate::support::keystone::{GATEWAY_TOKEN, issuing_tokens, requested_project, service, token_reply};
 use crate::support::process;
 use crate::support::tls_upstream::tls_upstream;
 use crate::support::*;
@@ -194,6 +195,83 @@ async fn account_is_checked_up_to_its_catalog_without_secrets() {
     let (exit_code, output) = check(&flags, &account("http://127.0.0.1:1")).await;
     assert_eq!(exit_code, 69);
     assert_fails(&output, &["identity service, TCP", "refused"]);
+}
+
+#[tokio::test]
+async fn account_for_each_project_is_checked_for_the_given_one() {
+    let missing = r#"{"itemNotFound": {"message": "The share is not found.", "code": 404}}"#;
+    let upstream = Upstream::replying(404, &[], missing).await;
+    let url = upstream.url();
+    let identity = Upstream::scripted(move |request, number| {
+        let project = requested_project(request).unwrap();
+        let catalog = json!([service("vbsv2", "public", "eu-de", &format!("{url}/v2/{project}"))]);
+        token_reply(&format!("{GATEWAY_TOKEN}-{number}"), 3600, &catalog)
+    })
+    .await;
+    let files = TlsFiles::new();
+    let authorized_flags = files.authorized_flags();
+    let flags = [&["--connect", "--auth=keystone", PLAINTEXT], &strs(&authorized_flags)[..]].concat();
+    let identity_url = identity.url();
+    let variables = &account(&identity_url)[..4];
+
+    let (exit_code, output) = check(&[&flags[..], &["--project-id=other"]].concat(), variables).await;
+    assert_eq!(exit_code, 0, "{output}");
+    for line in [
+        "credential: tokens of the gateway's own account, one for each project that a call names",
+        "identity service, token: issued for other, valid for 3599 s",
+        &format!("identity service, catalog: the upstream is {}/", upstream.url()),
+        "upstream, route: VBS answered: it has no such share, as expected",
+    ] {
+        assert!(lines(&output, "ok").contains(&line), "{line} in {output}");
+    }
+    assert!(upstream.requests()[0].line.starts_with("GET /v2/other/"), "{:?}", upstream.requests());
+
+    let (exit_code, output) = check(&flags, variables).await;
+    assert_eq!(exit_code, 0, "{output}");
+    let name_one = "each project has a token of its own: name one with --project-id";
+    let skipped = [
+        "identity service, TLS: the URL is http: tokens are sent unencrypted".to_owned(),
+        format!("identity service, token and catalog: {name_one}"),
+        format!("upstream: its URL is in the catalog of a token; {name_one}"),
+    ];
+    assert_eq!(lines(&output, "skip"), skipped, "{output}");
+
+    let (exit_code, output) = check(&[&flags[..], &[&upstream.url_flag()]].concat(), variables).await;
+    assert_eq!(exit_code, 0, "{output}");
+    let route = format!("upstream, route: a request needs a token; {name_one}");
+    assert_eq!(lines(&output, "skip").pop(), Some(route.as_str()), "{output}");
+    assert_eq!((identity.requests().len(), upstream.requests().len()), (1, 1), "no token, no request");
+}
+
+#[tokio::test]
+async fn project_that_the_account_is_not_for_is_an_error() {
+    let files = TlsFiles::new();
+    let identity = issuing_tokens(3600).await;
+    let rule = format!("--allow={SPIFFE}={PROJECT},other");
+    let mutual = files.mutual_tls_flags();
+    let fixed = ["--connect", "--auth=keystone", PLAINTEXT, "--upstream-url=http://127.0.0.1:1", &rule];
+    let flags = [&fixed, &strs(&mutual)[..]].concat();
+    let url = identity.url();
+    let named = [&account(&url)[..4], &[("OS_PROJECT_NAME", "eu-de")]].concat();
+    let (_, output) = check(&flags, &named).await;
+    let conflict =
+        format!("the rules name other, but the gateway's account is for the project {PROJECT}: remove them");
+    assert!(lines(&output, "warn")[0].starts_with(&conflict), "{output}");
+
+    let flags = [&flags[..], &["--project-id=other"]].concat();
+    let (exit_code, output) = check(&flags, &named).await;
+    assert_eq!(exit_code, 69, "{output}");
+    let problem = format!("it is for {PROJECT}, and not for other of --project-id");
+    assert_fails(&output, &["identity service, token", &problem]);
+
+    let flags: Vec<&str> = flags.into_iter().filter(|flag| *flag != rule).collect();
+    let every = format!("--allow={SPIFFE}=*");
+    let flags = [&flags[..], &[&every]].concat();
+    let (exit_code, output) = check(&flags, &account(&url)).await;
+    assert_eq!(exit_code, 64, "{output}");
+    let problem =
+        format!("--project-id must be {PROJECT}, the project of the gateway's account (OS_PROJECT_ID)");
+    assert!(output.contains(&problem), "{output}");
 }
 
 /// The lines of `check` that begin with `kind`, without it.

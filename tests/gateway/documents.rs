@@ -257,6 +257,22 @@ fn long_documents_have_a_table_of_contents() {
     }
 }
 
+#[test]
+fn recipes_that_documents_name_are_in_the_justfile() {
+    let justfile = read("justfile");
+    let is_recipe = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase()) && !line.contains(":=");
+    let lines = justfile.lines().filter(is_recipe);
+    let recipes: BTreeSet<&str> = lines.filter_map(|line| line.split([' ', ':']).next()).collect();
+    for document in documents() {
+        let prose = document.prose(true);
+        let commands = prose.split('`').skip(1).step_by(2).filter_map(|span| span.strip_prefix("just "));
+        for name in commands.filter_map(|command| command.split(' ').next()) {
+            let is_known = name.starts_with("--") || recipes.contains(name);
+            assert!(is_known, "{}: the justfile has no recipe {name}", document.path);
+        }
+    }
+}
+
 /// `console` blocks are run by `tests/e2e/test_documents.py`, so that no command stands in a block that is not.
 #[test]
 fn commands_are_in_console_blocks() {

@@ -1,6 +1,6 @@
-//! Tokens of the gateway's own account: the token request, the replies of the identity service, and renewal.
-//! A genuine Keystone is tested in `tests/e2e/test_keystone.py`; here the identity service returns what a genuine one rarely
-//! does.
+//! Tokens of the gateway's own account, for its one project: the token request, the replies of the identity service, and renewal.
+//! `keystone_projects.rs` has the tokens of many projects. A genuine Keystone is tested in `tests/e2e`; here the identity
+//! service returns what a genuine one rarely does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,18 +9,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::support::certificates::TlsFiles;
+use crate::support::certificates::{SPIFFE, TlsFiles};
 use crate::support::keystone::{
-    ACCOUNT, GATEWAY_TOKEN, KeystoneGateway, PASSWORD, issuing_tokens, service, start_process,
+    ACCOUNT, GATEWAY_TOKEN, KeystoneGateway, PASSWORD, issuing_tokens, service, start_process, summary,
     token_document, token_reply, upstream_refusing_tokens,
 };
 use crate::support::process;
 use crate::support::*;
-
-/// Code, reason and service.
-fn summary(error: &ErrorStatus) -> (Code, &str, Option<&str>) {
-    (error.code, error.reason.as_str(), error.metadata("service"))
-}
 
 #[tokio::test]
 async fn token_request_follows_api_and_token_is_sent_upstream() {
@@ -393,24 +388,6 @@ async fn upstream_that_refuses_every_token_gets_few_renewals() {
 }
 
 #[tokio::test]
-async fn upstream_that_refuses_one_project_gets_few_renewals_while_others_succeed() {
-    let refused = "00000000000000000000000000000000";
-    let upstream = Upstream::scripted(move |seen, _| {
-        if seen.line.contains(refused) { reply(401, &[], "") } else { documented_reply() }
-    })
-    .await;
-    let identity = issuing_tokens(3600).await;
-    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
-    for _ in 0..40 {
-        let error = gateway.call(request(refused, SHARE)).await.unwrap_err();
-        assert_eq!(summary(&error), (Code::Internal, "UPSTREAM_UNAUTHENTICATED", Some("vbs")));
-        gateway.get().await.unwrap();
-    }
-    // The first, at once, after 1 s twice, 2 s, 4 s, …
-    assert!(identity.requests().len() <= 8, "{} renewals", identity.requests().len());
-}
-
-#[tokio::test]
 async fn no_call_fails_after_three_revocations_in_a_row() {
     let valid = Arc::new(AtomicUsize::new(1));
     let expected = Arc::clone(&valid);
@@ -502,6 +479,82 @@ async fn deadline_ends_wait_for_token() {
     assert_eq!(invalid.reason, "INVALID_REQUEST", "an invalid request does not wait for a token");
 }
 
+const OTHER: &str = "722513ed0a324dadaabe5b2d0fe848c9";
+
+#[tokio::test]
+async fn call_for_another_project_than_the_account_s_is_denied_before_anything_is_asked() {
+    let denied = |error: ErrorStatus| {
+        assert_eq!(summary(&error), (Code::PermissionDenied, "CALLER_NOT_ALLOWED", None));
+        assert_eq!(
+            error.message,
+            "The gateway's own account is for another project; no caller may read this one through it"
+        );
+    };
+    let credential = [("OS_APPLICATION_CREDENTIAL_ID", "c1"), ("OS_APPLICATION_CREDENTIAL_SECRET", "s1")];
+    let name = [("OS_PROJECT_ID", ""), ("OS_PROJECT_NAME", "eu-de")];
+    for more in [&[][..], &name, &credential] {
+        let (upstream, identity) = (Upstream::documented().await, issuing_tokens(3600).await);
+        let variables = [&ACCOUNT[..], more].concat();
+        let gateway = KeystoneGateway::start(&identity, &variables, &[&upstream.url_flag()]).await;
+        gateway.becomes_ready().await;
+        denied(gateway.call(request(OTHER, SHARE)).await.unwrap_err());
+        gateway.get().await.unwrap();
+        assert_eq!((identity.requests().len(), upstream.requests().len()), (1, 1), "{more:?}");
+        assert_eq!(gateway.gateway.metric("auth_tokens").await, 1.0);
+    }
+    // The ID is known before the first token.
+    let (upstream, identity) = (Upstream::documented().await, Upstream::stalled().await);
+    let gateway = KeystoneGateway::with_upstream(&upstream, &identity).await;
+    denied(gateway.call(request(OTHER, SHARE)).await.unwrap_err());
+}
+
+#[tokio::test]
+async fn token_that_does_not_tell_the_project_of_a_name_is_not_used() {
+    let mut document = token_document(3600, &json!([]));
+    document["token"]["project"] = json!({"name": "eu-de"});
+    let script = reply(201, &[("x-subject-token", GATEWAY_TOKEN)], document.to_string());
+    let identity = Upstream::scripted(move |_, _| script.clone()).await;
+    let upstream = Upstream::documented().await;
+    let variables = [&ACCOUNT[..], &[("OS_PROJECT_ID", ""), ("OS_PROJECT_NAME", "eu-de")]].concat();
+    let gateway = KeystoneGateway::start(&identity, &variables, &[&upstream.url_flag()]).await;
+    let error = gateway.get().await.unwrap_err();
+    assert_eq!(summary(&error), (Code::Unavailable, "UPSTREAM_UNREACHABLE", Some("identity")));
+}
+
+#[tokio::test]
+async fn rule_for_another_project_than_the_account_s_is_an_error_or_a_warning() {
+    let files = TlsFiles::new();
+    let identity = issuing_tokens(3600).await;
+    let flags = [
+        files.mutual_tls_flags(),
+        vec![format!("--allow={SPIFFE}={PROJECT},{OTHER}"), "--auth=keystone".into(), PLAINTEXT.into()],
+        vec!["--upstream-url=https://vbs.example".into()],
+    ]
+    .concat();
+    let url = identity.url();
+    let account = [&ACCOUNT[..], &[("OS_AUTH_URL", &*url)]].concat();
+    let conflict = format!(
+        "the rules name {OTHER}, but the gateway's account is for the project {PROJECT}: remove them"
+    );
+    for command in ["serve", "check"] {
+        let mut command = process::gateway_command(&[&[command], &strs(&flags)[..]].concat());
+        command.envs(account.clone());
+        process::run_error(command, 64, &["--allow (GATEWAY_ALLOW)", &conflict]).await;
+    }
+    let mut command = process::serve_command(&strs(&flags));
+    command.envs(account.clone()).env("OS_PROJECT_ID", "").env("OS_PROJECT_NAME", "eu-de");
+    let mut gateway = process::GatewayProcess::spawn(command).await;
+    with_timeout("the warning", async {
+        loop {
+            let line = gateway.line().await;
+            if line["level"] == "WARN" && line["message"].as_str().unwrap().starts_with(&conflict) {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn account_errors_are_reported_together() {
     let files = TlsFiles::new();
@@ -513,7 +566,7 @@ async fn account_errors_are_reported_together() {
         (
             vec![],
             authorized.clone(),
-            vec!["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_USER_DOMAIN_NAME", "OS_PROJECT_ID"],
+            vec!["OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_USER_DOMAIN_NAME"],
         ),
         (account.clone(), vec![], vec!["requires mutual TLS"]),
         (
@@ -540,6 +593,16 @@ async fn account_errors_are_reported_together() {
             [&whole[..], &[("OS_APPLICATION_CREDENTIAL_SECRET", PASSWORD)]].concat(),
             authorized.clone(),
             vec!["OS_APPLICATION_CREDENTIAL_ID (or _NAME)"],
+        ),
+        (
+            [&account[..], &[("OS_PROJECT_ID", ""), ("OS_PROJECT_DOMAIN_ID", "default")]].concat(),
+            authorized.clone(),
+            vec!["OS_PROJECT_ID (or _NAME) is needed where OS_PROJECT_DOMAIN_NAME (or _ID) is set"],
+        ),
+        (
+            [&account[..], &[("OS_PROJECT_ID", "eu-de/p")]].concat(),
+            authorized.clone(),
+            vec!["OS_PROJECT_ID must be 1 to 64 characters"],
         ),
     ] {
         let fixed = ["serve", "--auth=keystone", "--upstream-url=https://vbs.example"];

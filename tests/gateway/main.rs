@@ -28,6 +28,7 @@ mod grpc_reflection;
 mod grpc_requests;
 mod h2_floods;
 mod keystone;
+mod keystone_projects;
 mod logging;
 mod overload;
 mod pem_files;

@@ -14,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::token_document::CatalogQuery;
 use crate::credentials::secret_source::{HOW_TO_SET, SecretSource};
+use crate::domain::ProjectId;
 use crate::http::{BaseUrl, Roots};
 
 /// The variable that names the PEM file of the identity service's CA certificates.
@@ -38,6 +39,12 @@ pub(super) const VARIABLES: [&str; 15] = [
     CA_VARIABLE,
 ];
 
+/// Whether `check` may show the value of this variable: it is neither a secret nor part of an application credential.
+pub fn is_public(name: &str) -> bool {
+    let is_of_credential = name == "OS_PASSWORD" || name.starts_with("OS_APPLICATION_CREDENTIAL_");
+    VARIABLES.contains(&name) && !is_of_credential
+}
+
 /// The JSON pointer of the secret in a token request, for each authentication method.
 const PASSWORD: &str = "/identity/password/user/password";
 const APPLICATION_CREDENTIAL: &str = "/identity/application_credential/secret";
@@ -54,13 +61,48 @@ pub(super) struct Account {
     credential: Credential,
 }
 
+/// The projects that the tokens of an account are for.
+#[derive(Debug)]
+pub(crate) enum Scope {
+    /// That of the application credential. A request must not name it.
+    OfCredential,
+    /// That of `OS_PROJECT_ID`.
+    Id(ProjectId),
+    /// That of `OS_PROJECT_NAME`, as a request names it. A token tells its ID.
+    Name(Value),
+    /// The one that a call names, with a token for each.
+    EachProject,
+}
+
+impl Scope {
+    /// The ID of the only project, if the configuration states it.
+    pub(crate) fn project_id(&self) -> Option<&ProjectId> {
+        if let Self::Id(project) = self { Some(project) } else { None }
+    }
+
+    /// Whether there is a token for each project that a call names.
+    pub(crate) fn is_each_project(&self) -> bool {
+        matches!(self, Self::EachProject)
+    }
+}
+
+/// What a token is requested for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// The one project of the account.
+    OwnProject,
+    /// The project that a call names.
+    Project(&'a ProjectId),
+    /// No project: such a token only shows that the password is right.
+    NoProject,
+}
+
 /// The parts of a token request.
 #[derive(Debug)]
 struct Credential {
     /// With `null` for the secret.
     identity: Value,
-    /// `None` for an application credential, which belongs to one project: a scope would be rejected.
-    scope: Option<Value>,
+    scope: Scope,
     secret_pointer: &'static str,
     secret: SecretString,
 }
@@ -94,13 +136,12 @@ impl Account {
         }
     }
 
-    /// The body of `POST /v3/auth/tokens`, in memory that is wiped. A token that is unscoped is for no project: it only shows
-    /// whether the password is right.
-    pub(super) fn token_request(&self, is_unscoped: bool) -> Bytes {
-        let Credential { identity, scope, secret_pointer, secret } = &self.credential;
+    /// The body of `POST /v3/auth/tokens`, in memory that is wiped.
+    pub(super) fn token_request(&self, target: Target<'_>) -> Bytes {
+        let Credential { identity, secret_pointer, secret, .. } = &self.credential;
         let mut auth = json!({"identity": identity});
-        if let (Some(scope), Value::Object(auth)) = (scope, &mut auth) {
-            auth.insert("scope".into(), if is_unscoped { "unscoped".into() } else { scope.clone() });
+        if let (Some(scope), Value::Object(auth)) = (self.requested_scope(target), &mut auth) {
+            auth.insert("scope".into(), scope);
         }
         if let Some(place) = auth.pointer_mut(secret_pointer) {
             *place = secret.expose_secret().into();
@@ -113,6 +154,22 @@ impl Account {
             copy.zeroize();
         }
         Bytes::from_owner(body)
+    }
+
+    fn requested_scope(&self, target: Target<'_>) -> Option<Value> {
+        let of_id = |id: &ProjectId| json!({"project": {"id": id.as_str()}});
+        match (&self.credential.scope, target) {
+            (Scope::OfCredential, _) => None,
+            (_, Target::NoProject) => Some("unscoped".into()),
+            (_, Target::Project(id)) | (Scope::Id(id), Target::OwnProject) => Some(of_id(id)),
+            (Scope::Name(name), Target::OwnProject) => Some(json!({"project": name})),
+            (Scope::EachProject, Target::OwnProject) => None,
+        }
+    }
+
+    /// The projects that its tokens are for.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.credential.scope
     }
 
     /// Whether the account has a password, with which the identity service may lock it.
@@ -170,7 +227,7 @@ impl Reader<'_> {
         };
         Credential {
             identity: json!({"methods": ["application_credential"], "application_credential": credential}),
-            scope: None,
+            scope: Scope::OfCredential,
             secret_pointer: APPLICATION_CREDENTIAL,
             secret: secret.unwrap_or_else(|| self.missing("OS_APPLICATION_CREDENTIAL_SECRET")),
         }
@@ -184,7 +241,7 @@ impl Reader<'_> {
         Credential {
             identity: json!({"methods": ["password"], "password": {"user": user}}),
             secret: password.unwrap_or_else(or_missing),
-            scope: Some(json!({"project": self.project()})),
+            scope: self.scope(),
             secret_pointer: PASSWORD,
         }
     }
@@ -196,17 +253,29 @@ impl Reader<'_> {
         (name, domain.unwrap_or_else(|| self.missing("OS_USER_DOMAIN_NAME (or _ID)")))
     }
 
-    /// A project that is named without a domain is in that of the user.
-    fn project(&mut self) -> Value {
-        if let Some(id) = self.text("OS_PROJECT_ID") {
-            return json!({"id": id});
-        }
-        let Some(name) = self.text("OS_PROJECT_NAME") else {
-            return self.missing("OS_PROJECT_ID (or _NAME)");
-        };
+    /// A project that is named without a domain is in that of the user. If no variable of a project is set, there is a token for
+    /// each project.
+    fn scope(&mut self) -> Scope {
+        let id = self.text("OS_PROJECT_ID");
+        let name = self.text("OS_PROJECT_NAME");
         let domain = self.domain("OS_PROJECT_DOMAIN_ID", "OS_PROJECT_DOMAIN_NAME");
-        let domain = domain.or_else(|| self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"));
-        json!({"name": name, "domain": domain})
+        match (id, name, domain) {
+            (Some(id), _, _) => {
+                let id = ProjectId::parse(id).ok_or_else(|| format!("OS_PROJECT_ID {}", ProjectId::RULE));
+                self.report(id).map_or(Scope::EachProject, Scope::Id)
+            }
+            (None, Some(name), domain) => {
+                let domain = domain.or_else(|| self.domain("OS_USER_DOMAIN_ID", "OS_USER_DOMAIN_NAME"));
+                Scope::Name(json!({"name": name, "domain": domain}))
+            }
+            (None, None, None) => Scope::EachProject,
+            (None, None, Some(_)) => {
+                self.problems.push(format!(
+                    "OS_PROJECT_ID (or _NAME) is needed where OS_PROJECT_DOMAIN_NAME (or _ID) is set: {HOW_TO_SET}; or unset the domain to get a token for each project that a call names"
+                ));
+                Scope::EachProject
+            }
+        }
     }
 
     fn domain(&mut self, id: &'static str, name: &'static str) -> Option<Value> {

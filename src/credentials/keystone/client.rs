@@ -4,15 +4,16 @@
 //! header `X-Subject-Token`. This module decides neither when a token is requested nor who uses it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::time::{Instant, timeout};
 
-use super::account::Account;
+use super::account::{Account, Scope, Target};
 use super::token_document::TokenDocument;
 use crate::credentials::redact::{redact, redact_passphrase};
-use crate::domain::{REQUEST_ID_HEADER, Token};
+use crate::domain::{ProjectId, REQUEST_ID_HEADER, Token};
 use crate::error_response::{ErrorBody, retry_after_header};
 use crate::http::{BaseUrl, Config as HttpConfig, Error as HttpError, HttpClient, Response, first_text};
 
@@ -43,7 +44,14 @@ pub struct IssuedToken {
     /// The upstream's URL in the catalog, if the gateway takes it from there.
     pub(crate) endpoint: Option<BaseUrl>,
     /// The project that it is for.
-    pub(crate) project_id: Option<String>,
+    pub(crate) project_id: ProjectId,
+}
+
+impl IssuedToken {
+    /// When it ends, by the local clock.
+    pub(super) fn expires_at(&self) -> Instant {
+        self.requested_at + self.lifetime
+    }
 }
 
 /// Why there is no token.
@@ -51,6 +59,8 @@ pub struct IssuedToken {
 pub struct IdentityError {
     /// The identity service rejected the account. Otherwise it could not be reached, or its response was not usable.
     pub is_refused: bool,
+    /// Although it refused a token for the project, it issued one for none: the password is right.
+    pub is_password_right: bool,
     /// The HTTP status, if there was a complete response.
     pub http_status: Option<u16>,
     /// The identity service's ID of the request.
@@ -64,7 +74,14 @@ pub struct IdentityError {
 impl IdentityError {
     /// There was no response.
     pub(super) fn unreachable(detail: String) -> Self {
-        Self { is_refused: false, http_status: None, request_id: None, retry_after: None, detail }
+        Self {
+            is_refused: false,
+            is_password_right: false,
+            http_status: None,
+            request_id: None,
+            retry_after: None,
+            detail,
+        }
     }
 }
 
@@ -88,23 +105,26 @@ impl IdentityClient {
         Ok(Self { account, http: HttpClient::new(config)?, endpoint_from_catalog })
     }
 
-    /// Requests a token of the account's scope. With `may_diagnose`, the error of a refusal says why, if that can be found out.
-    pub(super) async fn fetch_token(&self, may_diagnose: bool) -> Result<Arc<IssuedToken>, IdentityError> {
+    /// Requests a token for a project, or for the account's own. If it is refused and `may_diagnose` is set, the error says why,
+    /// if that can be found out; `may_diagnose` is then cleared.
+    pub(super) async fn fetch_token(
+        &self,
+        project: Option<&ProjectId>,
+        may_diagnose: &AtomicBool,
+    ) -> Result<Arc<IssuedToken>, IdentityError> {
         let requested_at = Instant::now();
-        let response = self.request(false).await?;
+        let target = project.map_or(Target::OwnProject, Target::Project);
+        let response = self.request(target).await?;
         let status = response.status;
         let mut error = self.response_error(&response);
         if status == 201 {
-            match self.read_token(&response, requested_at) {
+            match self.read_token(&response, requested_at, project) {
                 Ok(token) => return Ok(Arc::new(token)),
                 Err(detail) => error.detail = detail,
             }
         }
-        if error.is_refused
-            && may_diagnose
-            && let Some(diagnosis) = self.diagnose_refusal().await
-        {
-            error.detail = format!("{}: {diagnosis}", error.detail);
+        if error.is_refused && self.account.has_password() && may_diagnose.swap(false, Ordering::Relaxed) {
+            self.diagnose_refusal(&mut error).await;
         }
         Err(error)
     }
@@ -125,6 +145,7 @@ impl IdentityClient {
         let request_id = header.or(error.request_id).filter(is_visible);
         IdentityError {
             is_refused,
+            is_password_right: false,
             http_status: Some(status),
             request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
             retry_after: retry_after_header(&response.headers).or(error.retry_after),
@@ -132,31 +153,34 @@ impl IdentityClient {
         }
     }
 
-    /// The identity service answers alike to a wrong password and to an unknown project. A token without a scope tells them
+    /// The identity service answers alike to a wrong password and to an unknown project. A token for no project tells them
     /// apart. This is another attempt with the password, which may lock the account: do it once.
-    async fn diagnose_refusal(&self) -> Option<&'static str> {
-        if !self.account.has_password() {
-            return None;
-        }
-        match self.request(true).await.ok()?.status {
-            201 => Some(
-                "the password is right: there is no such project, or the user has no role in it (OS_PROJECT_…)",
-            ),
-            401 => Some(
-                "the user name, its domain or the password is wrong, or the user is locked or disabled (OS_USERNAME, OS_USER_DOMAIN_…, OS_PASSWORD)",
-            ),
-            _ => None,
-        }
+    async fn diagnose_refusal(&self, error: &mut IdentityError) {
+        let status = self.request(Target::NoProject).await.ok().map(|response| response.status);
+        error.is_password_right = status == Some(201);
+        let diagnosis = match (status, self.account.scope()) {
+            (Some(201), Scope::EachProject) => {
+                "the password is right: there is no such project, or the user has no role in it"
+            }
+            (Some(201), _) => {
+                "the password is right: there is no such project, or the user has no role in it (OS_PROJECT_…)"
+            }
+            (Some(401), _) => {
+                "the user name, its domain or the password is wrong, or the user is locked or disabled (OS_USERNAME, OS_USER_DOMAIN_…, OS_PASSWORD)"
+            }
+            (_, _) => return,
+        };
+        error.detail = format!("{}: {diagnosis}", error.detail);
     }
 
-    async fn request(&self, is_unscoped: bool) -> Result<Response, IdentityError> {
+    async fn request(&self, target: Target<'_>) -> Result<Response, IdentityError> {
         let mut url = self.account.auth_url.join(&["auth/tokens"]);
-        if is_unscoped || !self.endpoint_from_catalog {
+        if matches!(target, Target::NoProject) || !self.endpoint_from_catalog {
             url.set_query(Some("nocatalog=true"));
         }
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(header::ACCEPT, json.clone()), (header::CONTENT_TYPE, json)]);
-        let response = self.http.post(url, headers, self.account.token_request(is_unscoped));
+        let response = self.http.post(url, headers, self.account.token_request(target));
         let detail = match timeout(TIMEOUT, response).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(HttpError::Unreachable(why))) => {
@@ -173,7 +197,12 @@ impl IdentityClient {
         Err(IdentityError::unreachable(detail))
     }
 
-    fn read_token(&self, response: &Response, requested_at: Instant) -> Result<IssuedToken, String> {
+    fn read_token(
+        &self,
+        response: &Response,
+        requested_at: Instant,
+        project: Option<&ProjectId>,
+    ) -> Result<IssuedToken, String> {
         let invalid = |why: &str| format!("the identity service's response {why}");
         let header = response.headers.get("x-subject-token");
         let token = header.and_then(|value| Token::issued(value).ok());
@@ -188,7 +217,12 @@ impl IdentityClient {
                 |detail: String| redact(&self.sanitize(&detail, MAX_CATALOG_MESSAGE), [token.expose()]);
             endpoint = Some(found.map_err(fit_for_log)?);
         }
-        let project_id = document.project_id().map(str::to_owned);
+        let project_id = match (project, self.account.scope()) {
+            (Some(requested), _) => Some(requested.clone()),
+            (None, Scope::Id(configured)) => Some(configured.clone()),
+            (None, _) => document.project_id().and_then(|id| ProjectId::parse(id.to_owned())),
+        };
+        let project_id = project_id.ok_or_else(|| invalid("has a token without the ID of its project"))?;
         Ok(IssuedToken { token, requested_at, lifetime, endpoint, project_id })
     }
 

@@ -12,7 +12,7 @@ use crate::credentials::secret_source::SecretSource;
 const CLOUDS_YAML: &str = "clouds.yaml is not read; set OS_AUTH_URL and the variables of the account";
 const OWN_TOKENS: &str = "the gateway requests its own tokens; set OS_USERNAME and OS_PASSWORD, or OS_APPLICATION_CREDENTIAL_ID and _SECRET";
 const OTHER_METHOD: &str = "only a password or an application credential is supported; set OS_USERNAME and OS_PASSWORD, or OS_APPLICATION_CREDENTIAL_ID and _SECRET";
-const OTHER_SCOPE: &str = "a token for VBS is for a project; set OS_PROJECT_ID or OS_PROJECT_NAME";
+const OTHER_SCOPE: &str = "a token for VBS is for a project: the one that a call names, or that of OS_PROJECT_ID or OS_PROJECT_NAME";
 const DOMAIN: &str =
     "set OS_USER_DOMAIN_NAME (or _ID) for the user, OS_PROJECT_DOMAIN_NAME (or _ID) for the project";
 const CLIENT_CERTIFICATE: &str = "no client certificate is sent to the identity service; unset it";

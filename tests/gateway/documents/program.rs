@@ -55,6 +55,25 @@ fn statuses_and_reasons_are_documented() {
     assert_same("docs/errors.md, 'All errors'", documented, statuses());
 }
 
+/// In the column 'Gateway retries', `yes` is for errors that the gateway retries whatever the upstream sent with them.
+#[test]
+fn retried_errors_are_documented() {
+    let (retry, status) = (read("src/upstream/retry.rs"), read("src/grpc/status.rs"));
+    let kinds = retry.split_once("match error.kind {").and_then(|(_, arms)| arms.split_once("=>")).unwrap().0;
+    let reason_of = |kind: &str| {
+        let (_, spec) = status.split_once(&format!("Error{} => (", kind.trim())).unwrap();
+        spec.split('"').nth(1).unwrap_or_default().to_owned()
+    };
+    let errors = document("docs/errors.md");
+    let sections = ["Answered by VBS or the identity service", "No complete answer"];
+    let tables = sections.map(|heading| errors.section(heading)).concat();
+    let rows = tables.lines().map(|row| row.split(" | ").collect::<Vec<_>>());
+    let documented =
+        rows.filter(|cells| cells.get(4) == Some(&"yes")).map(|cells| cells[2].trim_matches('`').into());
+    let table = "docs/errors.md, column 'Gateway retries'";
+    assert_same(table, documented.collect(), kinds.split('|').map(reason_of).collect());
+}
+
 /// `DEADLINE_EXCEEDED` of `DeadlineExceeded`.
 fn upper_case(code: &str) -> String {
     let mut name = String::new();
