@@ -15,7 +15,7 @@ pub(super) const USAGE: u8 = 64;
 /// `EX_UNAVAILABLE`: something cannot be reached.
 pub(super) const UNAVAILABLE: u8 = 69;
 /// The time limit of a write to standard error.
-const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
+const STDERR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The runtime of a command.
 pub(super) fn runtime() -> Result<Runtime, String> {

@@ -70,7 +70,7 @@ async fn caller_that_leaves_does_not_cancel_the_request_for_the_others() {
     let (upstream, is_held) = (upstream_of_projects().await, Arc::new(AtomicBool::new(true)));
     let identity = Upstream::scripted(|request, number| {
         let token = project_token(&requested_project(request).unwrap(), number);
-        [vec![Step::Pause(Duration::from_millis(500))], token].concat()
+        [vec![Step::Pause(Duration::from_secs(2))], token].concat()
     })
     .await;
     let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;

@@ -59,7 +59,7 @@ impl IssuedToken {
 pub struct IdentityError {
     /// The identity service rejected the account. Otherwise it could not be reached, or its response was not usable.
     pub is_refused: bool,
-    /// Although it refused a token for the project, it issued one for none: the password is right.
+    /// It issued a token nevertheless, for no project or one that cannot be used: the password is right.
     pub is_password_right: bool,
     /// The HTTP status, if there was a complete response.
     pub http_status: Option<u16>,
@@ -145,7 +145,7 @@ impl IdentityClient {
         let request_id = header.or(error.request_id).filter(is_visible);
         IdentityError {
             is_refused,
-            is_password_right: false,
+            is_password_right: status == 201,
             http_status: Some(status),
             request_id: request_id.map(|id| self.sanitize(&id, MAX_REQUEST_ID)),
             retry_after: retry_after_header(&response.headers).or(error.retry_after),
