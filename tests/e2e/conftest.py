@@ -11,7 +11,7 @@ from support.certificates import Certificates
 from support.gateway import Gateway
 from support.image import Image
 from support.keystone import Keystone, TokenCheckingVbs
-from support.kubernetes import Cluster
+from support.kubernetes import Cluster, exclusive_use
 from support.manifests import CRDS
 from support.tools import ROOT, tool
 from support.upstream import Upstream
@@ -99,10 +99,11 @@ def image():
 @pytest.fixture(scope="session")
 def cluster():
     """A single-node Kubernetes: support.kubernetes.Cluster."""
-    try:
-        yield Cluster()
-    finally:
-        Cluster.down()
+    with exclusive_use():
+        try:
+            yield Cluster()
+        finally:
+            Cluster.down()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import fcntl
 import http.client
 import json
 import re
@@ -15,6 +16,21 @@ from support.tools import ROOT
 from support.wait import wait_for
 
 SCRIPTS = ROOT / "tests/e2e/kubernetes"
+LOCK = Path("/run/lock/kubernetes-fixture")
+
+
+@contextlib.contextmanager
+def exclusive_use():
+    """A machine has one cluster at a time: fails if another run of these checks uses it."""
+    with LOCK.open("w") as file:
+        is_free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_free = False
+        if not is_free:
+            pytest.fail("another run of these checks uses the cluster: wait for its end", pytrace=False)
+        yield
 
 
 def is_ready(pod):
