@@ -14,6 +14,7 @@ cargo_deny := "cargo-deny@0.20.2"
 ghz := "github.com/bojand/ghz/cmd/ghz@v0.120.0"
 grpcurl := "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"
 h2spec := "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"
+helm := "helm.sh/helm/v3/cmd/helm@v3.22.0"
 protoc_gen_go := "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12"
 protoc_gen_go_grpc := "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2"
 
@@ -153,13 +154,13 @@ image: (need "apt-get dpkg readelf") (pytest "test_image.py")
 kubernetes: (need "apt-get dpkg go")
     tests/e2e/kubernetes/build.sh >/dev/null
 
-# The manifests, in a dry run of a genuine Kubernetes. Needs root.
+# The manifests and the Helm chart, rendered, compared, and in a dry run of a genuine Kubernetes. Needs root.
 [group('e2e')]
-manifests: kubernetes (pytest "test_manifests.py")
+manifests: kubernetes (install "debian prometheus") (install "go" helm) (pytest "test_manifests.py test_chart.py")
 
 # The image in a genuine Kubernetes: no operation loses a call. Needs root. IMAGE_ARCHIVE names an image that is built already.
 [group('e2e')]
-cluster: kubernetes (install "go" grpcurl) (pytest "test_cluster.py")
+cluster: kubernetes (install "go" grpcurl) (install "go" helm) (pytest "test_cluster.py test_instances.py")
 
 # Some modules of tests/e2e, or parts of one, whose tools are installed: `just pytest test_calls.py -k describes`.
 [group('e2e')]

@@ -1,7 +1,9 @@
 """The fixtures of all end-to-end checks, and the rule that none of them is skipped."""
 
+import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from support import grpcurl as caller
@@ -10,6 +12,7 @@ from support.gateway import Gateway
 from support.image import Image
 from support.keystone import Keystone, TokenCheckingVbs
 from support.kubernetes import Cluster, exclusive_use
+from support.manifests import CRDS
 from support.tools import ROOT, tool
 from support.upstream import Upstream
 
@@ -101,6 +104,18 @@ def cluster():
             yield Cluster()
         finally:
             Cluster.down()
+
+
+@pytest.fixture(scope="session")
+def manifest_server(cluster):
+    """The cluster with the CRDs that the manifests use."""
+    for module, files in CRDS.items():
+        download = [tool("go"), "mod", "download", "-json", module]
+        done = subprocess.run(download, cwd=ROOT, capture_output=True, text=True, check=True)
+        for file in files:
+            cluster.kubectl("apply", "--server-side", "-f", Path(json.loads(done.stdout)["Dir"]) / file)
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    return cluster
 
 
 @pytest.fixture(scope="session")

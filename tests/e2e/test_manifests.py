@@ -1,119 +1,216 @@
-"""The manifests in deploy/kubernetes: the base, each component on it, and each overlay.
+"""The manifests in deploy/kubernetes: the base, each component on it, each overlay, and the alerts.
 
-Kubernetes' own kinds are checked with their schemas, strictly. Then the API server, with the CRDs of cert-manager, the
-Gateway API and the Prometheus operator, validates everything in a dry run with no warning, in a namespace that enforces
-the restricted profile; and the Deployment's pods as such, since Pod Security rejects only pods.
+Kubernetes' own kinds are checked with their schemas, strictly, for the oldest version that is supported and for that of
+the test cluster. Then the API server, with the CRDs of cert-manager, the Gateway API and the Prometheus operator,
+validates everything in a dry run with no warning, in a namespace that enforces the restricted profile; and the
+Deployment's pods as such, since Pod Security rejects only pods.
 """
 
 import copy
 import json
 import re
-import shutil
 import subprocess
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
-from support.tools import ROOT, tool
+from support.manifests import (
+    INSTANCE,
+    KUBERNETES,
+    NAME,
+    chart,
+    find,
+    kustomization,
+    kustomize,
+    matches,
+    one,
+    own_selectors,
+    pod_labels,
+    seconds,
+)
+from support.tools import REPOSITORY, ROOT, VERSION, tool
 
-DEPLOY = ROOT / "deploy/kubernetes"
-NAME = "backup-share-gateway"
 NAMESPACE = "manifests"
-SCHEMAS = "1.34"
+SCHEMAS = ("1.27", "1.34")
 BUILT_IN = re.compile(r"v1|(apps|autoscaling|policy|batch|networking\.k8s\.io|rbac\.authorization\.k8s\.io)/.*")
-CRDS = {
-    "sigs.k8s.io/gateway-api@v1.4.0": ["config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml"],
-    "github.com/cert-manager/cert-manager@v1.21.2": ["deploy/crds/cert-manager.io_certificates.yaml"],
-    "github.com/prometheus-operator/prometheus-operator@v0.85.0": [
-        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
-        "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
-    ],
-}
-FOLDERS = [DEPLOY / "base", *sorted(DEPLOY.glob("components/*")), *sorted(DEPLOY.glob("overlays/*"))]
-TARGETS = [str(folder.relative_to(DEPLOY)) for folder in FOLDERS]
-
-
-@pytest.fixture(scope="module")
-def server(cluster):
-    """The cluster with the CRDs that the components use."""
-    for module, files in CRDS.items():
-        download = [tool("go"), "mod", "download", "-json", module]
-        done = subprocess.run(download, cwd=ROOT, capture_output=True, text=True, check=True)
-        for file in files:
-            cluster.kubectl("apply", "--server-side", "-f", Path(json.loads(done.stdout)["Dir"]) / file)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    return cluster
+FOLDERS = [*sorted(KUBERNETES.glob("components/*")), *sorted(KUBERNETES.glob("overlays/*"))]
+TARGETS = ["base", *(str(folder.relative_to(KUBERNETES)) for folder in FOLDERS)]
+REGIONS = ("eu-de", "cn-north-1")
+GENERAL_RULES = yaml.safe_load((ROOT / "deploy/observability/rules.yaml").read_text())
 
 
 @pytest.fixture
-def build(server, tmp_path):
+def build(tmp_path):
     """The objects of a target; those of a component together with the base."""
 
-    def kustomize(target):
-        folder = DEPLOY / target
+    def build(target):
         if target.startswith("components/"):
-            kustomization = {"resources": ["base"], "components": [target]}
-            folder = tmp_path / "kubernetes"
-            shutil.copytree(DEPLOY, folder)
-            (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        return [document for document in yaml.safe_load_all(server.kubectl("kustomize", folder)) if document]
+            return kustomization(tmp_path / "kubernetes", resources=["base"], components=[target])
+        return kustomize(KUBERNETES / target)
 
-    return kustomize
-
-
-def one(documents, kind):
-    (found,) = [it for it in documents if (it["kind"], it["metadata"]["name"]) == (kind, NAME)]
-    return found
+    return build
 
 
 def pod_of(documents):
-    deployment = copy.deepcopy(one(documents, "Deployment"))
+    (deployment,) = [copy.deepcopy(document) for document in documents if document["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     metadata = template["metadata"] | {"name": "one", "namespace": deployment["metadata"].get("namespace", NAMESPACE)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
+def validate(documents):
+    for document in documents:
+        if BUILT_IN.fullmatch(document["apiVersion"]):
+            for version in SCHEMAS:
+                kubernetes_validate.validate(document, version, strict=True)
+
+
 def dry_run(server, documents):
     """Why the API server rejects the objects; nothing if it does not."""
     namespace = server.create_namespace(documents[0]["metadata"].get("namespace", NAMESPACE))
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME}}
-    namespace.apply(account)  # without which no pod is accepted
+    for account in {name for document in documents for name in find(document, "serviceAccountName")}:
+        # Without it no pod is accepted.
+        namespace.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}})
     flags = ["--server-side", "--dry-run=server", "--validate=strict", "--warnings-as-errors"]
     done = namespace.run("apply", *flags, "-f", "-", input=yaml.safe_dump_all(documents))
     return "" if done.returncode == 0 else done.stderr
 
 
-def seconds(text):
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
-    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
-
-
 @pytest.mark.parametrize("target", TARGETS)
-def test_manifests(server, build, target):
+def test_manifests(manifest_server, build, target):
     documents = build(target)
     assert len({document["metadata"].get("namespace") for document in documents}) == 1
-    for document in documents:
-        if BUILT_IN.fullmatch(document["apiVersion"]):
-            kubernetes_validate.validate(document, SCHEMAS, strict=True)
-    assert dry_run(server, [*documents, pod_of(documents)]) == ""
-    settings = one(documents, "ConfigMap")["data"]
+    assert {image.rpartition(":")[2] for image in find(documents, "image")} == {VERSION}
+    validate(documents)
+    pod = pod_of(documents)
+    assert dry_run(manifest_server, [*documents, pod]) == ""
+    (settings,) = [data for document in documents for data in find(document, "data") if "GATEWAY_DRAIN_DELAY" in data]
     drain = seconds(settings["GATEWAY_DRAIN_DELAY"]) + seconds(settings["GATEWAY_DRAIN_TIMEOUT"])
-    assert drain < one(documents, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert drain < pod["spec"]["terminationGracePeriodSeconds"]
 
 
-def test_pod_that_may_be_root_is_rejected(server, build):
+def test_chart(manifest_server):
+    values = {
+        "auth.mode": "keystone",
+        "tls": {"enabled": True, "mutual": True, "certManager": {"enabled": True}},
+        "rules": "caller.example=*",
+        "connectionCheck": True,
+        "monitoring": {"enabled": True, "alerts": True},
+        "proxy.url": "http://proxy.example.com:3128",
+        "otlp.endpoint": "http://collector.observability:4318",
+        "route": {"kind": "tls", "hostnames": ["backup.example.com"]},
+    }
+    for release in (values, {"upstream.sandbox": True, "route": {"kind": "grpc", "hostnames": ["backup.example.com"]}}):
+        documents = chart(release)
+        validate(documents)
+        assert dry_run(manifest_server, [*documents, pod_of(documents)]) == ""
+
+
+def test_pod_that_may_be_root_is_rejected(manifest_server, build):
     pod = pod_of(build("base"))
     del pod["spec"]["securityContext"]["runAsNonRoot"]
-    assert "violates PodSecurity" in dry_run(server, [pod])
+    assert "violates PodSecurity" in dry_run(manifest_server, [pod])
 
 
-def test_unknown_field_is_rejected(server, build):
+def test_unknown_field_is_rejected(manifest_server, build):
     deployment = one(build("base"), "Deployment")
     deployment["spec"]["template"]["spec"]["noSuchField"] = 1
-    assert "noSuchField" in dry_run(server, [deployment])
+    assert "noSuchField" in dry_run(manifest_server, [deployment])
 
 
-def test_rules_are_those_of_the_observability_checks():
-    tested = yaml.safe_load((ROOT / "deploy/observability/rules.yaml").read_text())
-    assert yaml.safe_load((DEPLOY / "components/monitoring/rules.yaml").read_text())["spec"] == tested
+# Each way to install two: the overlays of two regions, and two releases of the chart, in one namespace.
+RELEASES = {
+    "auth.mode": "aksk",
+    "upstream.url": "https://vbs.example.com",
+    "tls": {"enabled": True, "mutual": True, "certManager": {"enabled": True}},
+    "rules": "caller.example=*",
+    "monitoring.enabled": True,
+    "route": {"kind": "tls", "hostnames": ["backup.example.com"]},
+}
+PAIRS = {
+    "kustomize": lambda: [kustomize(KUBERNETES / "overlays" / region) for region in REGIONS],
+    "helm": lambda: [chart(RELEASES, release=region) for region in REGIONS],
+}
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request):
+    return PAIRS[request.param]()
+
+
+def test_no_selector_of_one_installation_selects_anything_of_another(pair):
+    for mine, other in (pair, pair[::-1]):
+        selectors = [selector for document in mine for selector in own_selectors(document)]
+        assert len(selectors) > 8
+        assert all(matches(selector, pod_labels(mine)) for selector in selectors)
+        assert not any(matches(selector, pod_labels(other)) for selector in selectors)
+        (monitor,) = [document for document in mine if document["kind"] == "ServiceMonitor"]
+
+        def scraped(documents, monitor=monitor):
+            labels = [it["metadata"]["labels"] for it in documents if it["kind"] == "Service"]
+            return sum(matches(monitor["spec"]["selector"], each) for each in labels)
+
+        assert (scraped(mine), scraped(other)) == (1, 0)
+
+
+def test_no_name_of_one_installation_is_a_name_of_another(pair):
+    for region, documents in zip(REGIONS, pair, strict=True):
+        names = [document["metadata"]["name"] for document in documents]
+        for key in ("secretName", "serviceAccountName", "configMapRef", "configMap", "scaleTargetRef", "backendRefs"):
+            found = list(find(documents, key))
+            assert found or key == "backendRefs", key  # which the next test covers
+            parts = [part for each in found for part in (each if isinstance(each, list) else [each])]
+            names += [part if isinstance(part, str) else part["name"] for part in parts]
+        names += [name for each in find(documents, "dnsNames") for name in each]
+        assert [name for name in names if not name.startswith(f"{region}-{NAME}")] == []
+        labels = [document["metadata"]["labels"] for document in documents]
+        assert {each[INSTANCE] for each in labels} == {region}
+        assert {each["app.kubernetes.io/name"] for each in labels} == {NAME}
+
+
+def test_routes_lead_to_the_service_of_their_installation(tmp_path):
+    components = ["components/grpcroute", "components/tlsroute"]
+    made = kustomization(tmp_path / "kubernetes", resources=["base"], components=components[:1], namePrefix="x-")
+    made += kustomization(tmp_path / "kubernetes", resources=["base"], components=components[1:], nameSuffix="-x")
+    names = [reference["name"] for references in find(made, "backendRefs") for reference in references]
+    assert names == [f"x-{NAME}", f"{NAME}-x"]
+
+
+def test_selectors_of_callers_and_of_prometheus_do_not_have_the_instance(pair):
+    for documents in pair:
+        policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
+        peers = [peer for key in ("from", "to") for peers in find(policies, key) for peer in peers]
+        selectors = [peer["podSelector"] for peer in peers if "podSelector" in peer]
+        assert selectors
+        assert INSTANCE not in json.dumps(selectors)
+
+
+def test_each_installation_has_an_alert_that_fires_without_it(pair, tmp_path):
+    for region, documents in zip(REGIONS, pair, strict=True):
+        (rules,) = [document for document in documents if document["kind"] == "PrometheusRule"]
+        (tmp_path / "rules.json").write_text(json.dumps(rules["spec"]))
+        labels = {"job": NAME, "namespace": "backup", "app_kubernetes_io_instance": region}
+        up = f'up{{job="{NAME}",namespace="backup",app_kubernetes_io_instance="%s"}}'
+        annotations = {
+            "summary": f"backup/{region}: no replica is scraped",
+            "runbook_url": f"{REPOSITORY}/blob/main/docs/runbook.md#backupsharegatewaygone",
+        }
+        alert = {"exp_labels": labels | {"severity": "critical"}, "exp_annotations": annotations}
+        cases = []
+        for present in REGIONS:
+            expected = [] if present == region else [alert]
+            rule_test = {"eval_time": "10m", "alertname": "BackupShareGatewayGone", "exp_alerts": expected}
+            series = [{"series": up % present, "values": "1x20"}]
+            cases.append({"interval": "1m", "input_series": series, "alert_rule_test": [rule_test]})
+        (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "tests": cases}))
+        command = [tool("prometheus/usr/bin/promtool"), "test", "rules", "test.json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_are_those_of_the_observability_checks(manifest_server):
+    (rules,) = kustomize(KUBERNETES / "alerts")
+    assert rules["spec"] == GENERAL_RULES
+    assert dry_run(manifest_server, [rules]) == ""
+    packaged = chart({"upstream.sandbox": True, "monitoring.alerts": True})
+    assert one(packaged, "PrometheusRule", f"{NAME}-alerts")["spec"] == GENERAL_RULES

@@ -15,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.grpcurl import call
 from support.process import free_ports, running
-from support.tools import ROOT, tool
+from support.tools import REPOSITORY, ROOT, tool
 from support.vbs import METHOD, SHARE, share_of_status
 from support.wait import wait_for
 
 DEPLOY = ROOT / "deploy/observability"
 RULES = (DEPLOY / "rules.yaml").read_text()
 ALERTS = re.findall(r"alert: (\w+)$", RULES, re.M)
+RUNBOOK = f"{REPOSITORY}/blob/main/docs/runbook.md#"
+INSTALLATION = {"namespace": "backup", "app_kubernetes_io_instance": "eu-de"}
 TOKEN = "observability-token-that-no-span-may-hold"
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACED = {"token": TOKEN, "headers": [f"traceparent: 00-{TRACE}-{CALLER}-01"]}
@@ -37,6 +39,7 @@ def promtool(*arguments, **options):
 def panels():
     dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
     variables = {"$__rate_interval": "15s", "$job": "backup-share-gateway", "$instance": ".*"}
+    variables |= {"$namespace": INSTALLATION["namespace"], "$installation": INSTALLATION["app_kubernetes_io_instance"]}
     for panel in dashboard["panels"]:
         for number, target in enumerate(panel.get("targets", []), 1):
             query = target["expr"]
@@ -51,7 +54,7 @@ def test_rules(arguments):
 
 
 def test_each_alert_is_in_the_runbook_and_fires_in_a_test():
-    anchors = re.findall(r"alert: (\w+)$.*?runbook_url: docs/runbook\.md#(\w+)$", RULES, re.M | re.S)
+    anchors = re.findall(rf"alert: (\w+)$.*?runbook_url: {re.escape(RUNBOOK)}(\w+)$", RULES, re.M | re.S)
     assert anchors == [(name, name.lower()) for name in ALERTS]
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.M)
     assert {heading.lower() for heading in headings} == {name.lower() for name in ALERTS}
@@ -68,7 +71,8 @@ def scraped(module_gateway, certificates):
 def prometheus(scraped, certificates, tmp_path_factory):
     """Asks a Prometheus that scrapes the gateway, which gets calls of every kind of status all the time."""
     folder, (port,) = tmp_path_factory.mktemp("prometheus"), free_ports(1)
-    scrape = {"job_name": "backup-share-gateway", "static_configs": [{"targets": [scraped.admin]}]}
+    target = {"targets": [scraped.admin], "labels": INSTALLATION}
+    scrape = {"job_name": "backup-share-gateway", "static_configs": [target]}
     every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": every, "rule_files": [str(DEPLOY / "rules.yaml")], "scrape_configs": [scrape]}
     (folder / "prometheus.json").write_text(json.dumps(config))

@@ -1,5 +1,6 @@
 // Load is the load generator of the end-to-end checks. It keeps calls going to a gateway and prints a JSON line a second
-// with the totals. It ends after -calls, or at SIGTERM, and exits with 1 if a call has failed.
+// with the totals, and how many responses named which availability zone. It ends after -calls, or at SIGTERM, and exits
+// with 1 if a call has failed.
 //
 //	OS_TOKEN=any load -address dns:///backup-share-gateway-headless:50051 -rate 600 PROJECT SHARE
 package main
@@ -109,18 +110,20 @@ type tally struct {
 	Calls     int            `json:"calls"`
 	Failed    int            `json:"failed"`
 	Failures  map[string]int `json:"failures"`
+	Zones     map[string]int `json:"availability_zones"`
 	P50       float64        `json:"p50_ms"`
 	P99       float64        `json:"p99_ms"`
 	Worst     float64        `json:"worst_ms"`
 	durations []time.Duration
 }
 
-func (t *tally) add(took time.Duration, err error) {
+func (t *tally) add(took time.Duration, response *vbsv2.GetBackupShareResponse, err error) {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
 	t.Calls++
 	t.durations = append(t.durations, took)
 	if err == nil {
+		t.Zones[response.GetBackupShare().GetBackup().GetAvailabilityZone()]++
 		return
 	}
 	t.Failed++
@@ -170,14 +173,14 @@ func main() {
 
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	total := &tally{Failures: map[string]int{}}
+	total := &tally{Failures: map[string]int{}, Zones: map[string]int{}}
 	call := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), *deadline)
 		defer cancel()
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-auth-token", os.Getenv("OS_TOKEN"))
 		began := time.Now()
-		_, err := client.GetBackupShare(ctx, request)
-		total.add(time.Since(began), err)
+		response, err := client.GetBackupShare(ctx, request)
+		total.add(time.Since(began), response, err)
 	}
 
 	// Each worker takes the next call and makes it when it is due, even if earlier calls are still in flight.

@@ -120,13 +120,13 @@ class Cluster:
 
 
 class Deployment:
-    """The pods of a deployment of the gateway, and their load."""
+    """The pods of an installation of the gateway, and their load."""
 
-    def __init__(self, cluster, name="backup-share-gateway"):
-        self.cluster, self.name = cluster, name
+    def __init__(self, cluster, name="backup-share-gateway", instance="backup-share-gateway"):
+        self.cluster, self.name, self.instance = cluster, name, instance
 
     def pods(self):
-        return self.cluster.get("pods", labelSelector=f"app.kubernetes.io/name={self.name}")
+        return self.cluster.get("pods", labelSelector=f"app.kubernetes.io/instance={self.instance}")
 
     def serving(self):
         """The addresses of the pods that are ready and not being deleted, by name."""

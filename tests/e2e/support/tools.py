@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOLS = ROOT / "target/ci"
+PACKAGE = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+VERSION, REPOSITORY = PACKAGE["version"], PACKAGE["repository"]
 
 
 def tool(name):
