@@ -185,6 +185,27 @@ async fn password_that_becomes_wrong_is_tried_for_three_projects() {
 }
 
 #[tokio::test]
+async fn password_that_becomes_wrong_under_load_is_not_tried_for_all_that_wait() {
+    const RIGHT: usize = 150;
+    let identity = Upstream::scripted(|request, number| {
+        let reply = match requested_project(request) {
+            Some(project) if number <= RIGHT => project_token(&project, number),
+            _ => refusal(),
+        };
+        [vec![Step::Pause(Duration::from_millis(20))], reply].concat()
+    })
+    .await;
+    let upstream = upstream_of_projects().await;
+    let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
+    let projects: Vec<String> = (0..300).map(|number| format!("project-{number}")).collect();
+    let results = gateway.get_in_all(&strs(&projects)).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), RIGHT);
+    // Three, and one that shows that the password is wrong; two more if the last success arrives after the first refusal.
+    let attempts = identity.requests().len() - RIGHT;
+    assert!((4..=6).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test]
 async fn three_refused_projects_in_a_row_stop_requests_for_new_ones_and_not_the_tokens_in_use() {
     let (upstream, identity) = (upstream_of_projects().await, issuing_project_tokens().await);
     let gateway = KeystoneGateway::of_each_project(&upstream, &identity).await;
