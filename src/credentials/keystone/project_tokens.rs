@@ -445,6 +445,7 @@ mod tests {
                 tokens.plan(&AccountBackoff::default(), 1, Instant::now());
             }
         });
+        tokens.plan(&AccountBackoff::default(), 1, Instant::now());
         assert_eq!(tokens.entries().len(), MAX_PROJECTS);
     }
 
