@@ -81,7 +81,7 @@ async fn overload(gateway: &Process, callers: &Callers) {
     row("memory, after", gateway.memory(), "MiB");
 }
 
-/// A caller within its even share of the slots, beside one that starts later and offers ten times as many calls. (A caller that starts
+/// A caller within its even share of the slots, and one that starts later and offers ten times as many calls. (A caller that starts
 /// when all slots are in use gets the reserve at once, and its share as calls of the others end.)
 async fn fair_shares(gateway: &Process, larger: &Callers) {
     let smaller = Callers::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.grpc, 2).await;
@@ -92,7 +92,7 @@ async fn fair_shares(gateway: &Process, larger: &Callers) {
     };
     let (ended, others) = tokio::join!(smaller.offer(rate, time), later);
     let (served, of_larger) = (times(&ended, Code::Ok), times(&others, Code::Ok));
-    println!("\nA caller within its share beside one with ten times its calls, 5 s");
+    println!("\nA caller within its share and one with ten times its calls, 5 s");
     row("the smaller one: offered", rate, "calls/s");
     row("the smaller one: served, of its calls", 100.0 * served.len() as f64 / ended.len() as f64, "%");
     row("the smaller one: p99 (the upstream takes 80 ms)", percentile(&served, 990), "ms");

@@ -1,6 +1,6 @@
 //! `cargo bench --bench attacks`: what an attack costs another caller. Loopback only; about three minutes.
 //!
-//! The gateway has one worker on a core of its own, so that attacker and neighbour share it: the worst case. The neighbour
+//! The gateway has one worker with its own core, so that attacker and neighbour share it: the worst case. The neighbour
 //! offers 200 calls a second from another address, first alone and then during the attack. One upstream serves both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::indexing_slicing)]
 
