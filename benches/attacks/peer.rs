@@ -2,15 +2,14 @@
 
 use std::net::SocketAddr;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::common::{PROJECT, SHARE, token};
+use super::common::load::message;
+use super::common::{SHARE, token};
 use super::h2_frames::*;
-use backup_share_gateway::proto::GetBackupShareRequest;
-use prost::Message;
 
 /// The most that is written at once.
 const BATCH: usize = 64 * 1024;
@@ -65,18 +64,9 @@ pub(crate) async fn flood(server: SocketAddr, bytes: Bytes) {
     send(server, &open_settings(&[]), move || Box::new(std::iter::repeat(batch.clone()))).await;
 }
 
-fn message() -> Bytes {
-    let request = GetBackupShareRequest { project_id: PROJECT.into(), id: SHARE.into() }.encode_to_vec();
-    let mut message = BytesMut::new();
-    message.put_u8(0);
-    message.put_u32(u32::try_from(request.len()).unwrap());
-    message.put_slice(&request);
-    message.freeze()
-}
-
 fn call(id: u32) -> Bytes {
     let begin = frame(HEADERS, END_HEADERS, id, &call_headers(&token()[..100]));
-    Bytes::from([begin, frame(DATA, END_STREAM, id, &message())].concat())
+    Bytes::from([begin, frame(DATA, END_STREAM, id, &message(SHARE))].concat())
 }
 
 /// Whole calls, each reset at once.

@@ -159,6 +159,16 @@ pub(crate) fn percentile(times: &[Duration], per_mille: usize) -> f64 {
     times.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
 }
 
+/// The message of a request for a share, with its gRPC frame.
+pub(crate) fn message(id: &str) -> Bytes {
+    let request = GetBackupShareRequest { project_id: PROJECT.into(), id: id.into() }.encode_to_vec();
+    let mut message = BytesMut::new();
+    message.put_u8(0);
+    message.put_u32(u32::try_from(request.len()).unwrap());
+    message.put_slice(&request);
+    message.freeze()
+}
+
 /// One call, ready to be sent.
 #[derive(Clone)]
 pub(crate) struct Call {
@@ -175,12 +185,7 @@ impl Call {
             .header("grpc-timeout", "10S")
             .header("user-agent", "benchmark")
             .header("x-auth-token", token());
-        let body = GetBackupShareRequest { project_id: PROJECT.into(), id: id.into() }.encode_to_vec();
-        let mut message = BytesMut::new();
-        message.put_u8(0);
-        message.put_u32(u32::try_from(body.len()).unwrap());
-        message.put_slice(&body);
-        Self { head: head.body(()).unwrap(), message: message.freeze() }
+        Self { head: head.body(()).unwrap(), message: message(id) }
     }
 
     async fn make(&self, sender: SendRequest<Bytes>) -> Ended {
