@@ -1,5 +1,5 @@
-//! `cargo bench --bench overload`: what becomes of the calls when there are five times too many of them, what an upstream
-//! that fails costs in retries, and what idle connections cost in memory. Loopback only; about 45 seconds.
+//! `cargo bench --bench overload`: what becomes of the calls when there are five times too many of them, and what an upstream
+//! that fails costs in retries. Loopback only; about 40 seconds.
 //!
 //! The upstream takes 80 ms for a reply and the gateway has 91 slots, of which one caller gets 80. So it can carry 1,000 calls a
 //! second of one caller whatever the machine; 5,000 are offered, whether earlier ones have been answered or not.
@@ -8,28 +8,22 @@
 #[path = "common/mod.rs"]
 mod common;
 
-use std::convert::Infallible;
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::DOCUMENTED;
+use common::http::{self, Connection};
 use common::load::{Callers, percentile, times};
 use common::process::Process;
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 const UPSTREAM_TIME: Duration = Duration::from_millis(80);
 const IN_FLIGHT: u32 = 91;
 const CAPACITY: f64 = 1_000.0;
-const IDLE_CONNECTIONS: u32 = 10_000;
 
 #[derive(Default)]
 struct Upstream {
@@ -38,24 +32,15 @@ struct Upstream {
 }
 
 impl Upstream {
-    async fn serve(self: Arc<Self>, listener: TcpListener) {
-        while let Ok((stream, _)) = listener.accept().await {
-            let upstream = Arc::clone(&self);
-            let service = service_fn(move |_| {
-                let upstream = Arc::clone(&upstream);
-                async move {
-                    upstream.requests.fetch_add(1, Ordering::Relaxed);
-                    sleep(UPSTREAM_TIME).await;
-                    let fails = upstream.fails.load(Ordering::Relaxed);
-                    let reply = http::Response::builder().status(if fails { 503 } else { 200 });
-                    let body = if fails { "" } else { DOCUMENTED };
-                    Ok::<_, Infallible>(reply.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap())
-                }
-            });
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(connection);
+    async fn answer(self: Arc<Self>, mut connection: Connection) -> io::Result<()> {
+        while connection.request().await?.is_some() {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            sleep(UPSTREAM_TIME).await;
+            let fails = self.fails.load(Ordering::Relaxed);
+            let (status, body) = if fails { ("503 Service Unavailable", "") } else { ("200 OK", DOCUMENTED) };
+            connection.send(http::response(status, "", body).as_bytes()).await?;
         }
+        Ok(())
     }
 }
 
@@ -122,38 +107,20 @@ async fn retry_storm(upstream: &Upstream, callers: &Callers) {
     );
 }
 
-async fn idle_connections(gateway: &Process) {
-    let before = gateway.memory();
-    let mut held = Vec::new();
-    for _ in 0..IDLE_CONNECTIONS - 16 {
-        let mut stream = TcpStream::connect(gateway.grpc).await.unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        // The gateway's SETTINGS: it is all set up.
-        stream.read_exact(&mut [0; 9]).await.unwrap();
-        held.push(stream);
-    }
-    println!("\nIdle connections");
-    row("connections", held.len() as f64, "");
-    row("memory of each", 1024.0 * (gateway.memory() - before) / held.len() as f64, "KiB");
-}
-
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Arc::new(Upstream::default());
+    let address = {
+        let upstream = Arc::clone(&upstream);
+        http::listen(move |connection| Arc::clone(&upstream).answer(connection)).await
+    };
     let limit = format!("--max-in-flight={IN_FLIGHT}");
     let quiet = "--log=warn,backup_share_gateway::app=info";
-    let gateway = Process::gateway(listener.local_addr().unwrap(), &[&limit, quiet], &[]);
-    let upstream = Arc::new(Upstream::default());
-    tokio::spawn(Arc::clone(&upstream).serve(listener));
+    let gateway = Process::gateway(address, &[&limit, quiet], &[]);
     let callers = Callers::connect(gateway.grpc, 8).await;
     // Connections to the upstream are made, and the memory that goes with them.
     callers.offer(CAPACITY / 2.0, Duration::from_secs(1)).await;
     overload(&gateway, &callers).await;
     fair_shares(&gateway, &callers).await;
     retry_storm(&upstream, &callers).await;
-    drop(callers);
-    idle_connections(&gateway).await;
 }

@@ -12,14 +12,13 @@ mod h2_frames;
 mod peer;
 mod upstream;
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use common::PROJECT;
 use common::load::{Callers, percentile, times};
 use common::process::{Process, output};
-use common::tls::Pki;
+use common::tls::{Pki, replace};
 use common::turn::{TESTED, pinned, warm_up};
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
@@ -109,9 +108,7 @@ async fn large_rules(upstream: SocketAddr) {
             for number in 0..RULES {
                 rules += &format!("caller-{number}.round-{round}.example=*\n");
             }
-            let next = path.with_extension("next");
-            fs::write(&next, rules).unwrap();
-            fs::rename(next, &path).unwrap();
+            replace(&path, &rules);
         }
     };
     write(0);

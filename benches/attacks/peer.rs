@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::common::load::message;
-use super::common::{SHARE, token};
+use super::common::{PROJECT, SHARE, token};
 use super::h2_frames::*;
 
 /// The most that is written at once.
@@ -66,7 +66,7 @@ pub(crate) async fn flood(server: SocketAddr, bytes: Bytes) {
 
 fn call(id: u32) -> Bytes {
     let begin = frame(HEADERS, END_HEADERS, id, &call_headers(&token()[..100]));
-    Bytes::from([begin, frame(DATA, END_STREAM, id, &message(SHARE))].concat())
+    Bytes::from([begin, frame(DATA, END_STREAM, id, &message(PROJECT, SHARE))].concat())
 }
 
 /// Whole calls, each reset at once.

@@ -1,5 +1,5 @@
 //! `cargo bench --bench call`: what one call costs, in the gateway with all that is on by default and in the floor (a bare
-//! translator on tonic and reqwest, `benches/common/floor.rs`), measured in turn in one run. Loopback only; about three
+//! translator on tonic and reqwest, `benches/common/floor.rs`), measured in turn in one run. Loopback only; about five
 //! minutes. It needs two cores: one for the program under test, one for the caller and the upstream.
 //!
 //! Other work on the machine moves every figure, but both sides alike: the ratios are what to look at.
@@ -13,14 +13,18 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod memory;
+mod outcomes;
 mod report;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use common::load::{Callers, times};
-use common::process::{Process, be_floor_if_told, output, pin};
+use common::load::{Call, Callers, times};
+use common::plot;
+use common::process::{Process, be_floor_if_told, output, pin, raise_descriptor_limit};
 use common::turn::{
     CALLER, TESTED, Turn, answered, cpu_ratio, median, middle, percentiles, pinned, until, warm_up,
 };
@@ -34,8 +38,6 @@ const SHAPES: [(usize, usize); 9] =
     [(1, 1), (1, 8), (1, 500), (16, 1), (16, 8), (16, 500), (128, 1), (128, 8), (128, 500)];
 /// The shape of which the rates are fractions, and in which cores and IDs are compared.
 const LOADED: (usize, usize) = (128, 8);
-/// The shape of which the memory is bounded.
-const CROWDED: (usize, usize) = (128, 500);
 /// Connections with which one worker is compared with two.
 const SHARED_OUT: [usize; 2] = [8, 500];
 /// Fractions of the rate that the gateway can carry, at which calls are offered.
@@ -67,6 +69,7 @@ impl Options {
 fn main() {
     be_floor_if_told();
     let options = Options::parse();
+    raise_descriptor_limit();
     pin(CALLER);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let report = runtime.block_on(measure(&options));
@@ -74,7 +77,7 @@ fn main() {
         println!("{}", serde_json::to_string_pretty(&report).unwrap());
     } else {
         let plot = output("latency.svg");
-        std::fs::write(&plot, report.plot()).unwrap();
+        std::fs::write(&plot, plot::svg(&[report.latency_chart()], 1)).unwrap();
         print!("{report}");
         println!("\nLatency against offered rate, as a plot: {}", plot.display());
     }
@@ -82,7 +85,7 @@ fn main() {
 
 async fn measure(options: &Options) -> Report {
     let upstream = upstream::start().await;
-    let started = first_answer(upstream).await;
+    let started = first_answer(options, upstream).await;
     let pair = start_pair(upstream);
     let idle = pair.each(Process::memory);
     let mut shapes = Vec::new();
@@ -101,12 +104,15 @@ async fn measure(options: &Options) -> Report {
     }
     let ids = varied_ids(options, &pair.gateway).await;
     drop(pair);
-    let memory = Memory { idle, crowded: crowded(upstream).await, after };
+    let memory = Memory { idle, crowded: memory::crowded(options, upstream).await, after };
+    let idle_connection = memory::idle_connection(upstream).await;
+    let outcomes = outcomes::measure(options).await;
+    let tls = tls::measure(options).await;
     let mut cores = Vec::new();
     for connections in SHARED_OUT {
         cores.push(two_cores(options, upstream, connections).await);
     }
-    Report { shapes, latencies, memory, started, cores, ids }
+    Report { shapes, latencies, memory, idle_connection, outcomes, tls, started, cores, ids }
 }
 
 /// Both programs before `upstream`, on the core for what is tested.
@@ -115,20 +121,6 @@ fn start_pair(upstream: SocketAddr) -> Sides<Process> {
         gateway: Process::gateway(upstream, &[], &[]),
         floor: Process::floor(upstream, &[]),
     })
-}
-
-/// Memory of processes that have seen nothing but the calls of one shape.
-async fn crowded(upstream: SocketAddr) -> Sides<f64> {
-    let (in_flight, connections) = CROWDED;
-    let pair = start_pair(upstream);
-    let callers = Sides {
-        gateway: Callers::connect(pair.gateway.grpc, connections).await,
-        floor: Callers::connect(pair.floor.grpc, connections).await,
-    };
-    for callers in [&callers.gateway, &callers.floor] {
-        callers.keep(in_flight, until(Duration::from_secs(3))).await;
-    }
-    pair.each(Process::memory)
 }
 
 /// One row of the first table, and the rate at which the gateway answered.
@@ -190,26 +182,32 @@ async fn varied_ids(options: &Options, gateway: &Process) -> Vec<report::Varied>
     let mut rows = Vec::new();
     for _ in 0..options.rounds {
         let time = 2 * options.turn();
-        let turn = Turn::of(gateway, time, callers.keep_varied(LOADED.0, until(time))).await;
+        let turn = Turn::of(gateway, time, callers.keep_each(LOADED.0, other_shares(time))).await;
         calls += turn.ended.len();
         rows.push(report::Varied { calls, cpu_us: turn.cpu, memory_mib: gateway.memory() });
     }
     rows
 }
 
-/// Milliseconds from the start of the gateway's process to its first answer: the shortest of some starts.
-async fn first_answer(upstream: SocketAddr) -> f64 {
-    let mut shortest = f64::INFINITY;
-    for _ in 0..10 {
+/// Calls for a time, each for another share.
+fn other_shares(time: Duration) -> impl FnMut() -> Option<Call> {
+    let mut enough = until(time);
+    move || (!enough()).then(|| Call::of_share(&upstream::plain_id()))
+}
+
+/// Milliseconds from the start of the gateway's process to its first answer: the median of some starts.
+async fn first_answer(options: &Options, upstream: SocketAddr) -> f64 {
+    let mut starts = Vec::new();
+    for _ in 0..2 * options.rounds {
         let gateway = pinned(TESTED, || Process::gateway(upstream, &[], &[]));
         let since = Instant::now();
         let callers = Callers::connect(gateway.grpc, 1).await;
         let mut first = true;
         let ended = callers.keep(1, || !std::mem::take(&mut first)).await;
         assert_eq!(times(&ended, Code::Ok).len(), 1, "the first call must succeed");
-        shortest = shortest.min((gateway.started_in + since.elapsed()).as_secs_f64() * 1e3);
+        starts.push((gateway.started_in + since.elapsed()).as_secs_f64() * 1e3);
     }
-    shortest
+    median(starts.into_iter())
 }
 
 /// CPU of a call with one worker and with two, both free to run on both cores.

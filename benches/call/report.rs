@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::common::plot::{Chart, Line, Scale};
 use crate::common::turn::quantiles;
 
 #[derive(Serialize)]
@@ -11,6 +12,10 @@ pub(crate) struct Report {
     pub(crate) shapes: Vec<Cost>,
     pub(crate) latencies: Vec<Latency>,
     pub(crate) memory: Memory,
+    /// KiB of a connection without calls.
+    pub(crate) idle_connection: Sides<f64>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) tls: Tls,
     /// Milliseconds from the start of the process to the first answer.
     pub(crate) started: f64,
     pub(crate) cores: Vec<Cores>,
@@ -74,6 +79,25 @@ pub(crate) struct Cores {
     pub(crate) factor: f64,
 }
 
+/// Calls that end in some way.
+#[derive(Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) name: String,
+    /// Requests to the upstream for a call.
+    pub(crate) attempts: f64,
+    pub(crate) cpu_us: f64,
+    /// To calls that succeed.
+    pub(crate) cpu_ratio: f64,
+}
+
+/// CPU of a call with TLS on both sides and without.
+#[derive(Serialize)]
+pub(crate) struct Tls {
+    pub(crate) plain_us: f64,
+    pub(crate) tls_us: f64,
+    pub(crate) cpu_ratio: f64,
+}
+
 /// After so many calls, each for another share.
 #[derive(Serialize)]
 pub(crate) struct Varied {
@@ -108,7 +132,8 @@ impl fmt::Display for Report {
             )?;
         }
         self.at_a_rate(f)?;
-        self.process(f)
+        self.process(f)?;
+        self.of_gateway(f)
     }
 }
 
@@ -154,7 +179,28 @@ impl Report {
                 memory.gateway, memory.floor
             )?;
         }
+        let Sides { gateway, floor } = &self.idle_connection;
+        writeln!(
+            f,
+            "| memory of each of 10,000 idle connections, KiB | {gateway:.1} | {floor:.1} | {:.2} |",
+            gateway / floor
+        )
+    }
+
+    fn of_gateway(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nStart of the process to the first answer: {:.1} ms.", self.started)?;
+        writeln!(
+            f,
+            "\n| 128 in flight on 8 connections | attempts | CPU µs a call | to a success |\n|---|---|---|---|"
+        )?;
+        for Outcome { name, attempts, cpu_us, cpu_ratio } in &self.outcomes {
+            writeln!(f, "| {name} | {attempts:.2} | {cpu_us:.1} | {cpu_ratio:.2} |")?;
+        }
+        let Tls { plain_us, tls_us, cpu_ratio } = &self.tls;
+        writeln!(
+            f,
+            "| success, TLS on both sides ({plain_us:.1} µs without) | 1.00 | {tls_us:.1} | {cpu_ratio:.2} |"
+        )?;
         writeln!(
             f,
             "\n| 128 in flight, connections | CPU µs a call: one worker | two | two cores carry |\n|---|---|---|---|"
@@ -171,45 +217,23 @@ impl Report {
             .try_for_each(|row| writeln!(f, "| {} | {:.1} | {:.1} |", row.calls, row.cpu_us, row.memory_mib))
     }
 
-    /// p50 and p99 against the offered rate, as SVG.
-    pub(crate) fn plot(&self) -> String {
-        const WIDTH: f64 = 640.0;
-        const HEIGHT: f64 = 360.0;
-        let widest = self.latencies.iter().map(|row| row.calls_per_second).fold(1.0, f64::max);
-        let sides = |row: &Latency| [row.latency_ms.gateway, row.latency_ms.floor];
-        let highest = self.latencies.iter().flat_map(sides).map(|ms| ms[2]).fold(1.0, f64::max);
-        let line = |color: &str, dashes: &str, of: &dyn Fn(&Latency) -> f64| {
-            let point = |row: &Latency| {
-                let x = 60.0 + WIDTH * row.calls_per_second / widest;
-                format!("{x:.1},{:.1}", 20.0 + HEIGHT * (1.0 - of(row) / highest))
-            };
-            let points = self.latencies.iter().map(point).collect::<Vec<_>>().join(" ");
-            format!(
-                r#"<polyline fill="none" stroke="{color}" stroke-dasharray="{dashes}" points="{points}"/>"#
-            )
+    /// p50 and p99 against the offered rate.
+    pub(crate) fn latency_chart(&self) -> Chart {
+        let line = |name: &str, of: fn(&Latency) -> f64| Line {
+            name: name.to_owned(),
+            points: self.latencies.iter().map(|row| (row.calls_per_second, of(row))).collect(),
         };
-        let lines = [
-            line("#0b6", "", &|row| row.latency_ms.gateway[0]),
-            line("#0b6", "6 4", &|row| row.latency_ms.gateway[2]),
-            line("#888", "", &|row| row.latency_ms.floor[0]),
-            line("#888", "6 4", &|row| row.latency_ms.floor[2]),
-        ];
-        let text = |x: f64, y: f64, anchor: &str, text: &str| {
-            format!(r#"<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>"#)
-        };
-        let texts = [
-            text(55.0, 25.0, "end", &format!("{highest:.1} ms")),
-            text(55.0, 20.0 + HEIGHT, "end", "0"),
-            text(60.0 + WIDTH, 40.0 + HEIGHT, "end", &format!("{widest:.0} calls/s")),
-            text(60.0, 60.0 + HEIGHT, "start", "green: gateway, grey: floor; line: p50, dashes: p99"),
-        ];
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 440\" font-family=\"sans-serif\" font-size=\"13\">\n\
-             <path fill=\"none\" stroke=\"black\" d=\"M60 20V{0}H{1}\"/>\n{2}\n{3}\n</svg>\n",
-            20.0 + HEIGHT,
-            60.0 + WIDTH,
-            lines.join("\n"),
-            texts.join("\n"),
-        )
+        Chart {
+            title: "Latency against the offered rate".to_owned(),
+            x: "calls/s".to_owned(),
+            scale: Scale::Linear,
+            y: "ms".to_owned(),
+            lines: vec![
+                line("gateway, p50", |row| row.latency_ms.gateway[0]),
+                line("floor, p50", |row| row.latency_ms.floor[0]),
+                line("gateway, p99", |row| row.latency_ms.gateway[2]),
+                line("floor, p99", |row| row.latency_ms.floor[2]),
+            ],
+        }
     }
 }

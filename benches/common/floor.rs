@@ -16,6 +16,8 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use super::http::accept;
+
 /// Serves until the process is killed. The first line on standard output is the address, as the gateway's log has it.
 pub(crate) fn serve(upstream: SocketAddr) -> ! {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -29,18 +31,16 @@ pub(crate) fn serve(upstream: SocketAddr) -> ! {
         let client = reqwest::Client::builder().http1_only().no_proxy().build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!(r#"{{"grpc.address": "{}"}}"#, listener.local_addr().unwrap());
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
+        let serve = |stream| {
             let floor = Floor { client: client.clone(), upstream };
             let service = service_fn(move |request: http::Request<Incoming>| {
                 let codec = ProstCodec::<GetBackupShareResponse, GetBackupShareRequest>::default();
                 let floor = floor.clone();
                 async move { Ok::<_, Infallible>(Grpc::new(codec).unary(floor, request).await) }
             });
-            let builder = http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
-        }
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service)
+        };
+        accept(listener, serve).await
     })
 }
 

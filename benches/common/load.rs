@@ -8,9 +8,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use h2::client::SendRequest;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -26,11 +26,10 @@ pub(crate) struct Ended {
     pub(crate) at: Instant,
 }
 
-/// Open connections to one server, and what is sent on them.
+/// Open connections to one server, and the calls that are made on them, one after the other.
 pub(crate) struct Callers {
     senders: Vec<SendRequest<Bytes>>,
-    server: SocketAddr,
-    call: Call,
+    calls: Vec<Call>,
 }
 
 impl Callers {
@@ -45,10 +44,10 @@ impl Callers {
         for _ in 0..connections {
             senders.push(sender(connect_tcp(source, server).await).await);
         }
-        Self { senders, server, call: Call::new(server, SHARE) }
+        Self { senders, calls: vec![Call::documented()] }
     }
 
-    /// The same with mutual TLS.
+    /// The same with TLS and a client certificate.
     pub(crate) async fn connect_tls(
         source: Ipv4Addr,
         server: SocketAddr,
@@ -59,36 +58,38 @@ impl Callers {
         for _ in 0..connections {
             senders.push(sender(pki.handshake(connect_tcp(source, server).await).await).await);
         }
-        Self { senders, server, call: Call::new(server, SHARE) }
+        Self { senders, calls: vec![Call::documented()] }
+    }
+
+    /// The same connections, with other calls.
+    pub(crate) fn with_calls(self, calls: Vec<Call>) -> Self {
+        Self { calls, ..self }
     }
 
     /// The same connections, with calls for another share.
     pub(crate) fn of_share(self, id: &str) -> Self {
-        Self { call: Call::new(self.server, id), ..self }
+        self.with_calls(vec![Call::of_share(id)])
     }
 
     /// Makes one call and keeps what comes back: the messages with their frames.
     pub(crate) async fn ask(&self) -> (Code, Vec<u8>) {
         let mut body = Vec::new();
-        let code = self.call.exchange(self.senders[0].clone(), |data| body.extend_from_slice(data)).await;
+        let code = self.calls[0].exchange(self.senders[0].clone(), |data| body.extend_from_slice(data)).await;
         (code.unwrap(), body)
     }
 
     /// Keeps `in_flight` calls under way until `enough` of them have begun.
     pub(crate) async fn keep(&self, in_flight: usize, mut enough: impl FnMut() -> bool) -> Vec<Ended> {
-        self.keep_each(in_flight, || (!enough()).then(|| self.call.clone())).await
+        let mut calls = self.calls.iter().cycle().cloned();
+        self.keep_each(in_flight, || if enough() { None } else { calls.next() }).await
     }
 
-    /// The same, each call for another share.
-    pub(crate) async fn keep_varied(&self, in_flight: usize, mut enough: impl FnMut() -> bool) -> Vec<Ended> {
-        let other = || {
-            let id = format!("{:08x}-0000-4000-8000-{:012x}", fastrand::u32(..), fastrand::u32(..));
-            Call::new(self.server, &id)
-        };
-        self.keep_each(in_flight, || (!enough()).then(other)).await
-    }
-
-    async fn keep_each(&self, in_flight: usize, mut next: impl FnMut() -> Option<Call>) -> Vec<Ended> {
+    /// The same, with the calls that `next` gives, until it gives none.
+    pub(crate) async fn keep_each(
+        &self,
+        in_flight: usize,
+        mut next: impl FnMut() -> Option<Call>,
+    ) -> Vec<Ended> {
         let mut running = FuturesUnordered::new();
         let mut ended = Vec::new();
         let senders = &mut self.senders.iter().cycle();
@@ -111,12 +112,13 @@ impl Callers {
         let (ended, mut each) = mpsc::unbounded_channel();
         let began = Instant::now();
         let senders = &mut self.senders.iter().cycle();
+        let calls = &mut self.calls.iter().cycle();
         let mut sent = 0_u32;
         while began.elapsed() < time {
             let due = began.elapsed().as_secs_f64() * rate;
             while f64::from(sent) < due {
-                let (call, sender, ended) =
-                    (self.call.clone(), senders.next().unwrap().clone(), ended.clone());
+                let call = calls.next().unwrap().clone();
+                let (sender, ended) = (senders.next().unwrap().clone(), ended.clone());
                 sent += 1;
                 tokio::spawn(async move { drop(ended.send(call.make(sender).await)) });
             }
@@ -131,7 +133,7 @@ impl Callers {
     }
 }
 
-async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
+pub(crate) async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((source, 0).into()).unwrap();
     let stream = socket.connect(server).await.unwrap();
@@ -139,7 +141,9 @@ async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn sender(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> SendRequest<Bytes> {
+pub(crate) async fn sender(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> SendRequest<Bytes> {
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     // It ends with its last sender; an error before that fails the calls.
     tokio::spawn(async move { drop(connection.await) });
@@ -159,9 +163,33 @@ pub(crate) fn percentile(times: &[Duration], per_mille: usize) -> f64 {
     times.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
 }
 
+/// Connections on which nothing is sent but what makes them HTTP/2 connections: both have the SETTINGS of the other one.
+pub(crate) async fn idle_connections(server: SocketAddr, count: usize) -> Vec<TcpStream> {
+    const SETTINGS: u8 = 4;
+    const ACK: u8 = 1;
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        let mut stream = connect_tcp(Ipv4Addr::LOCALHOST, server).await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            match (head[3], head[4]) {
+                (SETTINGS, ACK) => break,
+                (SETTINGS, _) => stream.write_all(&[0, 0, 0, SETTINGS, ACK, 0, 0, 0, 0]).await.unwrap(),
+                _ => {}
+            }
+        }
+        connections.push(stream);
+    }
+    connections
+}
+
 /// The message of a request for a share, with its gRPC frame.
-pub(crate) fn message(id: &str) -> Bytes {
-    let request = GetBackupShareRequest { project_id: PROJECT.into(), id: id.into() }.encode_to_vec();
+pub(crate) fn message(project: &str, id: &str) -> Bytes {
+    let request = GetBackupShareRequest { project_id: project.into(), id: id.into() }.encode_to_vec();
     let mut message = BytesMut::new();
     message.put_u8(0);
     message.put_u32(u32::try_from(request.len()).unwrap());
@@ -177,15 +205,30 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(server: SocketAddr, id: &str) -> Self {
-        let uri = format!("http://{server}/vbs.v2.BackupShareService/GetBackupShare");
-        let head = Request::post(uri)
+    /// For the documented share.
+    pub(crate) fn documented() -> Self {
+        Self::of_share(SHARE)
+    }
+
+    pub(crate) fn of_share(id: &str) -> Self {
+        Self::new(PROJECT, id, &token())
+    }
+
+    pub(crate) fn new(project: &str, id: &str, token: &str) -> Self {
+        // The authority is not looked at.
+        let head = Request::post("http://gateway.example/vbs.v2.BackupShareService/GetBackupShare")
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("grpc-timeout", "10S")
             .header("user-agent", "benchmark")
-            .header("x-auth-token", token());
-        Self { head: head.body(()).unwrap(), message: message(id) }
+            .header("x-auth-token", token);
+        Self { head: head.body(()).unwrap(), message: message(project, id) }
+    }
+
+    /// The same with another `grpc-timeout`.
+    pub(crate) fn within(mut self, timeout: &'static str) -> Self {
+        self.head.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
+        self
     }
 
     async fn make(&self, sender: SendRequest<Bytes>) -> Ended {
@@ -194,7 +237,8 @@ impl Call {
         Ended { code, time: since.elapsed(), at: Instant::now() }
     }
 
-    async fn exchange(
+    /// Sends the call and takes its response. `came` gets each part of that.
+    pub(crate) async fn exchange(
         &self,
         sender: SendRequest<Bytes>,
         mut came: impl FnMut(&[u8]),

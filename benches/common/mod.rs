@@ -3,7 +3,10 @@
 
 pub(crate) mod collector;
 pub(crate) mod floor;
+pub(crate) mod http;
+pub(crate) mod identity;
 pub(crate) mod load;
+pub(crate) mod plot;
 pub(crate) mod process;
 pub(crate) mod tls;
 pub(crate) mod turn;

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The gateway, as it was built for this benchmark.
 pub(crate) const GATEWAY: &str = env!("CARGO_BIN_EXE_backup-share-gateway");
+
+/// The variable that names another program to measure in its place, such as that of an earlier version.
+const GATEWAY_BINARY: &str = "GATEWAY_BINARY";
 
 /// The argument by which a benchmark starts itself as the floor.
 pub(crate) const FLOOR: &str = "floor";
@@ -47,28 +50,34 @@ pub(crate) struct Process {
 impl Process {
     /// The gateway before `upstream`, with all that is on by default; its log goes to a file.
     pub(crate) fn gateway(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Self {
-        Self::start(Self::gateway_command(upstream, arguments, below), "gateway")
+        Self::gateway_with(upstream, arguments, &[], below)
     }
 
-    /// The same, which sends every span to `collector`.
-    pub(crate) fn traced(
+    /// The same, with variables of the environment.
+    pub(crate) fn gateway_with(
         upstream: SocketAddr,
-        collector: SocketAddr,
         arguments: &[&str],
+        variables: &[(&str, &str)],
         below: &[&OsStr],
     ) -> Self {
-        let mut command = Self::gateway_command(upstream, arguments, below);
-        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
-        Self::start(command, "traced")
+        Self::gateway_at(&format!("http://{upstream}"), arguments, variables, below)
     }
 
-    fn gateway_command(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Command {
-        let mut command = command(Path::new(GATEWAY), below);
+    /// The same before the upstream at this URL.
+    pub(crate) fn gateway_at(
+        upstream: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        below: &[&OsStr],
+    ) -> Self {
+        let program = std::env::var_os(GATEWAY_BINARY).unwrap_or(GATEWAY.into());
+        let mut command = command(Path::new(&program), below);
         command
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"])
-            .args(["--allow-plaintext-upstream", &format!("--upstream-url=http://{upstream}")])
-            .args(arguments);
-        command
+            .args(["--allow-plaintext-upstream", &format!("--upstream-url={upstream}")])
+            .args(arguments)
+            .envs(variables.iter().copied());
+        Self::start(command, "gateway")
     }
 
     /// The floor before `upstream`.
@@ -79,7 +88,7 @@ impl Process {
     }
 
     /// Starts it with its standard output in a file, and waits for the line there that has its address.
-    fn start(mut command: Command, name: &str) -> Self {
+    pub(crate) fn start(mut command: Command, name: &str) -> Self {
         let log = output(&format!("{name}.log"));
         let since = Instant::now();
         let child = command.stdout(Stdio::from(fs::File::create(&log).unwrap())).spawn().unwrap();
@@ -133,6 +142,15 @@ impl Process {
         number(&self.read("status"), "VmRSS:") as f64 / 1024.0
     }
 
+    /// Open file descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(self.path("fd")).unwrap().count()
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(self.path("task")).unwrap().count()
+    }
+
     /// Context switches so far, of all threads.
     pub(crate) fn switches(&self) -> u64 {
         let tasks = fs::read_dir(self.path("task")).unwrap();
@@ -180,6 +198,12 @@ pub(crate) fn pin(cores: &[usize]) {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
     sched_setaffinity(None, &set).expect("a benchmark needs two cores");
+}
+
+/// Raises the limit of file descriptors of this process, and of what it starts from now on, as far as it goes.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
 /// A file for what a benchmark leaves behind, below `target`.

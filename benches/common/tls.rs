@@ -1,52 +1,43 @@
-//! Certificates for TLS in front of the gateway, and a caller's side of it.
+//! Certificates for TLS in front of the gateway and behind it, and the other sides of both.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::process::output;
 
 /// The name in the certificate of the caller, as rules name it.
-const CALLER: &str = "client.example";
+pub(crate) const CALLER: &str = "client.example";
 
-/// One CA that has issued the certificates of both sides.
+const CERT: &str = "tls-cert";
+const KEY: &str = "tls-key";
+const CLIENT_CA: &str = "tls-client-ca";
+
+/// One CA that has issued all certificates.
 pub(crate) struct Pki {
+    ca: Certificate,
+    issuer: Issuer<'static, KeyPair>,
     flags: [String; 3],
     connector: TlsConnector,
 }
 
 impl Pki {
     pub(crate) fn new() -> Self {
-        let ca_key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = params.self_signed(&ca_key).unwrap();
-        let issuer = Issuer::new(params, ca_key);
-        let issue = |name: &str| {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            (params.signed_by(&key, &issuer).unwrap(), key)
-        };
-        let (server, server_key) = issue("localhost");
-        let file = |flag: &str, pem: String| {
-            let path = output(&format!("{flag}.pem"));
-            fs::write(&path, pem).unwrap();
-            format!("--{flag}={}", path.display())
-        };
-        let flags = [
-            file("tls-cert", server.pem()),
-            file("tls-key", server_key.serialize_pem()),
-            file("tls-client-ca", ca.pem()),
-        ];
-        let (client, client_key) = issue(CALLER);
+        let (ca, issuer) = new_ca();
+        let (client, client_key) = issue(&issuer, &[CALLER]);
         let key = PrivateKeyDer::try_from(client_key.serialize_der()).unwrap();
-        Self { flags, connector: connector(ca.der(), client.der(), key) }
+        let connector = connector(ca.der(), client.der(), key);
+        let flags = [CERT, KEY, CLIENT_CA].map(|name| format!("--{name}={}", path(name).display()));
+        let pki = Self { ca, issuer, flags, connector };
+        pki.write_files(&pki.ca.pem());
+        pki
     }
 
     /// The gateway's flags for mutual TLS.
@@ -54,9 +45,68 @@ impl Pki {
         self.flags.iter().map(String::as_str)
     }
 
+    /// Its flags for TLS without client certificates.
+    pub(crate) fn server_flags(&self) -> impl Iterator<Item = &str> {
+        self.flags().take(2)
+    }
+
+    /// Its flag for an upstream with a certificate of this CA.
+    pub(crate) fn upstream_flag(&self) -> String {
+        format!("--upstream-ca={}", path(CLIENT_CA).display())
+    }
+
+    /// Replaces the files: another certificate and key, and a bundle that has an unknown CA as well.
+    pub(crate) fn renew(&self) {
+        self.write_files(&(self.ca.pem() + &new_ca().0.pem()));
+    }
+
+    fn write_files(&self, bundle: &str) {
+        let (server, key) = issue(&self.issuer, &["localhost"]);
+        replace(&path(CERT), &server.pem());
+        replace(&path(KEY), &key.serialize_pem());
+        replace(&path(CLIENT_CA), bundle);
+    }
+
+    /// The side of an upstream at a loopback address.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let (certificate, key) = issue(&self.issuer, &["localhost", "127.0.0.1"]);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
     pub(crate) async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
         self.connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
     }
+}
+
+/// Replaces a file as a whole.
+pub(crate) fn replace(path: &PathBuf, content: &str) {
+    let next = path.with_extension("next");
+    fs::write(&next, content).unwrap();
+    fs::rename(next, path).unwrap();
+}
+
+fn path(name: &str) -> PathBuf {
+    output(&format!("{name}.pem"))
+}
+
+fn new_ca() -> (Certificate, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.self_signed(&key).unwrap(), Issuer::new(params, key))
+}
+
+fn issue(issuer: &Issuer<'static, KeyPair>, names: &[&str]) -> (Certificate, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    (CertificateParams::new(names).unwrap().signed_by(&key, issuer).unwrap(), key)
 }
 
 fn connector(

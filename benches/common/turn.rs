@@ -54,9 +54,26 @@ impl Turn {
         in_flight: usize,
         time: Duration,
     ) -> Self {
+        Self::saturate_with(Code::Ok, process, callers, in_flight, time).await
+    }
+
+    /// The same with calls that end with `code`.
+    pub(crate) async fn saturate_with(
+        code: Code,
+        process: &Process,
+        callers: &Callers,
+        in_flight: usize,
+        time: Duration,
+    ) -> Self {
         let turn = Self::of(process, time, callers.keep(in_flight, until(time))).await;
-        assert_eq!(answered(std::slice::from_ref(&turn)), 1.0, "every call must succeed");
+        turn.assert_all(code);
         turn
+    }
+
+    /// Every call must have ended with `code`.
+    pub(crate) fn assert_all(&self, code: Code) {
+        let other = self.ended.iter().find(|call| call.code != code);
+        assert!(other.is_none(), "a call ended with {:?}, not {code:?}", other.map(|call| call.code));
     }
 }
 

@@ -71,7 +71,9 @@ fn main() -> ExitCode {
         let (upstream, collector) = (upstream::start().await, collector::start().await);
         let one = &["--workers=1"][..];
         let gateway = |below: &[&OsStr]| Process::gateway(upstream, one, below);
-        let traced = |below: &[&OsStr]| Process::traced(upstream, collector, one, below);
+        let collector = format!("http://{collector}");
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str())];
+        let traced = |below: &[&OsStr]| Process::gateway_with(upstream, one, &variables, below);
         Counted {
             gateway: per_call("gateway", &options, gateway).await,
             traced: per_call("traced", &options, traced).await,
