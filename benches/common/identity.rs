@@ -13,14 +13,45 @@ use serde_json::{Value, json};
 use super::http::{self, Connection};
 use super::token;
 
+/// A lifetime of tokens after which no benchmark runs any more.
+pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
+
 /// Starts it on a loopback port. Its tokens are valid for `lifetime`.
 pub(crate) async fn start(lifetime: Duration) -> SocketAddr {
-    start_counting(lifetime, Arc::default()).await
+    Account::start(lifetime).await.identity
 }
 
-/// The same, which counts the tokens that it has issued.
-pub(crate) async fn start_counting(lifetime: Duration, issued: Arc<AtomicU64>) -> SocketAddr {
-    http::listen(move |connection| issue(connection, lifetime, Arc::clone(&issued))).await
+/// An account of the gateway at an identity service. It belongs to no project, so that each project gets a token.
+pub(crate) struct Account {
+    identity: SocketAddr,
+    url: String,
+    issued: Arc<AtomicU64>,
+}
+
+impl Account {
+    /// With an identity service of its own, whose tokens are valid for `lifetime`.
+    pub(crate) async fn start(lifetime: Duration) -> Self {
+        let issued = Arc::default();
+        let counter = Arc::clone(&issued);
+        let identity =
+            http::listen(move |connection| issue(connection, lifetime, Arc::clone(&counter))).await;
+        Self { identity, url: format!("http://{identity}/v3"), issued }
+    }
+
+    /// The gateway's variables.
+    pub(crate) fn variables(&self) -> [(&str, &str); 4] {
+        [
+            ("OS_AUTH_URL", &self.url),
+            ("OS_USERNAME", "reader"),
+            ("OS_PASSWORD", "password"),
+            ("OS_USER_DOMAIN_NAME", "domain"),
+        ]
+    }
+
+    /// The tokens that were issued so far.
+    pub(crate) fn issued(&self) -> u64 {
+        self.issued.load(Ordering::Relaxed)
+    }
 }
 
 async fn issue(mut connection: Connection, lifetime: Duration, issued: Arc<AtomicU64>) -> io::Result<()> {

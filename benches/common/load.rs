@@ -56,7 +56,7 @@ impl Callers {
     ) -> Self {
         let mut senders = Vec::new();
         for _ in 0..connections {
-            senders.push(sender(pki.handshake(connect_tcp(source, server).await).await).await);
+            senders.push(sender(pki.dialer().handshake(connect_tcp(source, server).await).await).await);
         }
         Self { senders, calls: vec![Call::documented()] }
     }
@@ -84,7 +84,14 @@ impl Callers {
         self.keep_each(in_flight, || if enough() { None } else { calls.next() }).await
     }
 
-    /// The same, with the calls that `next` gives, until it gives none.
+    /// Makes each of the calls once, and at least one on each connection.
+    pub(crate) async fn each_once(&self, in_flight: usize) -> Vec<Ended> {
+        let count = self.calls.len().max(self.senders.len());
+        let mut calls = self.calls.iter().cycle().take(count).cloned();
+        self.keep_each(in_flight, || calls.next()).await
+    }
+
+    /// Keeps `in_flight` of the calls that `next` gives under way, until it gives none.
     pub(crate) async fn keep_each(
         &self,
         in_flight: usize,
@@ -241,6 +248,16 @@ impl Call {
     pub(crate) async fn exchange(
         &self,
         sender: SendRequest<Bytes>,
+        came: impl FnMut(&[u8]),
+    ) -> Result<Code, h2::Error> {
+        self.exchange_slowly(sender, Duration::ZERO, came).await
+    }
+
+    /// The same, with a pause before each window update.
+    pub(crate) async fn exchange_slowly(
+        &self,
+        sender: SendRequest<Bytes>,
+        pause: Duration,
         mut came: impl FnMut(&[u8]),
     ) -> Result<Code, h2::Error> {
         let (reply, mut body) = sender.ready().await?.send_request(self.head.clone(), false)?;
@@ -250,6 +267,9 @@ impl Call {
         while let Some(data) = reply.data().await {
             let data = data?;
             came(&data);
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             reply.flow_control().release_capacity(data.len())?;
         }
         let trailers = reply.trailers().await?;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
@@ -39,6 +39,7 @@ pub(crate) fn command(program: &Path, below: &[&OsStr]) -> Command {
 /// A process that serves gRPC.
 pub(crate) struct Process {
     child: Child,
+    log: fs::File,
     /// Where it listens.
     pub(crate) grpc: SocketAddr,
     /// The gateway's admin port.
@@ -89,12 +90,12 @@ impl Process {
 
     /// Starts it with its standard output in a file, and waits for the line there that has its address.
     pub(crate) fn start(mut command: Command, name: &str) -> Self {
-        let log = output(&format!("{name}.log"));
+        let (path, log) = log_file(name);
         let since = Instant::now();
-        let child = command.stdout(Stdio::from(fs::File::create(&log).unwrap())).spawn().unwrap();
+        let child = command.stdout(log.try_clone().unwrap()).spawn().unwrap();
         let said = loop {
             let mut line = String::new();
-            BufReader::new(fs::File::open(&log).unwrap()).read_line(&mut line).unwrap();
+            BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
             if line.ends_with('\n') {
                 break serde_json::from_str::<serde_json::Value>(&line).unwrap();
             }
@@ -103,23 +104,23 @@ impl Process {
         };
         let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
         let (grpc, admin) = (address("grpc.address").unwrap(), address("admin.address"));
-        Self { child, grpc, admin, started_in: since.elapsed() }
+        Self { child, log, grpc, admin, started_in: since.elapsed() }
     }
 
     /// Starts what does not say where it listens, with its standard error in a file, and waits until it takes a
     /// connection at `grpc`.
     pub(crate) fn listening(mut command: Command, name: &str, grpc: SocketAddr) -> Self {
-        let log = output(&format!("{name}.log"));
+        let (path, log) = log_file(name);
         let since = Instant::now();
-        let child = command.stderr(Stdio::from(fs::File::create(&log).unwrap())).spawn().unwrap();
-        let mut process = Self { child, grpc, admin: None, started_in: Duration::ZERO };
+        let child = command.stderr(log.try_clone().unwrap()).spawn().unwrap();
+        let mut process = Self { child, log, grpc, admin: None, started_in: Duration::ZERO };
         while TcpStream::connect(grpc).is_err() {
             let lives = process.child.try_wait().unwrap().is_none();
             let in_time = since.elapsed() < Duration::from_secs(60);
             assert!(
                 lives && in_time,
                 "{name} does not listen; it said:\n{}",
-                fs::read_to_string(&log).unwrap()
+                fs::read_to_string(&path).unwrap()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -140,6 +141,11 @@ impl Process {
     /// Resident memory in MiB.
     pub(crate) fn memory(&self) -> f64 {
         number(&self.read("status"), "VmRSS:") as f64 / 1024.0
+    }
+
+    /// Forgets what was logged so far, so that a long run does not fill the disk.
+    pub(crate) fn empty_log(&self) {
+        self.log.set_len(0).unwrap();
     }
 
     /// Open file descriptors.
@@ -185,6 +191,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A new file, also if a process that still runs has one of this name.
+fn log_file(name: &str) -> (PathBuf, fs::File) {
+    let path = output(&format!("{name}.log"));
+    let _ = fs::remove_file(&path);
+    let file = fs::File::create(&path).unwrap();
+    (path, file)
 }
 
 /// The number behind a key at the beginning of a line.

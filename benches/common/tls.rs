@@ -25,7 +25,17 @@ pub(crate) struct Pki {
     ca: Certificate,
     issuer: Issuer<'static, KeyPair>,
     flags: [String; 3],
-    connector: TlsConnector,
+    dialer: Dialer,
+}
+
+/// The side of a caller with a certificate.
+#[derive(Clone)]
+pub(crate) struct Dialer(TlsConnector);
+
+impl Dialer {
+    pub(crate) async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
+        self.0.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    }
 }
 
 impl Pki {
@@ -33,9 +43,9 @@ impl Pki {
         let (ca, issuer) = new_ca();
         let (client, client_key) = issue(&issuer, &[CALLER]);
         let key = PrivateKeyDer::try_from(client_key.serialize_der()).unwrap();
-        let connector = connector(ca.der(), client.der(), key);
+        let dialer = Dialer(connector(ca.der(), client.der(), key));
         let flags = [CERT, KEY, CLIENT_CA].map(|name| format!("--{name}={}", path(name).display()));
-        let pki = Self { ca, issuer, flags, connector };
+        let pki = Self { ca, issuer, flags, dialer };
         pki.write_files(&pki.ca.pem());
         pki
     }
@@ -80,8 +90,8 @@ impl Pki {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    pub(crate) async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
-        self.connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    pub(crate) fn dialer(&self) -> Dialer {
+        self.dialer.clone()
     }
 }
 
