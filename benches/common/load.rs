@@ -1,5 +1,6 @@
 //! The caller: gRPC by hand on h2, so that it costs little beside what it measures.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ impl Callers {
     pub(crate) async fn connect_from(source: Ipv4Addr, server: SocketAddr, connections: usize) -> Self {
         let mut senders = Vec::new();
         for _ in 0..connections {
-            senders.push(sender(connect_tcp(source, server).await).await);
+            senders.push(sender(connect_tcp(source, server).await.unwrap()).await.unwrap());
         }
         Self { senders, calls: vec![Call::documented()] }
     }
@@ -56,7 +57,8 @@ impl Callers {
     ) -> Self {
         let mut senders = Vec::new();
         for _ in 0..connections {
-            senders.push(sender(pki.dialer().handshake(connect_tcp(source, server).await).await).await);
+            let stream = connect_tcp(source, server).await.unwrap();
+            senders.push(sender(pki.dialer().handshake(stream).await.unwrap()).await.unwrap());
         }
         Self { senders, calls: vec![Call::documented()] }
     }
@@ -140,21 +142,21 @@ impl Callers {
     }
 }
 
-pub(crate) async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((source, 0).into()).unwrap();
-    let stream = socket.connect(server).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+pub(crate) async fn connect_tcp(source: Ipv4Addr, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    let stream = socket.connect(server).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 pub(crate) async fn sender(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> SendRequest<Bytes> {
-    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+) -> Result<SendRequest<Bytes>, h2::Error> {
+    let (sender, connection) = h2::client::handshake(stream).await?;
     // It ends with its last sender; an error before that fails the calls.
     tokio::spawn(async move { drop(connection.await) });
-    sender
+    Ok(sender)
 }
 
 /// The times of the calls that ended with `code`, shortest first.
@@ -176,7 +178,7 @@ pub(crate) async fn idle_connections(server: SocketAddr, count: usize) -> Vec<Tc
     const ACK: u8 = 1;
     let mut connections = Vec::new();
     for _ in 0..count {
-        let mut stream = connect_tcp(Ipv4Addr::LOCALHOST, server).await;
+        let mut stream = connect_tcp(Ipv4Addr::LOCALHOST, server).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         loop {
             let mut head = [0; 9];

@@ -1,6 +1,7 @@
 //! A client that behaves as those of gRPC libraries do: when the gateway ends a connection in order (GOAWAY), it opens another
 //! one and repeats the calls that the gateway has not begun. And clients that behave badly.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use h2::{Error, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::client::TlsStream;
 use tonic::Code;
 
 use super::common::load::{Call, connect_tcp, sender};
@@ -24,6 +26,8 @@ const CONNECTIONS: usize = 8;
 const REPEATS: usize = 3;
 /// After this time a caller gives up.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The time between two steps of a slow reader.
+const PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Client {
     server: SocketAddr,
@@ -33,7 +37,7 @@ pub(crate) struct Client {
 }
 
 /// How a call ended, or a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Status(Code),
     /// The caller has gone before there was a status.
@@ -42,8 +46,8 @@ pub(crate) enum End {
     Reset(Option<Reason>),
     /// The connection was closed by the gateway.
     Closed,
-    /// An error of the connection.
-    Failed,
+    /// Anything else.
+    Failed(String),
 }
 
 impl Client {
@@ -53,34 +57,36 @@ impl Client {
 
     /// Makes a call on one connection after the other.
     pub(crate) async fn call(&self, call: &Call) -> End {
-        let slot = &self.senders[self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS];
-        let mut end = End::Failed;
-        for _ in 0..REPEATS {
-            let sender = self.sender(slot).await;
-            match call.exchange(sender, |_| ()).await {
-                Ok(code) => return End::Status(code),
-                Err(error) if is_not_begun(&error) => *slot.lock().unwrap() = None,
-                Err(error) => return end_of(&error),
-            }
-            end = End::Closed;
-        }
-        end
+        self.repeat(call).await.unwrap_or_else(|end| end)
     }
 
-    async fn sender(&self, slot: &Mutex<Option<SendRequest<Bytes>>>) -> SendRequest<Bytes> {
+    async fn repeat(&self, call: &Call) -> Result<End, End> {
+        let slot = &self.senders[self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS];
+        for _ in 0..REPEATS {
+            match call.exchange(self.sender(slot).await?, |_| ()).await {
+                Ok(code) => return Ok(End::Status(code)),
+                Err(error) if is_not_begun(&error) => *slot.lock().unwrap() = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(End::Failed("not begun, several times".to_owned()))
+    }
+
+    async fn sender(&self, slot: &Mutex<Option<SendRequest<Bytes>>>) -> Result<SendRequest<Bytes>, End> {
         let open = slot.lock().unwrap().clone();
         if let Some(open) = open
             && let Ok(ready) = open.ready().await
         {
-            return ready;
+            return Ok(ready);
         }
-        let opened = sender(self.connect().await).await;
+        let opened = sender(self.connect().await?).await?;
         *slot.lock().unwrap() = Some(opened.clone());
-        opened
+        Ok(opened)
     }
 
-    async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
-        self.dialer.handshake(connect_tcp(Ipv4Addr::LOCALHOST, self.server).await).await
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, End> {
+        let stream = connect_tcp(Ipv4Addr::LOCALHOST, self.server).await?;
+        Ok(self.dialer.handshake(stream).await?)
     }
 
     /// Closes the connections that are open.
@@ -95,58 +101,61 @@ impl Client {
 
     /// Reads a response in steps of a few bytes, with pauses, on a connection of its own.
     pub(crate) async fn read_slowly(&self, call: &Call) -> End {
-        self.with_window(16, call, Duration::from_millis(10)).await
+        self.with_window(16, call).await.unwrap_or_else(|end| end)
     }
 
     /// Never reads the message of a response.
     pub(crate) async fn read_nothing(&self, call: &Call) -> End {
-        self.with_window(0, call, Duration::ZERO).await
+        self.with_window(0, call).await.unwrap_or_else(|end| end)
     }
 
-    async fn with_window(&self, window: u32, call: &Call, pause: Duration) -> End {
+    async fn with_window(&self, window: u32, call: &Call) -> Result<End, End> {
         let (sender, connection) =
-            Builder::new().initial_window_size(window).handshake(self.connect().await).await.unwrap();
+            Builder::new().initial_window_size(window).handshake(self.connect().await?).await?;
         tokio::spawn(async move { drop(connection.await) });
-        match call.exchange_slowly(sender, pause, |_| ()).await {
-            Ok(code) => End::Status(code),
-            Err(error) => end_of(&error),
-        }
+        Ok(End::Status(call.exchange_slowly(sender, PAUSE, |_| ()).await?))
     }
 
     /// Resets a connection on which calls are in flight.
     pub(crate) async fn reset(&self, call: &Call) -> End {
-        let stream = connect_tcp(Ipv4Addr::LOCALHOST, self.server).await;
-        stream.set_zero_linger().unwrap();
-        let (sender, connection) = h2::client::handshake(self.dialer.handshake(stream).await).await.unwrap();
+        self.try_reset(call).await.unwrap_or_else(|end| end)
+    }
+
+    async fn try_reset(&self, call: &Call) -> Result<End, End> {
+        let stream = self.connect().await?;
+        stream.get_ref().0.set_zero_linger()?;
+        let (sender, connection) = h2::client::handshake(stream).await?;
         let connection = tokio::spawn(async move { drop(connection.await) });
         let calls = join_all((0..4).map(|_| call.exchange(sender.clone(), |_| ())));
-        let end = timeout(PATIENCE, calls).await;
+        let ended = timeout(PATIENCE, calls).await;
         connection.abort();
-        if end.is_err() { End::Cancelled } else { End::Failed }
+        Ok(ended.map_or(End::Cancelled, |ended| End::Failed(format!("{ended:?}"))))
     }
 
     /// Sends something else than TLS.
     pub(crate) async fn plaintext(&self) -> End {
-        let mut stream = connect_tcp(Ipv4Addr::LOCALHOST, self.server).await;
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: gateway.example\r\n\r\n").await.unwrap();
-        read_to_end(stream).await
+        match self.try_plaintext().await {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => End::from(error),
+            _ => End::Closed,
+        }
+    }
+
+    async fn try_plaintext(&self) -> io::Result<()> {
+        let mut stream = connect_tcp(Ipv4Addr::LOCALHOST, self.server).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: gateway.example\r\n\r\n").await?;
+        stream.read_to_end(&mut Vec::new()).await?;
+        Ok(())
     }
 
     /// Opens a connection, sends nothing and goes.
     pub(crate) async fn silent(&self) -> End {
-        let stream = connect_tcp(Ipv4Addr::LOCALHOST, self.server).await;
-        sleep(PATIENCE).await;
-        drop(stream);
-        End::Cancelled
-    }
-}
-
-async fn read_to_end(mut stream: TcpStream) -> End {
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer).await {
-        Ok(_) => End::Closed,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => End::Closed,
-        Err(_) => End::Failed,
+        match connect_tcp(Ipv4Addr::LOCALHOST, self.server).await {
+            Err(error) => End::from(error),
+            Ok(_open) => {
+                sleep(PATIENCE).await;
+                End::Cancelled
+            }
+        }
     }
 }
 
@@ -155,6 +164,14 @@ fn is_not_begun(error: &Error) -> bool {
     (error.is_remote() && error.is_go_away()) || error.reason() == Some(Reason::REFUSED_STREAM)
 }
 
-fn end_of(error: &Error) -> End {
-    if error.is_reset() { End::Reset(error.reason()) } else { End::Failed }
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        if error.is_reset() { Self::Reset(error.reason()) } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
 }

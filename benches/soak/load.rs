@@ -25,6 +25,9 @@ const RELOADED: Duration = Duration::from_secs(8);
 /// Time after which a call hangs.
 const HANGS: Duration = Duration::from_secs(30);
 
+/// The most calls at once.
+const MAX_RUNNING: usize = 100;
+
 pub(crate) struct Load {
     stop: CancellationToken,
     calls: JoinHandle<()>,
@@ -60,7 +63,10 @@ async fn calls(targets: Vec<Arc<Target>>, tally: Arc<Tally>, rate: f64, stop: Ca
     let mut sequence = Sequence::new(&kinds);
     let (mut running, began, mut started) = (JoinSet::new(), Instant::now(), 0.0);
     while !stop.is_cancelled() {
-        while started < began.elapsed().as_secs_f64() * rate {
+        // A machine that is too slow for the rate gets fewer calls, not a queue of them.
+        let due = began.elapsed().as_secs_f64() * rate;
+        started = f64::max(started, due - rate);
+        while started < due && running.len() < MAX_RUNNING {
             started += 1.0;
             let (kinds, tally, index) = (Arc::clone(&kinds), Arc::clone(&tally), sequence.next(&kinds));
             let target = Arc::clone(&targets[kinds[index].target]);
