@@ -77,11 +77,11 @@ proto: (install "python checks .ci/requirements.txt")
     buf lint proto
     buf breaking proto --against "$(ls proto/released/*.binpb | sort --version-sort | tail -n 1)"
 
-# The Go example: its generated code is what the .proto makes, and all of it is in order.
+# The Go code: the generated code is what the .proto makes, and all of it is in order.
 [group('check')]
 go: (need "go") (install "go" protoc_gen_go) (install "go" protoc_gen_go_grpc) (install "python checks .ci/requirements.txt")
     cd examples/go && buf generate --output {{ tools }}/generated && diff -r {{ tools }}/generated/vbsv2 vbsv2
-    cd examples/go && go vet ./... && test -z "$(gofmt -l .)"
+    for module in examples/go benches/peers/go; do (cd $module && go vet ./... && test -z "$(gofmt -l .)"); done
 
 # Lint of the Rust code.
 [group('check')]

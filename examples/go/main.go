@@ -28,28 +28,9 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"example.com/backup-share-gateway/examples/go/serviceconfig"
 	"example.com/backup-share-gateway/examples/go/vbsv2"
 )
-
-// Round robin makes one connection to each address of the name, which behind a headless Service is each pod.
-//
-// UNAVAILABLE covers a pod that stops or is gone, which the gateway itself cannot retry. grpc-go marks such a call, and the
-// gateway makes one attempt only for it. The other codes are left out: DEADLINE_EXCEEDED has no time left, and
-// RESOURCE_EXHAUSTED is also what a request that is too large gets. Where the gateway says how long to wait
-// (grpc-retry-pushback-ms), grpc-go does so in place of the backoff.
-const serviceConfig = `{
-  "loadBalancingConfig": [{"round_robin": {}}],
-  "methodConfig": [{
-    "name": [{"service": "vbs.v2.BackupShareService"}],
-    "retryPolicy": {
-      "maxAttempts": 3,
-      "initialBackoff": "0.2s",
-      "maxBackoff": "2s",
-      "backoffMultiplier": 2,
-      "retryableStatusCodes": ["UNAVAILABLE"]
-    }
-  }]
-}`
 
 const (
 	tokenVariable = "OS_TOKEN"
@@ -121,7 +102,7 @@ func prepare(address string, given options) (*grpc.ClientConn, string, error) {
 	}
 	connection, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(transport),
-		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultServiceConfig(serviceconfig.WithRetries),
 		// Otherwise HTTPS_PROXY would send the call to a proxy.
 		grpc.WithNoProxy())
 	return connection, token, err

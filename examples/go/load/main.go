@@ -30,26 +30,12 @@ import (
 	"google.golang.org/grpc/resolver/dns"
 	"google.golang.org/grpc/status"
 
+	"example.com/backup-share-gateway/examples/go/serviceconfig"
 	"example.com/backup-share-gateway/examples/go/vbsv2"
 )
 
 // How many kinds of failures are listed; others are counted only.
 const maxKinds = 20
-
-// The service config without and with the retry policy of ../main.go.
-const (
-	balancing = `"loadBalancingConfig": [{"round_robin": {}}]`
-	retries   = `"methodConfig": [{
-  "name": [{"service": "vbs.v2.BackupShareService"}],
-  "retryPolicy": {
-    "maxAttempts": 3,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"]
-  }
-}]`
-)
 
 // target is a gateway and how to reach it.
 type target struct {
@@ -62,9 +48,9 @@ func (t *target) dial() (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := "{" + balancing + ", " + retries + "}"
+	config := serviceconfig.WithRetries
 	if t.withoutRetries {
-		config = "{" + balancing + "}"
+		config = serviceconfig.WithoutRetries
 	}
 	return grpc.NewClient(t.address, grpc.WithTransportCredentials(transport), grpc.WithDefaultServiceConfig(config))
 }
