@@ -2,7 +2,6 @@
 //! measured.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,14 +15,8 @@ use super::token;
 /// A lifetime of tokens after which no benchmark runs any more.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
 
-/// Starts it on a loopback port. Its tokens are valid for `lifetime`.
-pub(crate) async fn start(lifetime: Duration) -> SocketAddr {
-    Account::start(lifetime).await.identity
-}
-
 /// An account of the gateway at an identity service. It belongs to no project, so that each project gets a token.
 pub(crate) struct Account {
-    identity: SocketAddr,
     url: String,
     issued: Arc<AtomicU64>,
 }
@@ -35,7 +28,7 @@ impl Account {
         let counter = Arc::clone(&issued);
         let identity =
             http::listen(move |connection| issue(connection, lifetime, Arc::clone(&counter))).await;
-        Self { identity, url: format!("http://{identity}/v3"), issued }
+        Self { url: format!("http://{identity}/v3"), issued }
     }
 
     /// The gateway's variables.

@@ -70,11 +70,27 @@ fn not_found() -> Call {
     Call::of_share(&Behaviour::NotFound.id())
 }
 
+fn unauthorized() -> Call {
+    Call::of_share(&Behaviour::Unauthorized.id())
+}
+
+fn unavailable() -> Call {
+    Call::of_share(&Behaviour::Unavailable.id())
+}
+
+fn connection_lost() -> Call {
+    Call::of_share(&Behaviour::ConnectionLost.id())
+}
+
+fn denied() -> Call {
+    Call::new("denied", SHARE, &token())
+}
+
 fn malformed() -> Call {
     Call::of_share(&Behaviour::Malformed.id())
 }
 
-/// A success gives back a tenth of the token that a retry takes. So these are few enough, and [`Sequence`] spreads them, for the
+/// All kinds. A success gives back a tenth of the token that a retry takes. So these are few enough, and [`Sequence`] spreads them, for the
 /// retries never to be throttled.
 pub(crate) fn all() -> Vec<Kind> {
     use Action::{Call as Ask, Cancel, Plaintext, ReadNothing, ReadSlowly, ResetConnection, Silent};
@@ -86,37 +102,13 @@ pub(crate) fn all() -> Vec<Kind> {
     vec![
         kind("rules: success", RULES, 250, Ask(share), of(Code::Ok)),
         kind("rules: 404", RULES, 30, Ask(not_found), of(Code::NotFound)),
-        kind(
-            "rules: 401",
-            RULES,
-            15,
-            Ask(|| Call::of_share(&Behaviour::Unauthorized.id())),
-            of(Code::Unauthenticated),
-        ),
+        kind("rules: 401", RULES, 15, Ask(unauthorized), of(Code::Unauthenticated)),
         kind("rules: malformed response", RULES, 10, Ask(malformed), of(Code::Internal)),
         kind("rules: 503, then success", RULES, 4, Ask(unavailable_once), of(Code::Ok)),
-        kind(
-            "rules: 503 to every attempt",
-            RULES,
-            1,
-            Ask(|| Call::of_share(&Behaviour::Unavailable.id())),
-            of(Code::Unavailable),
-        ),
-        kind(
-            "rules: connection to VBS lost",
-            RULES,
-            1,
-            Ask(|| Call::of_share(&Behaviour::ConnectionLost.id())),
-            of(Code::Unavailable),
-        ),
+        kind("rules: 503 to every attempt", RULES, 1, Ask(unavailable), of(Code::Unavailable)),
+        kind("rules: connection to VBS lost", RULES, 1, Ask(connection_lost), of(Code::Unavailable)),
         kind("rules: deadline exceeded", RULES, 4, Ask(|| slow().within("200m")), of(Code::DeadlineExceeded)),
-        kind(
-            "rules: project denied",
-            RULES,
-            10,
-            Ask(|| Call::new("denied", SHARE, &token())),
-            of(Code::PermissionDenied),
-        ),
+        kind("rules: project denied", RULES, 10, Ask(denied), of(Code::PermissionDenied)),
         kind("rules: invalid ID", RULES, 10, Ask(|| Call::of_share("detail")), of(Code::InvalidArgument)),
         kind("rules: no token", RULES, 5, Ask(|| Call::new(PROJECT, SHARE, "")), of(Code::Unauthenticated)),
         kind("rules: cancelled", RULES, 8, Cancel(slow), cancelled()),
