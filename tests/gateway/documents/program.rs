@@ -129,8 +129,19 @@ fn configuration_is_documented_as_the_program_has_it() {
     );
 }
 
-/// Flags of other programs that the documents name.
-const OTHER_FLAGS: [&str; 5] = ["--seconds", "--json", "--rounds", "--grace-period", "--force"];
+/// Flags of other programs that the documents name: of the benches, and of kubectl.
+const OTHER_FLAGS: &[&str] = &[
+    "--seconds",
+    "--json",
+    "--rounds",
+    "--minutes",
+    "--rate",
+    "--go",
+    "--only",
+    "--svg",
+    "--grace-period",
+    "--force",
+];
 
 #[test]
 fn flags_variables_and_reasons_that_texts_name_exist() {
