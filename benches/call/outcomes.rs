@@ -15,14 +15,15 @@ use super::common::upstream::{Behaviour, Upstream, plain_id};
 use super::report::Outcome;
 use super::{LOADED, Options};
 
-/// One of so many calls is retried.
-const RETRIED: u32 = 20;
+/// One of so many calls is retried: three of those in flight, which the throttle allows at once.
+const RETRIED: usize = 40;
 
 /// A kind of calls, the gateway for them, and what was measured.
 struct Kind {
     name: String,
     gateway: usize,
-    call: fn() -> Call,
+    /// The call with this number.
+    call: fn(usize) -> Call,
     code: Code,
     turns: Vec<Turn>,
     /// Of a call, in each turn.
@@ -30,24 +31,24 @@ struct Kind {
 }
 
 impl Kind {
-    fn new(name: impl Into<String>, call: fn() -> Call, code: Code) -> Self {
+    fn new(name: impl Into<String>, call: fn(usize) -> Call, code: Code) -> Self {
         Self { name: name.into(), gateway: 0, call, code, turns: Vec::new(), attempts: Vec::new() }
     }
 }
 
-fn some_retried() -> Call {
-    let is_retried = fastrand::u32(..RETRIED) == 0;
+fn some_retried(number: usize) -> Call {
+    let is_retried = number.is_multiple_of(RETRIED);
     Call::of_share(&if is_retried { Behaviour::UnavailableOnce.id() } else { plain_id() })
 }
 
 /// Successful calls come first.
 fn kinds() -> Vec<Kind> {
-    let unavailable = || Call::of_share(&Behaviour::Unavailable.id());
+    let unavailable = |_| Call::of_share(&Behaviour::Unavailable.id());
     let name = format!("success; one call in {RETRIED} after a 503 and a retry");
     vec![
-        Kind::new("success", || Call::of_share(&plain_id()), Code::Ok),
+        Kind::new("success", |_| Call::of_share(&plain_id()), Code::Ok),
         Kind::new(name, some_retried, Code::Ok),
-        Kind::new("404", || Call::of_share(&Behaviour::NotFound.id()), Code::NotFound),
+        Kind::new("404", |_| Call::of_share(&Behaviour::NotFound.id()), Code::NotFound),
         Kind::new("503 to every request", unavailable, Code::Unavailable),
         Kind {
             gateway: 1,
@@ -90,7 +91,7 @@ pub(crate) async fn measure(options: &Options) -> Vec<Outcome> {
         .collect()
 }
 
-fn calls_for(time: Duration, call: fn() -> Call) -> impl FnMut() -> Option<Call> {
-    let mut enough = until(time);
-    move || (!enough()).then(call)
+fn calls_for(time: Duration, call: fn(usize) -> Call) -> impl FnMut() -> Option<Call> {
+    let (mut enough, mut numbers) = (until(time), 1..);
+    move || if enough() { None } else { numbers.next().map(call) }
 }

@@ -76,13 +76,15 @@ impl Chart {
         svg + &self.legend()
     }
 
+    /// The names of the lines, in their colors, above the right end of the chart.
     fn legend(&self) -> String {
-        let names = self.lines.iter().zip(COLORS.iter().cycle()).filter(|(line, _)| !line.name.is_empty());
-        let row = |(index, (line, color)): (usize, (&Line, &&str))| {
-            let place = (CORNER.0 + 8.0, CORNER.1 + 14.0 + 15.0 * index as f64);
-            text(place, "start", &format!("fill=\"{color}\""), &line.name)
+        let lines = self.lines.iter().zip(COLORS.iter().cycle());
+        let name = |(line, color): (&Line, &&str)| {
+            format!("<tspan dx=\"12\" fill=\"{color}\">{}</tspan>", escape(&line.name))
         };
-        names.enumerate().map(row).collect()
+        let names: String = lines.map(name).collect();
+        let (x, y) = (CORNER.0 + INNER.0, CORNER.1 - 8.0);
+        format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{names}</text>\n")
     }
 
     fn position(&self, x: f64) -> f64 {
@@ -129,18 +131,22 @@ impl Line {
 }
 
 fn text((x, y): (f64, f64), anchor: &str, attributes: &str, text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    let text = escape(text);
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" {attributes}>{text}</text>\n")
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn segment(from: (f64, f64), to: (f64, f64)) -> String {
     format!("<path stroke=\"#ddd\" d=\"M{:.1} {:.1}L{:.1} {:.1}\"/>\n", from.0, from.1, to.0, to.1)
 }
 
-/// The next number with one digit that is not 0, or 1.5 or 2.5 of such.
+/// The next number whose quarters have few digits.
 fn round_up(number: f64) -> f64 {
     let power = 10_f64.powf(number.max(1e-9).log10().floor());
-    let steps = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0];
     steps.map(|step| step * power).into_iter().find(|step| *step >= number).unwrap_or(10.0 * power)
 }
 

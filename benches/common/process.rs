@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -10,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::Value;
 
 /// The gateway, as it was built for this benchmark.
 pub(crate) const GATEWAY: &str = env!("CARGO_BIN_EXE_backup-share-gateway");
 
 /// The variable that names another program to measure in its place, such as that of an earlier version.
 const GATEWAY_BINARY: &str = "GATEWAY_BINARY";
+
+/// The key of the address in the line that says where a process listens.
+const GRPC_ADDRESS: &str = "grpc.address";
 
 /// The argument by which a benchmark starts itself as the floor.
 pub(crate) const FLOOR: &str = "floor";
@@ -77,6 +80,7 @@ impl Process {
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"])
             .args(["--allow-plaintext-upstream", &format!("--upstream-url={upstream}")])
             .args(arguments)
+            .env_remove(GATEWAY_BINARY)
             .envs(variables.iter().copied());
         Self::start(command, "gateway")
     }
@@ -92,18 +96,10 @@ impl Process {
     pub(crate) fn start(mut command: Command, name: &str) -> Self {
         let (path, log) = log_file(name);
         let since = Instant::now();
-        let child = command.stdout(log.try_clone().unwrap()).spawn().unwrap();
-        let said = loop {
-            let mut line = String::new();
-            BufReader::new(fs::File::open(&path).unwrap()).read_line(&mut line).unwrap();
-            if line.ends_with('\n') {
-                break serde_json::from_str::<serde_json::Value>(&line).unwrap();
-            }
-            assert!(since.elapsed() < Duration::from_secs(60), "the {name} does not say where it listens");
-            std::thread::sleep(Duration::from_micros(200));
-        };
+        let mut child = command.stdout(log.try_clone().unwrap()).spawn().unwrap();
+        let said = wait(&mut child, name, &path, Duration::from_micros(200), || listening_line(&path));
         let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
-        let (grpc, admin) = (address("grpc.address").unwrap(), address("admin.address"));
+        let (grpc, admin) = (address(GRPC_ADDRESS).unwrap(), address("admin.address"));
         Self { child, log, grpc, admin, started_in: since.elapsed() }
     }
 
@@ -112,20 +108,9 @@ impl Process {
     pub(crate) fn listening(mut command: Command, name: &str, grpc: SocketAddr) -> Self {
         let (path, log) = log_file(name);
         let since = Instant::now();
-        let child = command.stderr(log.try_clone().unwrap()).spawn().unwrap();
-        let mut process = Self { child, log, grpc, admin: None, started_in: Duration::ZERO };
-        while TcpStream::connect(grpc).is_err() {
-            let lives = process.child.try_wait().unwrap().is_none();
-            let in_time = since.elapsed() < Duration::from_secs(60);
-            assert!(
-                lives && in_time,
-                "{name} does not listen; it said:\n{}",
-                fs::read_to_string(&path).unwrap()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        process.started_in = since.elapsed();
-        process
+        let mut child = command.stderr(log.try_clone().unwrap()).spawn().unwrap();
+        wait(&mut child, name, &path, Duration::from_millis(5), || TcpStream::connect(grpc).ok());
+        Self { child, log, grpc, admin: None, started_in: since.elapsed() }
     }
 
     /// CPU time so far, user and system.
@@ -191,6 +176,34 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until a process that was started is `ready`.
+fn wait<T>(
+    child: &mut Child,
+    name: &str,
+    log: &Path,
+    pause: Duration,
+    mut ready: impl FnMut() -> Option<T>,
+) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(ready) = ready() {
+            return ready;
+        }
+        let is_waiting = child.try_wait().unwrap().is_none() && since.elapsed() < Duration::from_secs(60);
+        assert!(is_waiting, "the {name} does not listen; it said:\n{}", fs::read_to_string(log).unwrap());
+        std::thread::sleep(pause);
+    }
+}
+
+/// The complete line that has the address.
+fn listening_line(log: &Path) -> Option<Value> {
+    let text = fs::read_to_string(log).unwrap();
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    lines
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| line[GRPC_ADDRESS].is_string())
 }
 
 /// A new file, also if a process that still runs has one of this name.
