@@ -80,7 +80,7 @@ impl Chart {
     fn legend(&self) -> String {
         let lines = self.lines.iter().zip(COLORS.iter().cycle());
         let name = |(line, color): (&Line, &&str)| {
-            format!("<tspan dx=\"12\" fill=\"{color}\">{}</tspan>", escape(&line.name))
+            format!("<tspan fill=\"{color}\">\u{a0}\u{a0}{}</tspan>", escape(&line.name))
         };
         let names: String = lines.map(name).collect();
         let (x, y) = (CORNER.0 + INNER.0, CORNER.1 - 8.0);
