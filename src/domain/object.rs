@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn unknown_keys_are_those_that_the_struct_does_not_have() {
         let (pair, unknown_keys) =
-            read(r#"{"third": [{"fourth": 1}], "f\u0069rst": 1, "": null, "second": "s", "\"\n": {}}"#).unwrap();
+            read(r#"{"third": [{"fourth": 1}], "f\u0069rst": 1, "": null, "second": "s", "\"\n": {}}"#)
+                .unwrap();
         assert_eq!((pair.first, pair.second.as_deref()), (1, Some("s")));
         assert_eq!(unknown_keys, ["third", "", "\"\n"]);
     }
