@@ -100,7 +100,7 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// A random request ID of 32 hexadecimal digits.
 pub(super) fn generate_request_id() -> HeaderValue {
-    let id = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)));
+    let id = HeaderValue::try_from(hex::encode(fastrand::u128(..).to_be_bytes()));
     never_index(id.unwrap_or(HeaderValue::from_static("unknown")))
 }
 
