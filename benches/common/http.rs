@@ -22,15 +22,23 @@ where
     }
 }
 
-/// Serves HTTP on a loopback port. `answer` gets each connection.
-pub(crate) async fn listen<F>(answer: impl Fn(Connection) -> F + Clone + Send + Sync + 'static) -> SocketAddr
+/// The same in the background, on a loopback port.
+async fn listen_raw<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> SocketAddr
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { accept(listener, move |stream| answer(Connection::new(stream))).await });
+    tokio::spawn(async move { accept(listener, serve).await });
     address
+}
+
+/// Serves HTTP on a loopback port. `answer` gets each connection.
+pub(crate) async fn listen<F>(answer: impl Fn(Connection) -> F + Send + Sync + 'static) -> SocketAddr
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    listen_raw(move |stream| answer(Connection::new(stream))).await
 }
 
 /// The same with TLS.
@@ -41,14 +49,11 @@ pub(crate) async fn listen_tls<F>(
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let serve = move |stream| {
+    listen_raw(move |stream| {
         let (handshake, answer) = (tls.accept(stream), answer.clone());
         async move { answer(Connection::new(handshake.await?)).await }
-    };
-    tokio::spawn(async move { accept(listener, serve).await });
-    address
+    })
+    .await
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}

@@ -57,6 +57,9 @@ fn main() {
     }
     let report = Report { curves };
     let plot = options.svg.clone().unwrap_or_else(|| output("growth.svg"));
+    if let Some(folder) = plot.parent() {
+        std::fs::create_dir_all(folder).unwrap();
+    }
     std::fs::write(&plot, plot::svg(&report.charts(), 2)).unwrap();
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap());

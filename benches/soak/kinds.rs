@@ -90,8 +90,8 @@ fn malformed() -> Call {
     Call::of_share(&Behaviour::Malformed.id())
 }
 
-/// All kinds. A success gives back a tenth of the token that a retry takes. So these are few enough, and [`Sequence`] spreads them, for the
-/// retries never to be throttled.
+/// All kinds. Retries must never be throttled: a success gives back a tenth of the token that a retry takes, so the retried
+/// calls are few, and [`Sequence`] spreads them.
 pub(crate) fn all() -> Vec<Kind> {
     use Action::{Call as Ask, Cancel, Plaintext, ReadNothing, ReadSlowly, ResetConnection, Silent};
     let kind = |name, target, weight, action, expected| Kind { name, target, weight, action, expected };
