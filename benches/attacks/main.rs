@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use common::PROJECT;
 use common::load::{Callers, percentile, times};
-use common::process::{Process, output};
+use common::process::Process;
 use common::tls::{Pki, replace};
 use common::turn::{TESTED, pinned, warm_up};
 use futures_util::future::BoxFuture;
@@ -100,7 +100,7 @@ async fn upstream_faults(gateway: &Process, neighbour: &Callers) {
 /// A file of many rules that changes every second, before a gateway with mutual TLS.
 async fn large_rules(upstream: SocketAddr) {
     let pki = Pki::new();
-    let path = output("rules");
+    let path = pki.path("rules");
     let write = {
         let path = path.clone();
         move |round: usize| {

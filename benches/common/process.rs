@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -95,10 +96,10 @@ impl Process {
 
     /// Starts it with its standard output in a file, and waits for the line there that has its address.
     pub(crate) fn start(mut command: Command, name: &str) -> Self {
-        let (path, log) = log_file(name);
+        let log = log_file(name);
         let since = Instant::now();
         let mut child = command.stdout(log.try_clone().unwrap()).spawn().unwrap();
-        let said = wait(&mut child, name, &path, Duration::from_micros(200), || listening_line(&path));
+        let said = wait(&mut child, name, &log, Duration::from_micros(200), || listening_line(&log));
         let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
         let (grpc, admin) = (address(GRPC_ADDRESS).unwrap(), address("admin.address"));
         Self { child, log, grpc, admin, started_in: since.elapsed() }
@@ -107,10 +108,10 @@ impl Process {
     /// Starts what does not say where it listens, with its standard error in a file, and waits until it takes a
     /// connection at `grpc`.
     pub(crate) fn listening(mut command: Command, name: &str, grpc: SocketAddr) -> Self {
-        let (path, log) = log_file(name);
+        let log = log_file(name);
         let since = Instant::now();
         let mut child = command.stderr(log.try_clone().unwrap()).spawn().unwrap();
-        wait(&mut child, name, &path, Duration::from_millis(5), || TcpStream::connect(grpc).ok());
+        wait(&mut child, name, &log, Duration::from_millis(5), || TcpStream::connect(grpc).ok());
         Self { child, log, grpc, admin: None, started_in: since.elapsed() }
     }
 
@@ -183,7 +184,7 @@ impl Drop for Process {
 fn wait<T>(
     child: &mut Child,
     name: &str,
-    log: &Path,
+    log: &fs::File,
     pause: Duration,
     mut ready: impl FnMut() -> Option<T>,
 ) -> T {
@@ -193,14 +194,14 @@ fn wait<T>(
             return ready;
         }
         let is_waiting = child.try_wait().unwrap().is_none() && since.elapsed() < Duration::from_secs(60);
-        assert!(is_waiting, "the {name} does not listen; it said:\n{}", fs::read_to_string(log).unwrap());
+        assert!(is_waiting, "the {name} does not listen; it said:\n{}", content(log));
         std::thread::sleep(pause);
     }
 }
 
 /// The complete line that has the address.
-fn listening_line(log: &Path) -> Option<Value> {
-    let text = fs::read_to_string(log).unwrap();
+fn listening_line(log: &fs::File) -> Option<Value> {
+    let text = content(log);
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     lines
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -208,11 +209,16 @@ fn listening_line(log: &Path) -> Option<Value> {
 }
 
 /// A new file, also if a process that still runs has one of this name.
-fn log_file(name: &str) -> (PathBuf, fs::File) {
+fn log_file(name: &str) -> fs::File {
     let path = output(&format!("{name}.log"));
     let _ = fs::remove_file(&path);
-    let file = fs::File::create(&path).unwrap();
-    (path, file)
+    fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap()
+}
+
+fn content(log: &fs::File) -> String {
+    let mut bytes = vec![0; usize::try_from(log.metadata().unwrap().len()).unwrap()];
+    log.read_exact_at(&mut bytes, 0).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The number behind a key at the beginning of a line.

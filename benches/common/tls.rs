@@ -8,11 +8,10 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-
-use super::process::output;
 
 /// The name in the certificate of the caller, as rules name it.
 pub(crate) const CALLER: &str = "client.example";
@@ -21,8 +20,9 @@ const CERT: &str = "tls-cert";
 const KEY: &str = "tls-key";
 const CLIENT_CA: &str = "tls-client-ca";
 
-/// One CA that has issued all certificates.
+/// One CA that has issued all certificates. The files are its own: benches may run at the same time.
 pub(crate) struct Pki {
+    folder: TempDir,
     ca: Certificate,
     issuer: Issuer<'static, KeyPair>,
     flags: [String; 3],
@@ -45,8 +45,10 @@ impl Pki {
         let (client, client_key) = issue(&issuer, &[CALLER]);
         let key = PrivateKeyDer::try_from(client_key.serialize_der()).unwrap();
         let dialer = Dialer(connector(ca.der(), client.der(), key));
-        let flags = [CERT, KEY, CLIENT_CA].map(|name| format!("--{name}={}", path(name).display()));
-        let pki = Self { ca, issuer, flags, dialer };
+        let folder = tempfile::tempdir().unwrap();
+        let flag = |name| format!("--{name}={}", folder.path().join(name).display());
+        let flags = [CERT, KEY, CLIENT_CA].map(flag);
+        let pki = Self { folder, ca, issuer, flags, dialer };
         pki.write_files(&pki.ca.pem());
         pki
     }
@@ -63,7 +65,7 @@ impl Pki {
 
     /// Its flag for an upstream with a certificate of this CA.
     pub(crate) fn upstream_flag(&self) -> String {
-        format!("--upstream-ca={}", path(CLIENT_CA).display())
+        format!("--upstream-ca={}", self.path(CLIENT_CA).display())
     }
 
     /// Replaces the files: another certificate and key, and a bundle that has an unknown CA as well.
@@ -71,11 +73,16 @@ impl Pki {
         self.write_files(&(self.ca.pem() + &new_ca().0.pem()));
     }
 
+    /// Where a file is that is removed with this.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn write_files(&self, bundle: &str) {
         let (server, key) = issue(&self.issuer, &["localhost"]);
-        replace(&path(CERT), &server.pem());
-        replace(&path(KEY), &key.serialize_pem());
-        replace(&path(CLIENT_CA), bundle);
+        replace(&self.path(CERT), &server.pem());
+        replace(&self.path(KEY), &key.serialize_pem());
+        replace(&self.path(CLIENT_CA), bundle);
     }
 
     /// The side of an upstream at a loopback address.
@@ -101,10 +108,6 @@ pub(crate) fn replace(path: &PathBuf, content: &str) {
     let next = path.with_extension("next");
     fs::write(&next, content).unwrap();
     fs::rename(next, path).unwrap();
-}
-
-fn path(name: &str) -> PathBuf {
-    output(&format!("{name}.pem"))
 }
 
 fn new_ca() -> (Certificate, Issuer<'static, KeyPair>) {

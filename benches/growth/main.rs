@@ -17,6 +17,7 @@ use std::time::Duration;
 use clap::Parser;
 use common::plot;
 use common::process::{output, pin, raise_descriptor_limit};
+use common::tls::Pki;
 use common::turn::{CALLER, Turn, middle, warm_up};
 use report::{Curve, Report, Row};
 use series::{Kind, Series};
@@ -49,10 +50,10 @@ fn main() {
     raise_descriptor_limit();
     pin(CALLER);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut curves = Vec::new();
+    let (pki, mut curves) = (Pki::new(), Vec::new());
     for kind in Kind::ALL {
         if options.only.is_none_or(|only| only == kind) {
-            curves.push(runtime.block_on(async { measure(&options, kind.start().await).await }));
+            curves.push(runtime.block_on(async { measure(&options, kind.start(&pki).await).await }));
         }
     }
     let report = Report { curves };

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use clap::ValueEnum;
 
 use super::common::load::{Call, Callers};
-use super::common::process::{Process, output};
+use super::common::process::Process;
 use super::common::tls::{CALLER, Pki, replace};
 use super::common::turn::{TESTED, pinned};
 use super::common::upstream::{Upstream, share_of};
@@ -45,16 +45,19 @@ impl Kind {
     pub(crate) const ALL: [Self; 6] =
         [Self::InFlight, Self::Connections, Self::Response, Self::Token, Self::Rules, Self::Projects];
 
-    pub(crate) async fn start(self) -> Series {
+    /// `pki` must live as long as the series.
+    pub(crate) async fn start(self, pki: &Pki) -> Series {
         let (title, x, points) = match self {
             Self::InFlight => ("Calls in flight", "calls in flight, on 8 connections", in_flight().await),
             Self::Connections => ("Connections", "connections, 128 calls in flight", connections().await),
             Self::Response => ("Size of the response", "bytes of the response of VBS", response().await),
             Self::Token => ("Length of the token", "bytes of the token", token_length().await),
-            Self::Rules => ("Rules, with mutual TLS", "rules", rules().await),
-            Self::Projects => {
-                ("Projects with tokens, Keystone mode, mutual TLS", "projects with tokens", projects().await)
-            }
+            Self::Rules => ("Rules, with mutual TLS", "rules", rules(pki).await),
+            Self::Projects => (
+                "Projects with tokens, Keystone mode, mutual TLS",
+                "projects with tokens",
+                projects(pki).await,
+            ),
         };
         Series { title, x, points }
     }
@@ -112,25 +115,24 @@ async fn token_length() -> Vec<Point> {
 }
 
 /// The rule of the caller is the last one.
-async fn rules() -> Vec<Point> {
-    let (upstream, pki) = (upstream::start().await, Pki::new());
+async fn rules(pki: &Pki) -> Vec<Point> {
+    let upstream = upstream::start().await;
     let mut points = Vec::new();
     for count in [1, 10, 100, 1_000, 10_000, 100_000] {
-        let path = output(&format!("rules-{count}"));
+        let path = pki.path(&format!("rules-{count}"));
         let others = (1..count).map(|number| format!("caller-{number}.example={PROJECT}\n"));
         replace(&path, &others.chain([format!("{CALLER}={PROJECT}\n")]).collect::<String>());
         let file = format!("--allow-file={}", path.display());
         let flags: Vec<&str> = pki.flags().chain([file.as_str()]).collect();
         let gateway = gateway(upstream, &flags);
-        let callers = Callers::connect_tls(Ipv4Addr::LOCALHOST, gateway.grpc, CONNECTIONS, &pki).await;
+        let callers = Callers::connect_tls(Ipv4Addr::LOCALHOST, gateway.grpc, CONNECTIONS, pki).await;
         points.push(Point { x: count, gateway, callers, in_flight: IN_FLIGHT });
     }
     points
 }
 
 /// Calls for one project after the other, each with the token of its project.
-async fn projects() -> Vec<Point> {
-    let pki = Pki::new();
+async fn projects(pki: &Pki) -> Vec<Point> {
     let upstream = Upstream::new(DOCUMENTED).start().await;
     let account = identity::Account::start(identity::LONG).await;
     let rule = format!("--allow={CALLER}=*");
@@ -139,7 +141,7 @@ async fn projects() -> Vec<Point> {
         let flags: Vec<&str> = pki.flags().chain(["--auth=keystone", &rule]).collect();
         let gateway = pinned(TESTED, || Process::gateway_with(upstream, &flags, &account.variables(), &[]));
         let call = |number| Call::new(&format!("project-{number}"), SHARE, &token());
-        let callers = Callers::connect_tls(Ipv4Addr::LOCALHOST, gateway.grpc, CONNECTIONS, &pki)
+        let callers = Callers::connect_tls(Ipv4Addr::LOCALHOST, gateway.grpc, CONNECTIONS, pki)
             .await
             .with_calls((0..count).map(call).collect());
         points.push(Point { x: count, gateway, callers, in_flight: IN_FLIGHT });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::client::Client;
-use super::common::process::{Process, output};
+use super::common::process::Process;
 use super::common::tls::{CALLER, Pki, replace};
 use super::common::upstream::Upstream;
 use super::common::{DOCUMENTED, PROJECT, identity};
@@ -23,9 +23,10 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn new() -> Self {
-        let secrets = output("secrets");
-        fs::create_dir_all(&secrets).unwrap();
-        let files = Self { pki: Pki::new(), rules: output("soak.rules"), secrets };
+        let pki = Pki::new();
+        let (rules, secrets) = (pki.path("rules"), pki.path("secrets"));
+        fs::create_dir(&secrets).unwrap();
+        let files = Self { pki, rules, secrets };
         files.write_rules(0);
         files.write_password(0);
         files
