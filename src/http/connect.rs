@@ -1,7 +1,7 @@
-//! A layer around reqwest's connector: it limits the connections that are being opened, and tells of each that is open.
+//! A layer around the client's connector: it limits the connections that are being opened, and tells of each that is open.
 //!
-//! reqwest clones its connector several times for each request, and each of `tower`'s layers would be another box to clone: two
-//! of them took 3 % of the instructions of a call. This one is cloned as a pointer.
+//! The client clones its connector several times for each request, and each of `tower`'s layers would be another box to clone:
+//! two of them took 3 % of the instructions of a call. This one is cloned as a pointer.
 
 use std::pin::Pin;
 use std::sync::Arc;
