@@ -79,10 +79,18 @@ def deployment(installed):
 
 @pytest.fixture(scope="module")
 def caller(installed):
-    """The caller that goes on through all operations."""
-    flags, mode = ["-without-retries", f"-rate={RATE}"], installed.mode
-    yield Caller(installed.deployment, "caller", *flags, project=mode.project, token=mode.token)
+    """The caller that goes on through all operations, and with it a slower one for each further project."""
+    first, *further = installed.mode.projects
+    others = [start_caller(installed, f"caller-{number}", 50, project) for number, project in enumerate(further)]
+    yield start_caller(installed, "caller", RATE, first)
     installed.release.cluster.kubectl("delete", "pod", "caller", "--ignore-not-found", "--wait=false")
+    for other in others:
+        other.stop_after(1)
+
+
+def start_caller(installed, name, rate, project, *flags):
+    flags = ["-without-retries", f"-rate={rate}", *flags]
+    return Caller(installed.deployment, name, *flags, project=project, token=installed.mode.token)
 
 
 @pytest.fixture
@@ -164,12 +172,10 @@ def test_no_call_of_a_hundred_thousand_failed(installed, caller):
 @by_hand
 def test_upgrade_with_the_defaults(installed, deployment):
     """35 s between two pods, connections that live for 30 minutes, and a caller with 30 s between two DNS lookups."""
-    mode = installed.mode
-    values = VALUES | mode.values
+    values = VALUES | installed.mode.values
     installed.release.upgrade(values)
     deployment.wait_until_settled(REPLICAS)
-    flags = ["-without-retries", f"-rate={RATE}", "-resolve-interval=30s"]
-    caller = Caller(deployment, "slow-caller", *flags, project=mode.project, token=mode.token)
+    caller = start_caller(installed, "slow-caller", RATE, installed.mode.projects[0], "-resolve-interval=30s")
     with operations.no_call_fails(caller, deployment, "`helm upgrade`, defaults", REPLICAS, MIN_RATE, even_within=40):
         installed.release.upgrade(values | ANOTHER_SETTING)
     caller.stop_after(1)

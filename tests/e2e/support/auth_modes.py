@@ -3,7 +3,7 @@
 `values` are those of the chart. `variables` are the content of the Secret with the credential, if there is one.
 `rotations` are the ways to replace it, by name: context managers, within which both credentials are valid and the new
 one goes into the Secret until each pod has logged `in_use`. `upstream` runs beside the cluster; it answers for
-`project`, with the caller's `token`.
+`projects`, with the caller's `token`.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ class Passthrough:
     """With TLS; callers need no certificate."""
 
     def __init__(self, _):
-        self.project, self.token = PROJECT, secrets.token_hex()
+        self.projects, self.token = [PROJECT], secrets.token_hex()
         self.upstream = Upstream(NODE, respond=self._respond)
         self.values = {"upstream.url": self.upstream.url, "tls.enabled": True}
         self.variables, self.rotations = {}, {}
@@ -36,26 +36,28 @@ class Passthrough:
         self.upstream.close()
 
 
-def with_rules(mode, *projects):
+def with_rules(mode, projects):
     """The values of a mode in which the gateway holds the credential."""
     rules = f"{CALLER}={','.join(projects)}\n"
     return {"auth.mode": mode, "tls.enabled": True, "tls.mutual": True, "rules": rules}
 
 
 class KeystoneOneProject:
-    """A genuine Keystone, and a VBS that asks it about a token every two seconds. The endpoint is from the catalog."""
+    """A genuine Keystone, and a VBS that asks it about each token again and again. The endpoint is from the catalog."""
 
     token = "none"
     in_use = ("the new credential is in use", "the identity service issued a token")
     is_for_one = True
+    memory = 2  # seconds, of VBS
 
     def __init__(self, folder):
         self.upstream = TokenCheckingVbs(NODE)
         self.keystone = Keystone(folder, self.upstream.url, NODE)
-        self.upstream.keystone, self.upstream.memory = self.keystone, 2
-        self.project = self.keystone.project
-        projects = [self.project] if self.is_for_one else [self.project, self.keystone.second_project]
-        self.values = with_rules("keystone", *projects)
+        self.upstream.keystone, self.upstream.memory = self.keystone, self.memory
+        self.projects = [self.keystone.project]
+        if not self.is_for_one:
+            self.projects.append(self.keystone.second_project)
+        self.values = with_rules("keystone", self.projects)
         self.rotations = {"new password": self._new_password, "another user": self._another_user}
 
     @property
@@ -68,7 +70,7 @@ class KeystoneOneProject:
         self.upstream.memory = math.inf
         self.keystone.change_password()
         yield
-        self.upstream.memory = 2
+        self.upstream.memory = self.memory
 
     @contextlib.contextmanager
     def _another_user(self):
@@ -94,9 +96,9 @@ class Aksk:
     in_use = ("the new credential is in use",)
 
     def __init__(self, _):
-        self.project, self.keys = PROJECT, Keys.random()
+        self.projects, self.keys = [PROJECT], Keys.random()
         self.upstream = SignatureCheckingVbs(NODE, keys=self.keys)
-        self.values = with_rules("aksk", PROJECT) | {"upstream.url": self.upstream.url}
+        self.values = with_rules("aksk", self.projects) | {"upstream.url": self.upstream.url}
         self.rotations = {"new keys": self._new_keys}
 
     @property
