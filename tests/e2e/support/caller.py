@@ -1,6 +1,7 @@
 """A caller in a pod: examples/go/load, which uses all pods of an installation in turn."""
 
 import json
+import subprocess
 
 from support.image import pack_image
 from support.tls_secrets import CALLER_SECRET
@@ -59,11 +60,13 @@ class Caller:
         self.cluster.wait_for(lambda: self.tally()["calls"] >= since + count, f"{count} more calls", timeout)
 
     def stop(self):
-        """Its last line. SIGTERM ends it, and its log is gone a moment later."""
-        self.cluster.kubectl("delete", "pod", self.name, "--wait=false")
-        lines = [self.tally()]
-        self.cluster.wait_for(lambda: lines.append(self.tally()) or not lines[-1]["calls"], f"{self.name} ends")
-        return lines[-2]
+        """Its last line. SIGTERM ends it, and its log is gone a moment later: it is read meanwhile."""
+        follow = self.cluster.command("logs", "--follow", "--tail=1", self.name)
+        with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            self.cluster.kubectl("delete", "pod", self.name, "--wait=false")
+            rest, _ = process.communicate(timeout=60)
+        return json.loads(rest.splitlines()[-1])
 
     def stop_after(self, calls):
         """The same once it has made this many in all, of which none failed."""
