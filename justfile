@@ -160,7 +160,12 @@ manifests: kubernetes (install "debian prometheus") (install "go" helm) (pytest 
 
 # The image in a genuine Kubernetes: no operation loses a call. Needs root. IMAGE_ARCHIVE names an image that is built already.
 [group('e2e')]
-cluster: kubernetes (install "go" grpcurl) (install "go" helm) (pytest "test_cluster.py test_instances.py")
+cluster: kubernetes (install "go" grpcurl) (install "go" helm) (pytest "test_cluster.py test_instances.py test_installation.py -m 'not by_hand'")
+
+# Helm in a genuine Kubernetes, all operations in one mode of --auth: 8 minutes, keystone 16. Not part of e2e. Needs root.
+[arg("mode", pattern="passthrough|keystone|aksk")]
+[group('e2e')]
+installation mode: kubernetes (install "go" helm) (install "python keystone tests/e2e/keystone/requirements.txt") (pytest ("test_installation.py -s -k " + mode))
 
 # Some modules of tests/e2e, or parts of one, whose tools are installed: `just pytest test_calls.py -k describes`.
 [group('e2e')]

@@ -10,8 +10,9 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from support.kubernetes import Deployment
-from support.manifests import CHART, INSTANCE, NAME, assignments, helm, kustomization
+from support.kubernetes import NODE, Deployment
+from support.manifests import INSTANCE, NAME, kustomization
+from support.release import Release
 from support.tools import VERSION
 from support.upstream import DOCUMENTED_SHARE, Upstream
 from support.vbs import PROJECT, SHARE
@@ -19,9 +20,9 @@ from support.wait import wait_for
 
 KUSTOMIZE, HELM = ("eu-de", "eu-nl"), "cn-north-1"
 REGIONS = (*KUSTOMIZE, HELM)
-NODE = "10.244.0.1"  # where pods find the upstreams
 CALLS, RATE, REPLICAS = 3400, 150, 2  # of each region; 10,200 calls in all
 PODS = {"requests": {"cpu": "50m"}}  # so that all fit on a small node
+MIN_READY = 1  # seconds
 
 
 def answers_for(region):
@@ -55,7 +56,7 @@ def by_kustomize(namespace, folder, region, settings):
     small["initContainers"] = [{"name": "check", "resources": PODS}]
     patches = [
         ("v1", "ConfigMap", {"data": settings}),
-        ("apps/v1", "Deployment", {"spec": {"template": {"spec": small}}}),
+        ("apps/v1", "Deployment", {"spec": {"minReadySeconds": MIN_READY, "template": {"spec": small}}}),
         ("autoscaling/v2", "HorizontalPodAutoscaler", {"spec": {"minReplicas": REPLICAS}}),
     ]
     metadata = {"metadata": {"name": NAME}}
@@ -76,12 +77,8 @@ def by_kustomize(namespace, folder, region, settings):
 
 def by_helm(namespace, region, settings):
     url = settings.pop("GATEWAY_UPSTREAM_URL")
-    values = {"upstream.url": url, "settings": settings, "connectionCheck": True}
-    values |= {"resources": PODS, "autoscaling.minReplicas": REPLICAS}
-    where = ["--kubeconfig", namespace.kubeconfig, "--namespace", namespace.namespace]
-    done = helm("install", region, CHART, *where, *assignments(values))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    values = {"upstream.url": url, "settings": settings, "connectionCheck": True, "minReadySeconds": MIN_READY}
+    return Release(namespace, region).install(values | {"resources": PODS, "autoscaling.minReplicas": REPLICAS})
 
 
 @pytest.fixture(scope="module")
@@ -137,5 +134,4 @@ def test_connection_was_checked_before_each_pod_started(installations, namespace
 def test_notes_and_test_of_the_chart(installations, namespace):
     _, printed = installations
     assert f"helm test {HELM} --namespace {namespace.namespace}" in printed.partition("NOTES:")[2]
-    done = helm("test", HELM, "--kubeconfig", namespace.kubeconfig, "--namespace", namespace.namespace, "--timeout=60s")
-    assert done.returncode == 0, done.stdout + done.stderr
+    Release(namespace, HELM).helm("test", "--timeout=60s")

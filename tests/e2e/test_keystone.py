@@ -1,5 +1,6 @@
 """The gateway with a genuine Keystone: every way to log in, errors, revocation, rotation and outage."""
 
+import math
 import secrets
 import time
 
@@ -142,7 +143,7 @@ def test_no_call_fails_when_the_credential_is_replaced(keystone, credential, ser
 def test_no_call_fails_during_an_outage(changed_keystone, token_checking_vbs, serving, get, load):
     keystone = changed_keystone
     keystone.restart(token_lifetime=60)
-    token_checking_vbs.remembers = True
+    token_checking_vbs.memory = math.inf
     served = serving(keystone.variables())
     assert get(served, keystone.project) == "ok"  # from here on VBS remembers the token
     calls = load(served, keystone.project)

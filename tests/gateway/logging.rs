@@ -99,7 +99,9 @@ async fn cancelled_call_has_line_with_known_fields() {
     let mut call = get.stderr(Stdio::null()).spawn().unwrap();
     upstream.wait_for_requests(1).await;
     call.kill().await.unwrap();
-    let line = gateway.line().await;
+    let text = with_timeout("a line", gateway.log.next_line()).await.unwrap().unwrap();
+    assert_eq!(text.matches(r#""request_id":"#).count(), 1, "{text}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         (&line["message"], &line["rpc.code"], &line["attempts"]),
         (&"call".into(), &"CANCELLED".into(), &1.into())

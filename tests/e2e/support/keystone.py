@@ -5,11 +5,13 @@ import getpass
 import grp
 import http.client
 import json
+import math
 import os
 import re
 import secrets
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -26,10 +28,11 @@ class Keystone:
     """The account `reader` has a role in `project` and in `second_project`, none in `forbidden_project` (all are IDs).
     `variables()` and `credential_variables()` are environments of a gateway that uses the account."""
 
-    def __init__(self, folder, vbs_url):
+    def __init__(self, folder, vbs_url, address="127.0.0.1"):
         self.folder = folder
-        (self.port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{self.port}/v3"
+        (port,) = free_ports(1)
+        self._bind = f"{address}:{port}"
+        self.url = f"http://{self._bind}/v3"
         self.process = None
         self.environment = {
             "PATH": os.environ["PATH"],
@@ -37,7 +40,8 @@ class Keystone:
             "PYTHONWARNINGS": "ignore",
             "OS_KEYSTONE_CONFIG_FILES": str(folder / "keystone.conf"),
         }
-        self._admin_password, self.password = secrets.token_hex(), secrets.token_hex()
+        self.username, self.password = "reader", secrets.token_hex()
+        self._admin_password = secrets.token_hex()
         self._configure(3600)
         self._manage("db_sync")
         for keys in ("fernet_setup", "credential_setup"):
@@ -68,7 +72,7 @@ class Keystone:
         """Starts it, with another lifetime of its tokens, in seconds. Tokens that were valid before are valid again."""
         self._configure(token_lifetime)
         flags = ["--worker-class=gthread", "--threads=4", "--keep-alive=30", "--graceful-timeout=1"]
-        flags += ["--no-control-socket", f"--bind=127.0.0.1:{self.port}", f"--chdir={SOURCES}"]
+        flags += ["--no-control-socket", f"--bind={self._bind}", f"--chdir={SOURCES}"]
         command = [sys.executable, "-m", "gunicorn", *flags, "wsgi:application"]
         with (self.folder / "gunicorn.log").open("wb") as log:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
@@ -118,8 +122,11 @@ class Keystone:
         headers, _ = self._expect(201, "POST", "/auth/tokens", wanted)
         return headers["X-Subject-Token"]
 
+    def _admin(self):
+        return self._login("admin", self._admin_password, {"name": "admin", "domain": {"id": "default"}})
+
     def _create_objects(self, vbs_url):
-        admin = self._login("admin", self._admin_password, {"name": "admin", "domain": {"id": "default"}})
+        admin = self._admin()
 
         def create(kind, **values):
             return self._expect(201, "POST", f"/{kind}s", {kind: values}, token=admin)[1][kind]["id"]
@@ -127,18 +134,23 @@ class Keystone:
         self.project = create("project", name=REGION, domain_id="default")
         self.second_project = create("project", name=f"{REGION}_second", domain_id="default")
         self.forbidden_project = create("project", name=f"{REGION}_forbidden", domain_id="default")
-        self.user = create("user", name="reader", domain_id="default", password=self.password)
-        role = self._expect(200, "GET", "/roles?name=member", token=admin)[1]["roles"][0]["id"]
-        for project in (self.project, self.second_project):
-            self._expect(204, "PUT", f"/projects/{project}/users/{self.user}/roles/{role}", token=admin)
+        self._create_user(admin)
         for type_, name in (("vbs", "vbs"), ("vbsv2", "vbsv2"), ("volumev2", "evs")):
             service = create("service", type=type_, name=name)
             place = {"service_id": service, "region_id": REGION, "interface": "public"}
             create("endpoint", url=f"{vbs_url}/v2/$(project_id)s", **place)
 
+    def _create_user(self, admin):
+        """The user `username` with `password`, and a role in two projects."""
+        user = {"name": self.username, "domain_id": "default", "password": self.password}
+        self.user = self._expect(201, "POST", "/users", {"user": user}, token=admin)[1]["user"]["id"]
+        role = self._expect(200, "GET", "/roles?name=member", token=admin)[1]["roles"][0]["id"]
+        for project in (self.project, self.second_project):
+            self._expect(204, "PUT", f"/projects/{project}/users/{self.user}/roles/{role}", token=admin)
+
     def variables(self, **changed):
         """The account by its password; a variable that is changed to None is left out."""
-        account = {"OS_AUTH_URL": self.url, "OS_USERNAME": "reader", "OS_PASSWORD": self.password}
+        account = {"OS_AUTH_URL": self.url, "OS_USERNAME": self.username, "OS_PASSWORD": self.password}
         place = {"OS_USER_DOMAIN_ID": "default", "OS_PROJECT_ID": self.project, "OS_REGION_NAME": REGION}
         return {name: value for name, value in (account | place | changed).items() if value is not None}
 
@@ -148,7 +160,7 @@ class Keystone:
 
     def token(self, project=None):
         """A new token of the account."""
-        return self._login("reader", self.password, {"id": project or self.project})
+        return self._login(self.username, self.password, {"id": project or self.project})
 
     def is_valid(self, token):
         return self.call("GET", "/auth/tokens?nocatalog=true", token=token, subject=token)[0] == 200
@@ -165,6 +177,12 @@ class Keystone:
         self.password = new
         wait_for(lambda: self.is_valid(self.token()), "a new token is valid")
 
+    def replace_user(self, username):
+        """The account is another user from now on. Returns what deletes the old one, which ends all its tokens."""
+        old, self.username, self.password = self.user, username, secrets.token_hex()
+        self._create_user(self._admin())
+        return lambda: self._expect(204, "DELETE", f"/users/{old}", token=self._admin())
+
     def create_credential(self, name):
         """A new application credential of `project`: `id`, `name`, `secret`."""
         wanted = {"application_credential": {"name": name}}
@@ -177,13 +195,14 @@ class Keystone:
 
 
 class TokenCheckingVbs(Upstream):
-    """A VBS that accepts a token which `keystone` accepts for the project of the path. With `remembers`, it accepts a
-    token again without asking, as services do that are to outlive their Keystone. `accepted` has each accepted
+    """A VBS that accepts a token which `keystone` accepts for the project of the path. For `memory` seconds it accepts
+    the token again without asking, as services do that are to outlive their Keystone. `accepted` has each accepted
     (project, token)."""
 
-    def __init__(self):
-        super().__init__(respond=self._respond)
-        self.keystone, self.remembers, self.accepted = None, False, []
+    def __init__(self, *place):
+        super().__init__(*place, respond=self._respond)
+        self.keystone, self.memory, self.accepted = None, 0, []
+        self._asked = {}  # when Keystone has accepted a (project, token)
 
     def tokens_of(self, project):
         """The accepted tokens of a project, the latest one last."""
@@ -202,12 +221,16 @@ class TokenCheckingVbs(Upstream):
         return 200, {"shared": {"id": share, "backup_id": "b", "from_project_id": project, "to_project_id": "t"}}
 
     def _accepts(self, project, token):
-        if self.remembers and (project, token) in self.accepted:
+        now = time.monotonic()
+        if now - self._asked.get((project, token), -math.inf) < self.memory:
             return True
         status, _, document = self.keystone.call("GET", "/auth/tokens?nocatalog=true", token=token, subject=token)
         if status not in (200, 401, 404):
             raise http.client.HTTPException(f"status {status} of Keystone")
-        return status == 200 and document["token"]["project"]["id"] == project
+        if status != 200 or document["token"]["project"]["id"] != project:
+            return False
+        self._asked[project, token] = now
+        return True
 
 
 def _error(code, message, title):

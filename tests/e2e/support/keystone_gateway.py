@@ -54,7 +54,7 @@ def load(certificates):
 def changed_keystone(keystone, token_checking_vbs):
     """For tests that stop Keystone or change its settings: both services are as before afterwards."""
     yield keystone
-    token_checking_vbs.remembers = False
+    token_checking_vbs.memory = 0
     token_checking_vbs.accepted.clear()
     keystone.restart()
 

@@ -8,6 +8,8 @@ import json
 import re
 import ssl
 import subprocess
+import tempfile
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from support.tools import ROOT
 from support.wait import wait_for
 
+NODE = "10.244.0.1"  # where pods find what runs beside the cluster
 SCRIPTS = ROOT / "tests/e2e/kubernetes"
 LOCK = Path("/run/lock/kubernetes-fixture")
 
@@ -89,6 +92,17 @@ class Cluster:
     def apply(self, *objects):
         self.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
+    def write_secret(self, name, files):
+        """A Secret of these files, by name, which it replaces: as docs/kubernetes.md has it."""
+        with tempfile.TemporaryDirectory() as folder:
+            for key, text in files.items():
+                Path(folder, key).write_text(text)
+            made = self.kubectl(
+                *["create", "secret", "generic", name, "--dry-run=client", "--output=yaml"],
+                *[f"--from-file={Path(folder, key)}" for key in files],
+            )
+        self.kubectl("apply", "-f", "-", input=made)
+
     def wait_for(self, condition, what, timeout=60):
         """Like support.wait.wait_for; a failure shows what the cluster does."""
         try:
@@ -124,9 +138,13 @@ class Deployment:
 
     def __init__(self, cluster, name="backup-share-gateway", instance="backup-share-gateway"):
         self.cluster, self.name, self.instance = cluster, name, instance
+        self.host = f"{name}-headless.{cluster.namespace}.svc.cluster.local"
 
     def pods(self):
-        return self.cluster.get("pods", labelSelector=f"app.kubernetes.io/instance={self.instance}")
+        """All of them, and not the pod of `helm test`."""
+        label = "app.kubernetes.io"
+        selector = f"{label}/name=backup-share-gateway,{label}/instance={self.instance}"
+        return self.cluster.get("pods", labelSelector=selector)
 
     def serving(self):
         """The addresses of the pods that are ready and not being deleted, by name."""
@@ -154,6 +172,18 @@ class Deployment:
     def wait_until_replaced(self, pod, count):
         """Until a deleted pod is gone, and the deployment has settled without it."""
         self.cluster.wait_for(lambda: pod not in self.serving() and self.has_settled(count), f"replacement of {pod}")
+
+    def wait_for_log(self, message, since):
+        """Until each pod has logged it, at `since` (a datetime) or later."""
+        for pod in self.serving():
+            follow = self.cluster.command("logs", "--follow", f"--since-time={since.isoformat()}", pod)
+            with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as process:
+                end = threading.Timer(90, process.kill)
+                end.start()
+                found = any(message in line for line in process.stdout)
+                end.cancel()
+                process.kill()
+            assert found, f"{pod} has not logged {message!r}"
 
     def wait_until_even(self, timeout):
         """Until, of 1000 calls, no pod gets less than half of its share; returns the smallest share."""

@@ -29,6 +29,7 @@ class Upstream:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one segment: the body would wait for an acknowledgement of the head
 
             def answer(self):
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -48,7 +49,10 @@ class Upstream:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer((address, port), Handler)
+        class Server(http.server.ThreadingHTTPServer):
+            request_queue_size = 128
+
+        self.server = Server((address, port), Handler)
         self.address, self.port = self.server.server_address
         self.url = f"http://{self.address}:{self.port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
