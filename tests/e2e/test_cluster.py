@@ -18,7 +18,7 @@ from support.certificates import Certificates
 from support.examples import Example
 from support.image import pack_image
 from support.kubernetes import Deployment, is_ready, metric
-from support.tools import ROOT
+from support.tools import ROOT, VERSION
 from support.vbs import PROJECT, SHARE
 from support.wait import wait_for
 
@@ -43,7 +43,7 @@ def namespace(cluster, image, load_binary, tmp_path_factory):
     """The namespace, with the images that its pods name."""
     archive = pack_image(load_binary, "localhost/caller:test", tmp_path_factory.mktemp("caller"))
     cluster.load(archive)
-    cluster.load(image.archive, f"{NAME}:0.1.0", f"{NAME}:next")
+    cluster.load(image.archive, f"{NAME}:{VERSION}", f"{NAME}:next")
     return cluster.create_namespace("backup")
 
 
