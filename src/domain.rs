@@ -6,6 +6,7 @@
 mod call;
 mod error;
 mod ids;
+mod object;
 mod share;
 mod spiffe_id;
 mod timestamp;
@@ -15,8 +16,9 @@ pub use call::{CallContext, CallStats, REQUEST_ID_HEADER, TRACEPARENT, TRACESTAT
 pub(crate) use error::error_chain;
 pub use error::{Error, ErrorKind};
 pub use ids::{ProjectId, ShareId, ShareRef};
+pub(crate) use object::Object;
 pub use share::{Backup, BackupShare};
-pub(crate) use share::{KNOWN_KEYS, Object, REQUIRED_KEYS, expected_value};
+pub(crate) use share::{KNOWN_KEYS, REQUIRED_KEYS, expected_value};
 pub(crate) use spiffe_id::spiffe_id;
 pub use timestamp::Timestamp;
 pub use token::{TOKEN_HEADER, Token, TokenError};

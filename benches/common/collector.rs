@@ -20,7 +20,7 @@ pub(crate) async fn start() -> SocketAddr {
 async fn take(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = Vec::with_capacity(1 << 20);
     while stream.read_buf(&mut request).await? != 0 {
-        if whole(&request) {
+        if is_complete(&request) {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
             request.clear();
         }
@@ -29,7 +29,7 @@ async fn take(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 /// Whether a head and as many bytes as it promises have come.
-fn whole(request: &[u8]) -> bool {
+pub(crate) fn is_complete(request: &[u8]) -> bool {
     let Some(end) = request.windows(4).position(|part| part == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&request[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).unwrap_or("0");

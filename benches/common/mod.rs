@@ -3,6 +3,7 @@
 
 pub(crate) mod collector;
 pub(crate) mod floor;
+pub(crate) mod identity;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod tls;

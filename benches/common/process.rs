@@ -14,6 +14,9 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// The gateway, as it was built for this benchmark.
 pub(crate) const GATEWAY: &str = env!("CARGO_BIN_EXE_backup-share-gateway");
 
+/// The variable that names another program to measure in its place, such as that of an earlier version.
+const GATEWAY_BINARY: &str = "GATEWAY_BINARY";
+
 /// The argument by which a benchmark starts itself as the floor.
 pub(crate) const FLOOR: &str = "floor";
 
@@ -47,28 +50,24 @@ pub(crate) struct Process {
 impl Process {
     /// The gateway before `upstream`, with all that is on by default; its log goes to a file.
     pub(crate) fn gateway(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Self {
-        Self::start(Self::gateway_command(upstream, arguments, below), "gateway")
+        Self::gateway_with(upstream, arguments, &[], below)
     }
 
-    /// The same, which sends every span to `collector`.
-    pub(crate) fn traced(
+    /// The same, with variables of the environment.
+    pub(crate) fn gateway_with(
         upstream: SocketAddr,
-        collector: SocketAddr,
         arguments: &[&str],
+        variables: &[(&str, &str)],
         below: &[&OsStr],
     ) -> Self {
-        let mut command = Self::gateway_command(upstream, arguments, below);
-        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{collector}"));
-        Self::start(command, "traced")
-    }
-
-    fn gateway_command(upstream: SocketAddr, arguments: &[&str], below: &[&OsStr]) -> Command {
-        let mut command = command(Path::new(GATEWAY), below);
+        let program = std::env::var_os(GATEWAY_BINARY).unwrap_or(GATEWAY.into());
+        let mut command = command(Path::new(&program), below);
         command
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--drain-delay=0s"])
             .args(["--allow-plaintext-upstream", &format!("--upstream-url=http://{upstream}")])
-            .args(arguments);
-        command
+            .args(arguments)
+            .envs(variables.iter().copied());
+        Self::start(command, "gateway")
     }
 
     /// The floor before `upstream`.

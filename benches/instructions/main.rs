@@ -11,19 +11,22 @@
     clippy::exit
 )]
 
+mod callgrind;
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use callgrind::Counts;
 use clap::Parser;
 use common::load::{Callers, times};
-use common::process::{Process, be_floor_if_told, output};
-use common::{collector, upstream};
+use common::process::{FLOOR, Process, be_floor_if_told, output};
+use common::tls::Pki;
+use common::{PROJECT, collector, identity, upstream};
 use tonic::Code;
 
 /// The most user instructions of a call that the gateway may need. reqwest takes some 48,000 of them more than hyper alone
@@ -33,15 +36,29 @@ const BUDGET: f64 = 197_000.0;
 const FEW: usize = 500;
 const MANY: usize = 2_500;
 
+/// The gateway as it is by default.
+const GATEWAY: &str = "gateway";
+/// The account of the gateway at the identity service.
+const ACCOUNT: [(&str, &str); 3] =
+    [("OS_USERNAME", "reader"), ("OS_PASSWORD", "password"), ("OS_USER_DOMAIN_NAME", "domain")];
+/// Its keys.
+const KEYS: [(&str, &str); 2] =
+    [("OS_ACCESS_KEY", "QTWAOYTTINDUT2QVKYUC"), ("OS_SECRET_KEY", "key-of-the-benchmark")];
+
 #[derive(Parser)]
 #[command(about = "User instructions and allocations of one call, by valgrind's callgrind")]
 struct Options {
+    /// Measure only the rows whose name contains this.
+    filter: Option<String>,
     /// Calls in flight.
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
     /// Connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// Also print where the instructions are. It needs `cargo bench --profile profiling`.
+    #[arg(long)]
+    places: bool,
     /// Print JSON in place of the table.
     #[arg(long)]
     json: bool,
@@ -50,128 +67,155 @@ struct Options {
     bench: bool,
 }
 
-/// What valgrind counted in one run, or of one call.
-struct Counts {
-    instructions: f64,
-    allocations: f64,
+/// How the gateway is started. The case [`FLOOR`] is that of the floor.
+struct Case<'a> {
+    name: &'static str,
+    arguments: Vec<&'a str>,
+    variables: Vec<(&'a str, &'a str)>,
+    /// If its callers use mutual TLS.
+    pki: Option<&'a Pki>,
 }
 
-/// Of one call, each.
-struct Counted {
-    gateway: Counts,
-    traced: Counts,
-    floor: Counts,
+/// What one call of a program costs.
+struct Row {
+    name: &'static str,
+    counts: Counts,
 }
 
 fn main() -> ExitCode {
     be_floor_if_told();
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let counted = runtime.block_on(async {
-        let (upstream, collector) = (upstream::start().await, collector::start().await);
-        let one = &["--workers=1"][..];
-        let gateway = |below: &[&OsStr]| Process::gateway(upstream, one, below);
-        let traced = |below: &[&OsStr]| Process::traced(upstream, collector, one, below);
-        Counted {
-            gateway: per_call("gateway", &options, gateway).await,
-            traced: per_call("traced", &options, traced).await,
-            floor: per_call("floor", &options, |below| Process::floor(upstream, below)).await,
+    let rows = runtime.block_on(measure(&options));
+    report(&options, &rows);
+    let is_dearer = |row: &Row| row.name == GATEWAY && row.counts.instructions > BUDGET;
+    if rows.iter().any(is_dearer) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn measure(options: &Options) -> Vec<Row> {
+    let upstream = upstream::start().await;
+    let collector = format!("http://{}", collector::start().await);
+    let identity = format!("http://{}", identity::start(Duration::from_secs(3600)).await);
+    let pki = Pki::new();
+    let mut rows = Vec::new();
+    for Case { name, arguments, variables, pki } in cases(&collector, &identity, &pki) {
+        if options.filter.as_deref().is_some_and(|part| !name.contains(part)) {
+            continue;
         }
-    });
-    report(&options, &counted);
-    if counted.gateway.instructions > BUDGET { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        let start = |below: &[&OsStr]| match name {
+            FLOOR => Process::floor(upstream, below),
+            _ => Process::gateway_with(upstream, &arguments, &variables, below),
+        };
+        rows.push(Row { name, counts: per_call(options, pki, start).await });
+    }
+    rows
+}
+
+fn cases<'a>(collector: &'a str, identity: &'a str, pki: &'a Pki) -> Vec<Case<'a>> {
+    const ONE_WORKER: &str = "--workers=1";
+    const RULE: &str = "--allow=client.example=*";
+
+    let plain = |name, variables: &[(&'a str, &'a str)]| Case {
+        name,
+        arguments: vec![ONE_WORKER],
+        variables: variables.to_vec(),
+        pki: None,
+    };
+    let with_rule = |name, auth, variables: &[&[(&'a str, &'a str)]]| {
+        let arguments = [ONE_WORKER, RULE, auth].into_iter().chain(pki.flags()).collect();
+        Case { name, arguments, variables: variables.concat(), pki: Some(pki) }
+    };
+    let auth_url = [("OS_AUTH_URL", identity)];
+    let project = [("OS_PROJECT_ID", PROJECT)];
+    vec![
+        plain(GATEWAY, &[]),
+        plain("gateway, every call traced", &[("OTEL_EXPORTER_OTLP_ENDPOINT", collector)]),
+        with_rule("mutual TLS and a rule", "--auth=passthrough", &[]),
+        with_rule("the same, Keystone, one project", "--auth=keystone", &[&ACCOUNT, &auth_url, &project]),
+        with_rule("the same, Keystone, many projects", "--auth=keystone", &[&ACCOUNT, &auth_url]),
+        with_rule("the same, AK/SK", "--auth=aksk", &[&KEYS]),
+        plain(FLOOR, &[]),
+    ]
 }
 
 /// The difference of the two runs, of one call.
-async fn per_call(name: &str, options: &Options, start: impl Fn(&[&OsStr]) -> Process) -> Counts {
-    let few = count(&format!("{name}.few.callgrind"), options, FEW, &start).await;
-    let many = count(&format!("{name}.many.callgrind"), options, MANY, &start).await;
-    let of_one = |few: f64, many: f64| (many - few) / (MANY - FEW) as f64;
-    Counts {
-        instructions: of_one(few.instructions, many.instructions),
-        allocations: of_one(few.allocations, many.allocations),
-    }
+async fn per_call(options: &Options, pki: Option<&Pki>, start: impl Fn(&[&OsStr]) -> Process) -> Counts {
+    let few = count("few.callgrind", options, FEW, pki, &start).await;
+    let many = count("many.callgrind", options, MANY, pki, &start).await;
+    many.per_call(&few, MANY - FEW)
 }
 
-async fn count(file: &str, options: &Options, calls: usize, start: impl Fn(&[&OsStr]) -> Process) -> Counts {
+async fn count(
+    file: &str,
+    options: &Options,
+    calls: usize,
+    pki: Option<&Pki>,
+    start: impl Fn(&[&OsStr]) -> Process,
+) -> Counts {
     let file = output(file);
     let _ = std::fs::remove_file(&file);
     let mut out = OsString::from("--callgrind-out-file=");
     out.push(&file);
     let below = ["valgrind", "-q", "--tool=callgrind"].map(OsStr::new);
     let process = start(&[&below[..], &[&out]].concat());
-    let ended = ask(process.grpc, options, calls).await;
-    assert_eq!(times(&ended, Code::Ok).len(), calls, "every call must succeed");
-    process.stop();
-    read(&file)
-}
-
-async fn ask(server: SocketAddr, options: &Options, calls: usize) -> Vec<common::load::Ended> {
-    let callers = Callers::connect(server, options.connections).await;
+    let callers = match pki {
+        None => Callers::connect(process.grpc, options.connections).await,
+        Some(pki) => Callers::connect_tls(Ipv4Addr::LOCALHOST, process.grpc, options.connections, pki).await,
+    };
     let mut begun = 0;
     let enough = || {
         begun += 1;
         begun > calls
     };
-    callers.keep(options.in_flight, enough).await
+    let ended = callers.keep(options.in_flight, enough).await;
+    assert_eq!(times(&ended, Code::Ok).len(), calls, "every call must succeed");
+    process.stop();
+    Counts::read(&file)
 }
 
-/// Reads callgrind's file: a line with the sum, and after each `cfn=` of a function that is called a line with the calls.
-fn read(file: &Path) -> Counts {
-    let text = std::fs::read_to_string(file).unwrap();
-    let mut counts = Counts { instructions: 0.0, allocations: 0.0 };
-    // A name stands at the first use of its number only.
-    let mut allocators = HashSet::new();
-    let mut callee = "";
-    for line in text.lines() {
-        if let Some(sum) = line.strip_prefix("totals: ") {
-            counts.instructions = sum.split(" ").next().unwrap().parse().unwrap();
-        } else if let Some(name) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
-            let (number, name) = name.split_once(' ').unwrap_or((name, ""));
-            if ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"].contains(&name) {
-                allocators.insert(number);
-            }
-            if line.starts_with('c') {
-                callee = number;
-            }
-        } else if let Some(calls) = line.strip_prefix("calls=")
-            && allocators.contains(callee)
-        {
-            counts.allocations += calls.split(' ').next().unwrap().parse::<f64>().unwrap();
-        }
-    }
-    counts
-}
-
-fn report(options: &Options, counted: &Counted) {
-    let sides = [
-        ("gateway", &counted.gateway),
-        ("gateway, every call traced", &counted.traced),
-        ("floor", &counted.floor),
-    ];
-    let ratio = |counts: &Counts| counts.instructions / counted.floor.instructions;
+fn report(options: &Options, rows: &[Row]) {
+    let floor = rows.iter().find(|row| row.name == FLOOR).map(|row| row.counts.instructions);
     if options.json {
-        let rows = sides.map(|(side, counts)| {
-            serde_json::json!({
-                "side": side, "instructions": counts.instructions, "allocations": counts.allocations,
-                "instructions_ratio": ratio(counts),
-            })
-        });
+        let rows: Vec<_> = rows.iter().map(|row| json_row(row, floor)).collect();
         let (in_flight, connections) = (options.in_flight, options.connections);
         println!(
             "{}",
-            serde_json::json!({"in_flight": in_flight, "connections": connections, "budget": BUDGET, "sides": rows})
+            serde_json::json!({"in_flight": in_flight, "connections": connections, "budget": BUDGET, "rows": rows})
         );
         return;
     }
     println!("| one call | user instructions | to the floor | allocations |\n|---|---|---|---|");
-    for (side, counts) in sides {
-        println!(
-            "| {side} | {:.0} | {:.2} | {:.1} |",
-            counts.instructions,
-            ratio(counts),
-            counts.allocations
-        );
+    for Row { name, counts: Counts { instructions, allocations, .. } } in rows {
+        let ratio = floor.map(|floor| format!("{:.2}", instructions / floor)).unwrap_or_default();
+        println!("| {name} | {instructions:.0} | {ratio} | {allocations:.1} |");
     }
     println!("| budget of the gateway | {BUDGET:.0} | | |");
+    if options.places {
+        report_places(rows);
+    }
+}
+
+fn json_row(Row { name, counts }: &Row, floor: Option<f64>) -> serde_json::Value {
+    serde_json::json!({
+        "program": name, "instructions": counts.instructions, "allocations": counts.allocations,
+        "instructions_ratio": floor.map(|floor| counts.instructions / floor), "places": counts.places,
+    })
+}
+
+/// The places of which one row has a three-hundredth or more, in the order of the first row.
+fn report_places(rows: &[Row]) {
+    let of = |row: &Row, place: &str| row.counts.places.get(place).copied().unwrap_or_default();
+    let places: BTreeSet<&String> = rows.iter().flat_map(|row| row.counts.places.keys()).collect();
+    let mut places: Vec<&String> = places.into_iter().collect();
+    places.sort_by(|a, b| of(&rows[0], b).total_cmp(&of(&rows[0], a)));
+    print!("\n| user instructions of one call |");
+    rows.iter().for_each(|row| print!(" {} |", row.name));
+    println!("\n|---|{}", "---|".repeat(rows.len()));
+    for place in places {
+        if rows.iter().any(|row| of(row, place) * 300.0 >= row.counts.instructions) {
+            print!("| {place} |");
+            rows.iter().for_each(|row| print!(" {:.0} |", of(row, place)));
+            println!();
+        }
+    }
 }

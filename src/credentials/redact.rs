@@ -82,14 +82,16 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 /// Whether [`share_run`] can be true, whatever the case in `secret`. This runs for the request ID of every response, with tokens
 /// of several thousand bytes, and is nearly always false. Of [`RUN`] bytes in a row, eight begin at a multiple of
 /// `RUN - 7`: only those are looked up, so that the token is neither copied nor hashed.
-fn may_share_run(lowercase_text: &[u8], secret: &[u8]) -> bool {
+fn may_share_run(text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 8;
-    let parts = |bytes| <[u8]>::windows(bytes, PART).filter_map(<[u8]>::first_chunk::<PART>);
-    parts(secret).step_by(RUN - PART + 1).any(|sample| {
-        let mut sample = *sample;
-        sample.make_ascii_lowercase();
-        parts(lowercase_text).any(|part| *part == sample)
-    })
+    // Makes letters of both cases equal, and some pairs of other characters.
+    let fold = |part: &[u8]| {
+        let part = part.first_chunk::<PART>().copied().unwrap_or_default();
+        u64::from_ne_bytes(part) | u64::from_ne_bytes([0x20; PART])
+    };
+    let mut parts: Vec<u64> = text.windows(PART).map(fold).collect();
+    parts.sort_unstable();
+    secret.windows(PART).step_by(RUN - PART + 1).any(|part| parts.binary_search(&fold(part)).is_ok())
 }
 
 #[cfg(test)]

@@ -1,13 +1,9 @@
 //! A backup share. The fields are the keys of the upstream's JSON ("Querying the Details of a Shared Backup" in the vendor's VBS API
 //! reference); `None` is a key that is absent or null.
 
-use std::fmt;
-use std::marker::PhantomData;
+use serde::{Deserialize, Deserializer};
 
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
-
+use super::object::Object;
 use super::timestamp::{self, Timestamp};
 
 /// A backup share.
@@ -58,6 +54,9 @@ pub struct Backup {
     pub created_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "timestamp::optional")]
     pub updated_at: Option<Timestamp>,
+    /// The keys of the object that are none of these.
+    #[serde(skip)]
+    pub(crate) unknown_keys: Vec<String>,
 }
 
 impl Backup {
@@ -107,29 +106,7 @@ pub(crate) fn expected_value(key: &str) -> &'static str {
     }
 }
 
-/// A `T` that is read from a JSON object. A derived `Deserialize` alone would accept an array of the values, too.
-pub(crate) struct Object<T>(pub(crate) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor(PhantomData))
-    }
-}
-
-struct ObjectVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-    type Value = Object<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-    }
-}
-
 fn optional_backup<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Backup>, D::Error> {
-    Ok(Option::<Object<Backup>>::deserialize(deserializer)?.map(|Object(backup)| backup))
+    let object = Option::<Object<Backup>>::deserialize(deserializer)?;
+    Ok(object.map(|Object { value, unknown_keys }| Backup { unknown_keys, ..value }))
 }

@@ -32,8 +32,7 @@ pub fn read_share(
     // serde_json accepts invalid UTF-8 in values that are ignored.
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("the body is not UTF-8 at byte {}", error.valid_up_to()))?;
-    let mut unknown_paths = Vec::new();
-    let share = parse(text, &mut unknown_paths).map_err(|_| locate_problem(text))?;
+    let (share, unknown_paths) = parse(text).map_err(|_| locate_problem(text))?;
     // The unknown keys of a malformed body are not counted.
     unknown_paths.into_iter().for_each(on_unknown);
     if !requested.matches(&share.id) {
@@ -42,27 +41,15 @@ pub fn read_share(
     Ok(share)
 }
 
-fn parse(text: &str, unknown_paths: &mut Vec<String>) -> serde_json::Result<BackupShare> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let mut on_unknown = |path: serde_ignored::Path<'_>| unknown_paths.push(dotted(&path));
-    let body = serde_ignored::Deserializer::new(&mut json, &mut on_unknown);
-    let Object(Envelope { shared: Object(share) }) = Object::deserialize(body)?;
-    json.end()?;
-    Ok(share)
-}
-
-/// `shared.backup.key`. The path's own text has a `?` for each `Option`.
-fn dotted(path: &serde_ignored::Path<'_>) -> String {
-    use serde_ignored::Path;
-    let (parent, name) = match path {
-        Path::Root => return String::new(),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
-            return dotted(parent);
-        }
-        Path::Seq { parent, index } => (dotted(parent), index.to_string()),
-        Path::Map { parent, key } => (dotted(parent), key.clone()),
-    };
-    if parent.is_empty() { name } else { format!("{parent}.{name}") }
+/// The share, and the path of each unknown key, such as `shared.backup.key`.
+fn parse(text: &str) -> serde_json::Result<(BackupShare, Vec<String>)> {
+    let body: Object<Envelope> = serde_json::from_str(text)?;
+    let Object { value: share, unknown_keys } = body.value.shared;
+    let mut paths = body.unknown_keys;
+    paths.extend(unknown_keys.iter().map(|key| format!("shared.{key}")));
+    let of_backup = share.backup.iter().flat_map(|backup| &backup.unknown_keys);
+    paths.extend(of_backup.map(|key| format!("shared.backup.{key}")));
+    Ok((share, paths))
 }
 
 /// Parses a malformed body again with its path tracked, which doubles the cost of parsing: valid bodies are spared it.
@@ -130,8 +117,7 @@ mod tests {
     fn path_of_unknown_key_has_every_character_of_it() {
         let body = r#"{"shared": {"id": "i", "backup_id": "b", "from_project_id": "f", "to_project_id": "t",
             "backup": {"size": 1, "?": 1, "a.?b": 1}}, "new": [1]}"#;
-        let mut paths = Vec::new();
-        assert!(parse(body, &mut paths).is_ok());
-        assert_eq!(paths, ["shared.backup.?", "shared.backup.a.?b", "new"]);
+        let (_, paths) = parse(body).unwrap();
+        assert_eq!(paths, ["new", "shared.backup.?", "shared.backup.a.?b"]);
     }
 }

@@ -70,7 +70,7 @@ impl Endpoint {
 fn well_formed<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let entries = if let Value::Array(entries) = value { entries } else { Vec::new() };
-    let well_formed = |entry| Object::deserialize(entry).ok().map(|Object(entry)| entry);
+    let well_formed = |entry| Object::deserialize(entry).ok().map(|object| object.value);
     Ok(entries.into_iter().filter_map(well_formed).collect())
 }
 
@@ -83,7 +83,7 @@ impl TokenDocument {
         }
         let response: Result<Object<Response>, _> = serde_json::from_slice(body);
         response
-            .map(|Object(Response { token: Object(token) })| token)
+            .map(|response| response.value.token.value)
             .map_err(|error| format!("cannot be parsed at line {}, column {}", error.line(), error.column()))
     }
 
