@@ -296,10 +296,15 @@ fn version_is_the_same_everywhere() {
     let files =
         ["Dockerfile", "deploy/kubernetes/base/deployment.yaml"].map(|path| (path.to_owned(), read(path)));
     for (path, text) in documents.chain(files) {
-        for tag in text.split("backup-share-gateway:").skip(1) {
-            let is_version =
-                tag.split_once('.').is_some_and(|(major, _)| major.bytes().all(|b| b.is_ascii_digit()));
-            assert!(!is_version || tag.starts_with(version), "{path}: an image that is not {version}");
+        // Of an image, `:0.2.0`; of a file, `-0.2.0.tgz`.
+        for rest in text.split("backup-share-gateway").skip(1) {
+            let Some(tag) = rest.strip_prefix([':', '-']) else { continue };
+            let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            let is_version = tag.split_once('.').is_some_and(|(major, _)| is_number(major));
+            assert!(
+                !is_version || tag.starts_with(version),
+                "{path}: an image or a file that is not {version}"
+            );
         }
     }
 }
