@@ -22,6 +22,7 @@
 //! a partial response head like none. hyper-util repeats a request by itself if the connection closed before it was written.
 
 mod base_url;
+mod connect;
 mod resolver;
 
 use std::cell::{Cell, RefCell};
@@ -38,8 +39,6 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Request, redirect, retry};
 use rustls::{ClientConfig, RootCertStore};
 use thread_local::ThreadLocal;
-use tower::limit::GlobalConcurrencyLimitLayer;
-use tower::util::MapResponseLayer;
 use url::Url;
 
 use crate::domain::error_chain;
@@ -47,6 +46,7 @@ use crate::files::{Loaded, Reload, Snapshot};
 use crate::pem;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
+use connect::ConnectLayer;
 use resolver::Resolver;
 
 /// Limits and CA certificates of a client.
@@ -197,7 +197,7 @@ pub(crate) struct HttpClient {
 /// How all clients open connections.
 struct Connector {
     resolver: DnsResolver,
-    limit: GlobalConcurrencyLimitLayer,
+    layer: ConnectLayer,
 }
 
 /// What depends on the CA certificates, and is made anew when they are replaced.
@@ -263,7 +263,10 @@ impl HttpClient {
     pub(crate) fn new(config: Config) -> Result<Self, String> {
         let connector = Connector {
             resolver: DnsResolver(Arc::new(Resolver::new(config.connect_timeout))),
-            limit: GlobalConcurrencyLimitLayer::new(config.max_connecting),
+            layer: ConnectLayer::new(config.max_connecting, || {
+                // No request waits if it got another connection meanwhile.
+                let _ = CONNECTING.try_with(|connecting| connecting.has_opened.set(true));
+            }),
         };
         let tls = ArcSwap::from_pointee(TlsClient::new(&config, &connector)?);
         Ok(Self { config, connector, tls, pooled: ThreadLocal::new() })
@@ -440,12 +443,7 @@ fn build_client(
         .pool_idle_timeout(config.idle_timeout)
         .pool_max_idle_per_host(max_idle)
         .http1_max_headers(MAX_HEADERS)
-        .connector_layer(MapResponseLayer::new(|connection| {
-            // No request waits if it got another connection meanwhile.
-            let _ = CONNECTING.try_with(|connecting| connecting.has_opened.set(true));
-            connection
-        }))
-        .connector_layer(connector.limit.clone());
+        .connector_layer(connector.layer.clone());
     match &config.proxy {
         Some(Proxy(proxy)) => builder.proxy(proxy.clone()).build(),
         None => builder.build(),

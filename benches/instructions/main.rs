@@ -129,7 +129,7 @@ fn cases<'a>(collector: &'a str, identity: &'a str, pki: &'a Pki) -> Vec<Case<'a
     let project = [("OS_PROJECT_ID", PROJECT)];
     vec![
         plain(GATEWAY, &[]),
-        plain("gateway, every call traced", &[("OTEL_EXPORTER_OTLP_ENDPOINT", collector)]),
+        plain("the same, every call traced", &[("OTEL_EXPORTER_OTLP_ENDPOINT", collector)]),
         with_rule("mutual TLS and a rule", "--auth=passthrough", &[]),
         with_rule("the same, Keystone, one project", "--auth=keystone", &[&ACCOUNT, &auth_url, &project]),
         with_rule("the same, Keystone, many projects", "--auth=keystone", &[&ACCOUNT, &auth_url]),

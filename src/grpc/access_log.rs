@@ -123,14 +123,13 @@ impl Drop for CallRecord {
         let target = context.stats.target.get();
         let credential_ms = target.map(|_| millis(context.stats.credential_wait()));
         let upstream_time = self.upstream_time.or_else(|| upstream_time(&context.stats));
-        // No parent: the line has the fields that the span would add.
         tracing::info!(
             parent: None,
             rpc.method = method,
             rpc.code = code,
             reason = self.reason,
             request_id = context.request_id.to_str().ok(),
-            trace_id = self.span.trace_id.map(display),
+            trace_id = self.span.ids.trace_id.map(display),
             caller = self.call.caller(),
             peer = &*peer.addr_display,
             project_id = target.map(|(share, _)| share.project_id.as_str()),

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
-use tracing::Instrument;
 
 use super::Config;
 use super::access_log::CallRecord;
@@ -84,15 +83,14 @@ impl<S: BackupShares> CallHandler<S> {
         let call = Arc::new(Call::read(method, request.headers(), peer, arrival, &self.config));
         let context = &call.context;
         let call_span = CallSpan::start(method, &context.request_id, &context.trace, Some(call.peer.address));
-        let span = call_span.span.clone();
         let slot = caller.try_acquire();
         let is_admitted = slot.is_some();
         let cancel = self.cancel.clone();
+        let span = call_span.clone();
         let record = CallRecord::new(&self.metrics, arrival, Arc::clone(&call), call_span, cancel, slot);
         if !is_admitted {
             self.metrics.shed.inc();
-            let refusal = span.in_scope(|| respond(&call, record, Err(RpcError::Overloaded.into())));
-            return Reply::Left(ready(refusal));
+            return Reply::Left(ready(respond(&call, record, Err(RpcError::Overloaded.into()))));
         }
         request.extensions_mut().insert(Arc::clone(&call));
         let timeout = self.config.message_timeout;
@@ -106,7 +104,7 @@ impl<S: BackupShares> CallHandler<S> {
             });
             respond(&call, record, result)
         };
-        Reply::Right(response.instrument(span))
+        Reply::Right(span.instrument(response))
     }
 
     async fn serve<B>(&self, call: &Call, request: Request<MessageGuard<B>>) -> Result<Response<Body>, Status>

@@ -100,8 +100,10 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// A random request ID of 32 hexadecimal digits.
 pub(super) fn generate_request_id() -> HeaderValue {
-    let id = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)));
-    never_index(id.unwrap_or(HeaderValue::from_static("unknown")))
+    let mut id = [b'0'; 32];
+    // An error would mean that the lengths do not match.
+    let _ = hex::encode_to_slice(fastrand::u128(..).to_be_bytes(), &mut id);
+    never_index(HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("unknown")))
 }
 
 /// The caller's W3C Trace Context if it is well-formed; otherwise the trace is not continued.

@@ -36,8 +36,8 @@ impl<S: BackupShares> BackupShareService for BackupShareGateway<S> {
         }
         call.check_token()?;
         let share_ref = validate(message, &call)?;
-        let _ = call.context.stats.target.set((share_ref.clone(), Instant::now()));
-        let share = self.shares.get(&call.context, &share_ref).await?;
+        let (share_ref, _) = call.context.stats.target.get_or_init(|| (share_ref, Instant::now()));
+        let share = self.shares.get(&call.context, share_ref).await?;
         Ok(Response::new(share.into()))
     }
 }

@@ -62,7 +62,9 @@ impl BaseUrl {
 
     /// This URL with the concatenated parts appended to its path.
     pub(crate) fn join(&self, path: &[&str]) -> Url {
-        let path = [&[self.url.path().trim_end_matches('/'), "/"], path].concat().concat();
+        let parts = [self.url.path().trim_end_matches('/'), "/"].into_iter().chain(path.iter().copied());
+        let mut path = String::with_capacity(parts.clone().map(str::len).sum());
+        path.extend(parts);
         let mut url = self.url.clone();
         url.set_path(&path);
         url

@@ -1,5 +1,4 @@
-//! The filter of the log: the events that `--log` enables, and always the span of a call, from which log lines take the
-//! call's IDs. `tests/gateway/logging.rs` shows that the IDs do not depend on it.
+//! The filter of the log: the events that `--log` enables, and spans only if one of its directives names a span.
 
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -9,8 +8,6 @@ use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::{Context, Filter};
-
-use super::spans;
 
 /// The directives of an `EnvFilter` for a list such as `warn,backup_share_gateway::app=debug,h2=info`.
 ///
@@ -46,11 +43,10 @@ fn level(text: &str) -> Option<LevelFilter> {
     if text.is_empty() { None } else { text.parse().ok() }
 }
 
-/// An `EnvFilter` that does not apply to the span of a call.
+/// An `EnvFilter` without spans, unless a directive such as `[call{rpc.method=…}]=debug` depends on them: a span costs more than a
+/// log line.
 pub(super) struct LogFilter {
     filter: EnvFilter,
-    /// Whether a directive such as `[call{rpc.method=…}]=debug` depends on spans. Tracking them costs a lock and a look-up
-    /// each time a span is entered or left.
     tracks_spans: bool,
 }
 
@@ -58,23 +54,26 @@ impl LogFilter {
     pub(super) fn new(directives: &str) -> Self {
         Self { filter: EnvFilter::new(directives), tracks_spans: directives.contains('[') }
     }
+
+    fn ignores(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && !self.tracks_spans
+    }
 }
 
 impl<S: Subscriber> Filter<S> for LogFilter {
     fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
-        spans::is_call(metadata) || Filter::enabled(&self.filter, metadata, context)
+        !self.ignores(metadata) && Filter::enabled(&self.filter, metadata, context)
     }
 
     fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if spans::is_call(metadata) {
-            return Interest::always();
+        if self.ignores(metadata) {
+            return Interest::never();
         }
         Filter::<S>::callsite_enabled(&self.filter, metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        // The span of a call has this level.
-        Filter::<S>::max_level_hint(&self.filter).map(|level| level.max(LevelFilter::INFO))
+        Filter::<S>::max_level_hint(&self.filter)
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {

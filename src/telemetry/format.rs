@@ -20,7 +20,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{DefaultVisitor, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::spans::CallIds;
+use super::spans::with_call_ids;
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,33 +43,24 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         match self {
-            Self::Json => write_json(context, writer, event),
-            Self::Text => write_text(context, writer, event),
+            Self::Json => write_json(writer, event),
+            Self::Text => write_text(writer, event),
         }
     }
 }
 
-fn write_json<S, N>(context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
+fn write_json(mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
     /// Longer than nearly every line.
     const LINE_BYTES: usize = 768;
 
     let mut line = JsonLine(Vec::with_capacity(LINE_BYTES));
-    line.add("timestamp", &timestamp(SystemTime::now()));
-    line.add("level", event.metadata().level().as_str());
+    line.add_text("timestamp", &timestamp(SystemTime::now()));
+    line.add_text("level", event.metadata().level().as_str());
     event.record(&mut line);
-    for_each_call_id(context, |key, id| line.add(key, id));
-    line.add("target", event.metadata().target());
+    for_each_call_id(event, |key, id| line.add_text(key, id));
+    line.add_text("target", event.metadata().target());
     line.0.extend_from_slice(b"}\n");
     writer.write_str(str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
 }
@@ -78,11 +69,29 @@ where
 struct JsonLine(Vec<u8>);
 
 impl JsonLine {
-    /// Adds a member. The names of fields are written as they are, because escaping them would cost 1 % of a call.
-    fn add(&mut self, key: &str, value: &(impl Serialize + ?Sized)) {
+    /// Adds a text. Most have nothing to escape, and are copied.
+    fn add_text(&mut self, key: &str, text: &str) {
+        let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        // Without an early exit, the compiler can vectorize the loop.
+        if text.bytes().fold(false, |any, byte| any | is_escaped(byte)) {
+            return self.add(key, text);
+        }
+        self.add_key(key);
+        self.0.push(b'"');
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
+    }
+
+    /// The names of fields are written as they are, because escaping them would cost 1 % of a call.
+    fn add_key(&mut self, key: &str) {
         self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
+    }
+
+    /// Adds a member.
+    fn add(&mut self, key: &str, value: &(impl Serialize + ?Sized)) {
+        self.add_key(key);
         let start = self.0.len();
         // Only the `Debug` of a value can fail.
         if serde_json::to_writer(&mut self.0, value).is_err() {
@@ -94,7 +103,7 @@ impl JsonLine {
 
 impl Visit for JsonLine {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field.name(), value);
+        self.add_text(field.name(), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -119,11 +128,7 @@ impl Visit for JsonLine {
     }
 }
 
-fn write_text<S, N>(context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
+fn write_text(mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
     writer.write_str(&timestamp(SystemTime::now()))?;
     write_level(&mut writer, event.metadata().level())?;
     write!(writer, "{}: ", event.metadata().target())?;
@@ -131,7 +136,7 @@ where
     event.record(&mut fields);
     fields.finish()?;
     let mut result = Ok(());
-    for_each_call_id(context, |key, id| result = result.and_then(|()| write!(writer, " {key}={id}")));
+    for_each_call_id(event, |key, id| result = result.and_then(|()| write!(writer, " {key}={id}")));
     result?;
     writeln!(writer)
 }
@@ -151,22 +156,22 @@ fn write_level(writer: &mut Writer<'_>, level: &Level) -> fmt::Result {
     write!(writer, " \u{1b}[{colour}m{level:>5}\u{1b}[0m ")
 }
 
-/// Passes the key and value of each ID of the call that the event belongs to. Outside of a call there are none.
-fn for_each_call_id<S, N>(context: &FmtContext<'_, S, N>, mut write: impl FnMut(&str, &str))
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    for span in context.event_scope().into_iter().flatten() {
-        let extensions = span.extensions();
-        let Some(ids) = extensions.get::<CallIds>() else { continue };
+/// Passes the key and value of each ID of the call that the event belongs to. Outside of a call there are none; the access log
+/// line has them as fields.
+fn for_each_call_id(event: &Event<'_>, mut write: impl FnMut(&str, &str)) {
+    const REQUEST_ID: &str = "request_id";
+
+    with_call_ids(|ids| {
+        if event.metadata().fields().field(REQUEST_ID).is_some() {
+            return;
+        }
         if let Ok(request_id) = ids.request_id.to_str() {
-            write("request_id", request_id);
+            write(REQUEST_ID, request_id);
         }
         if let Some(trace_id) = ids.trace_id {
             write("trace_id", &trace_id.to_string());
         }
-    }
+    });
 }
 
 /// RFC 3339 in UTC, cut to microseconds. A clock that is set before the year -9999 or after 9999 counts as 1970.
