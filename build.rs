@@ -14,7 +14,10 @@ const REVISION: &str = "SOURCE_REVISION";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={ROOT}");
     println!("cargo:rerun-if-env-changed={REVISION}");
-    let given = env::var(REVISION).ok().filter(|revision| is_revision(revision));
+    let given = env::var(REVISION).ok().filter(|revision| !revision.is_empty());
+    if let Some(revision) = given.as_deref().filter(|revision| !is_revision(revision)) {
+        return Err(format!("{REVISION}: '{revision}' is not 1 to 64 of A-Z a-z 0-9 . _ -").into());
+    }
     let revision = given.or_else(git_revision).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env={REVISION}={revision}");
     let descriptors = protox::compile([SERVICE], [ROOT])?;

@@ -99,10 +99,12 @@ documentation: (need "cargo cc")
 fuzz: (need "cargo cc")
     cargo check --quiet --manifest-path fuzz/Cargo.toml --locked --target-dir target/fuzz
 
-# What the dependencies are and how they are licensed. Without advisories, whose database is a git repository.
+# What the dependencies are, how they are licensed, and that each in the binary has a licence text. Without advisories,
+# whose database is a git repository.
 [group('check')]
-licences: (need "cargo cc") (install "cargo" cargo_deny)
+licences: (need "cargo cc python3") (install "cargo" cargo_deny)
     cargo-deny --locked check -D warnings bans licenses sources
+    python3 .ci/components.py notices >/dev/null
 
 # cargo test; `just cargo-test --test gateway upstream_retries` runs those of one surface.
 [group('test')]
@@ -176,6 +178,12 @@ pytest *arguments: (need "openssl") (install "python e2e tests/e2e/requirements.
 [group('e2e')]
 binary: (need "cargo cc")
     [[ -n "${GATEWAY_BINARY:-}" ]] || cargo build --release --locked
+
+# The files of a release, in target/release-VERSION, from a committed tree: all steps of .ci/release, or those that are
+# named. Needs root, and is not part of .ci/run.
+[group('release')]
+release *steps: (install "python checks .ci/requirements.txt") (install "go" helm)
+    .ci/release {{ steps }}
 
 # Fails with one line if one of these programs is missing.
 [private]

@@ -165,7 +165,7 @@ fn signature(bench: &mut Bench) {
         host: "vbs.eu-de.otc.t-systems.com",
         path: &path,
         project_id: PROJECT,
-        user_agent: "backup-share-gateway/0.1.0",
+        user_agent: concat!("backup-share-gateway/", env!("CARGO_PKG_VERSION")),
         accept: "application/json",
     };
     let now = SystemTime::now();

@@ -95,6 +95,14 @@ def test_sandbox_is_the_overlay(tmp_path):
     assert normalised(chart({"upstream.sandbox": True})) == expected
 
 
+def test_digest_replaces_the_tag(tmp_path):
+    image = {"repository": "registry.example.com/gateway", "digest": f"sha256:{'0123456789abcdef' * 4}"}
+    images = [{"name": NAME, "newName": image["repository"], "digest": image["digest"]}]
+    overlay = kustomization(tmp_path / "kubernetes", resources=["overlays/sandbox"], images=images)
+    for documents in (overlay, chart({"upstream.sandbox": True, "image": image})):
+        assert set(find(documents, "image")) == {"{repository}@{digest}".format(**image)}
+
+
 def test_lint():
     done = helm("lint", "--strict", "--quiet", "--set", "upstream.sandbox=true", CHART)
     assert done.returncode == 0, done.stdout + done.stderr

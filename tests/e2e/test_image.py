@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
+from support.image import REVISION
 from support.process import running
-from support.tools import ROOT, tool
+from support.tools import PACKAGE, REPOSITORY, ROOT, VERSION, tool
 from support.vbs import PROJECT, SHARE
 from support.wait import wait_for
 
@@ -50,8 +52,10 @@ class Container:
         return self.listening()["grpc.address"]
 
     def execute(self, *arguments):
-        address = f"--address={self.address}"
-        return run(tool("runc"), "exec", "--env=OS_TOKEN=any", self.name, PROGRAM, *arguments, address)
+        return run(tool("runc"), "exec", "--env=OS_TOKEN=any", self.name, PROGRAM, *arguments)
+
+    def call(self, *arguments):
+        return self.execute(*arguments, f"--address={self.address}")
 
     def proc(self, file):
         """A file of the first process in /proc, as lines of words."""
@@ -99,6 +103,19 @@ def test_configuration(image):
     assert {"GATEWAY_LISTEN=0.0.0.0:50051", "GATEWAY_ADMIN_LISTEN=0.0.0.0:9090"} <= set(image.config["Env"])
 
 
+def test_version_and_revision_are_the_same_everywhere(image, container):
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in image.config["Labels"].items()}
+    version, revision = labels["version"], labels["revision"]
+    assert (labels["title"], version, labels["source"]) == (PACKAGE["name"], VERSION, REPOSITORY)
+    assert (labels["description"], labels["licenses"]) == (PACKAGE["description"], PACKAGE["license"])
+    assert revision == REVISION or "IMAGE_ARCHIVE" in os.environ
+    assert container.execute("--version") == f"{PACKAGE['name']} {version} ({revision})\n"
+    line = container.listening()
+    assert (line["version"], line["revision"]) == (version, revision)
+    with urllib.request.urlopen(f"http://{line['admin.address']}/metrics", timeout=10) as metrics:
+        assert f'build_info{{revision="{revision}",version="{version}"}} 1' in metrics.read().decode().splitlines()
+
+
 def test_no_health_check():
     assert "HEALTHCHECK " not in (ROOT / "Dockerfile").read_text()
 
@@ -120,11 +137,11 @@ def test_process_has_no_privileges(container):
 
 
 def test_call_inside(container):
-    assert f'"id": "{SHARE}",' in container.execute("get", f"--project-id={PROJECT}", SHARE)
+    assert f'"id": "{SHARE}",' in container.call("get", f"--project-id={PROJECT}", SHARE)
 
 
 def test_health_inside(container):
-    assert container.execute("health") == "SERVING\n"
+    assert container.call("health") == "SERVING\n"
 
 
 def test_sigterm_ends_the_container(container):

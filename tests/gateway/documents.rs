@@ -273,6 +273,42 @@ fn recipes_that_documents_name_are_in_the_justfile() {
     }
 }
 
+/// `RELEASING.md` lists these places.
+#[test]
+fn version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (path, text) in [
+        ("CHANGELOG.md", format!("\n## {version} - 20")),
+        ("Dockerfile", format!("image.version=\"{version}\"")),
+        (
+            "deploy/helm/backup-share-gateway/Chart.yaml",
+            format!("\nversion: {version}\nappVersion: {version}\n"),
+        ),
+        ("deploy/kubernetes/overlays/production/kustomization.yaml", format!("newTag: {version}\n")),
+    ] {
+        assert!(read(path).contains(&text), "{path}: {text:?} is missing");
+    }
+    let released = fs::read_dir(root().join("proto/released")).unwrap();
+    let released: Vec<_> = released.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(released, [&*format!("{version}.binpb")]);
+
+    let documents = documents().into_iter().map(|document| (document.path, document.text));
+    let files =
+        ["Dockerfile", "deploy/kubernetes/base/deployment.yaml"].map(|path| (path.to_owned(), read(path)));
+    for (path, text) in documents.chain(files) {
+        // Of an image, `:0.2.0`; of a file, `-0.2.0.tgz`.
+        for rest in text.split("backup-share-gateway").skip(1) {
+            let Some(tag) = rest.strip_prefix([':', '-']) else { continue };
+            let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            let is_version = tag.split_once('.').is_some_and(|(major, _)| is_number(major));
+            assert!(
+                !is_version || tag.starts_with(version),
+                "{path}: an image or a file that is not {version}"
+            );
+        }
+    }
+}
+
 /// `console` blocks are run by `tests/e2e/test_documents.py`, so that no command stands in a block that is not.
 #[test]
 fn commands_are_in_console_blocks() {

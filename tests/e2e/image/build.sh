@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Builds the image of the Dockerfile with no daemon, and writes it as a Docker archive: build.sh ARCHIVE
-# The base images are pulled or, where no image registry can be reached, made by base-image.sh. An archive that was built
-# from the same files is kept.
+# Builds the image of the Dockerfile with no daemon, and writes it as a Docker archive: build.sh ARCHIVE NAME:TAG
+# SOURCE_REVISION is the commit that the image names, SOURCE_DATE_EPOCH the time of all its files. The base images are
+# pulled or, where no image registry can be reached, made by base-image.sh. An archive of the same files is kept.
 set -euo pipefail
-archive=$(realpath -m "${1:?usage: build.sh ARCHIVE}")
+archive=$(realpath -m "${1:?usage: build.sh ARCHIVE NAME:TAG}") name=${2:?usage: build.sh ARCHIVE NAME:TAG}
+revision=${SOURCE_REVISION:-unknown} time=${SOURCE_DATE_EPOCH:-0}
 here=$(dirname "$(readlink -f "$0")")
 cd "$here/../../.."
 . "$here/common.sh"
+name=$(registry_name "$name") # the only name in the archive
 sources=$(find Dockerfile .dockerignore Cargo.toml Cargo.lock build.rs proto src "$here" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+sources="$name $revision $time $sources"
 if [[ -e "$archive" && "$(cat "$archive.sources" 2>/dev/null)" == "$sources" ]]; then
     say "$archive is up to date"
     exit 0
@@ -37,8 +40,8 @@ for image in $(base_images); do
 done
 
 # Without --layers: with the storage driver vfs, each cached layer would be a copy of gigabytes.
-name=localhost/backup-share-gateway:ci
-buildah bud --quiet --isolation chroot --pull-never --network host -t "$name" .
+buildah bud --quiet --isolation chroot --pull-never --network host --timestamp "$time" \
+    --build-arg SOURCE_REVISION="$revision" -t "$name" .
 mkdir -p "$(dirname "$archive")"
 rm -f "$archive" "$archive.sources"
 buildah push --quiet "$name" "docker-archive:$archive:$name"

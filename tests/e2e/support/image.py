@@ -10,15 +10,18 @@ from pathlib import Path
 
 from support.tools import ROOT, TOOLS
 
+REVISION = "of-the-checks"
+
 
 class Image:
-    """`archive` is $IMAGE_ARCHIVE, or built here; `config` is the image's configuration."""
+    """`archive` is $IMAGE_ARCHIVE, or built here from REVISION; `config` is the image's configuration."""
 
     def __init__(self):
         given = os.environ.get("IMAGE_ARCHIVE")
         self.archive = Path(given or TOOLS / "image.tar").resolve()
         if not given:
-            subprocess.run([ROOT / "tests/e2e/image/build.sh", self.archive], check=True)
+            build = [ROOT / "tests/e2e/image/build.sh", self.archive, "localhost/backup-share-gateway:ci"]
+            subprocess.run(build, check=True, env=os.environ | {"SOURCE_REVISION": REVISION})
 
     def _json(self, name):
         with tarfile.open(self.archive) as archive:
