@@ -55,7 +55,7 @@ impl<'de, A: MapAccess<'de>> Deserializer<'de> for StructReader<'_, A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        visitor.visit_map(StructKeys { map: self.map, fields, next: 0, unknown_keys: self.unknown_keys })
+        visitor.visit_map(StructKeys { map: self.map, fields, unknown_keys: self.unknown_keys })
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
@@ -72,8 +72,6 @@ impl<'de, A: MapAccess<'de>> Deserializer<'de> for StructReader<'_, A> {
 struct StructKeys<'a, A> {
     map: A,
     fields: &'static [&'static str],
-    /// The index of the field after the latest one: keys often come in the order of the fields.
-    next: usize,
     unknown_keys: &'a mut Vec<String>,
 }
 
@@ -81,8 +79,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for StructKeys<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        let Self { map, fields, next, unknown_keys } = self;
-        map.next_key_seed(Key { inner: seed, fields, next, unknown_keys })
+        let (fields, unknown_keys) = (self.fields, &mut *self.unknown_keys);
+        self.map.next_key_seed(Key { inner: seed, fields, unknown_keys })
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
@@ -94,13 +92,12 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for StructKeys<'_, A> {
 struct Key<'a, T> {
     inner: T,
     fields: &'static [&'static str],
-    next: &'a mut usize,
     unknown_keys: &'a mut Vec<String>,
 }
 
 impl<'a, T> Key<'a, T> {
     fn replace<U>(self, inner: U) -> (T, Key<'a, U>) {
-        (self.inner, Key { inner, fields: self.fields, next: self.next, unknown_keys: self.unknown_keys })
+        (self.inner, Key { inner, fields: self.fields, unknown_keys: self.unknown_keys })
     }
 }
 
@@ -135,10 +132,8 @@ impl<'de, T: Visitor<'de>> Visitor<'de> for Key<'_, T> {
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<T::Value, E> {
-        let (before, from_next) = self.fields.split_at_checked(*self.next).unwrap_or_default();
-        match from_next.iter().chain(before).position(|field| *field == key) {
-            Some(distance) => *self.next = (*self.next + distance + 1) % self.fields.len(),
-            None => self.unknown_keys.push(key.to_owned()),
+        if !self.fields.contains(&key) {
+            self.unknown_keys.push(key.to_owned());
         }
         self.inner.visit_str(key)
     }

@@ -6,54 +6,54 @@ use serde::{Deserialize, Deserializer};
 use super::object::Object;
 use super::timestamp::{self, Timestamp};
 
-/// A backup share. The fields are in the order of the vendor's sample, in which [`Object`] finds unknown keys fastest.
+/// A backup share.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BackupShare {
-    /// The shared backup.
-    #[serde(default, deserialize_with = "optional_backup")]
-    pub backup: Option<Backup>,
+    /// The ID of the share.
+    pub id: String,
     /// The ID of the shared backup.
     pub backup_id: String,
+    /// The project that shares the backup.
+    pub from_project_id: String,
+    /// The project that the backup is shared with.
+    pub to_project_id: String,
     /// When the share was created.
     #[serde(default, deserialize_with = "timestamp::optional")]
     pub created_at: Option<Timestamp>,
-    /// The project that shares the backup.
-    pub from_project_id: String,
-    /// The ID of the share.
-    pub id: String,
-    /// The project that the backup is shared with.
-    pub to_project_id: String,
     /// When the share was last changed.
     #[serde(default, deserialize_with = "timestamp::optional")]
     pub updated_at: Option<Timestamp>,
+    /// The shared backup.
+    #[serde(default, deserialize_with = "optional_backup")]
+    pub backup: Option<Backup>,
 }
 
 /// The shared backup. The `.proto` documents the fields.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the upstream's keys; the .proto documents them")]
 pub struct Backup {
-    pub availability_zone: Option<String>,
-    pub container: Option<String>,
-    #[serde(default, deserialize_with = "timestamp::optional")]
-    pub created_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "timestamp::optional")]
-    pub data_timestamp: Option<Timestamp>,
+    pub id: Option<String>,
+    pub name: Option<String>,
     pub description: Option<String>,
+    pub status: Option<String>,
     pub fail_reason: Option<String>,
+    pub size: Option<i64>,
+    pub object_count: Option<i64>,
+    pub container: Option<String>,
+    pub availability_zone: Option<String>,
+    pub volume_id: Option<String>,
+    pub snapshot_id: Option<String>,
+    pub is_incremental: Option<bool>,
     // The vendor's sample spells this key in the plural, its table in the singular.
     has_dependent_backups: Option<bool>,
     has_dependent_backup: Option<bool>,
-    pub id: Option<String>,
-    pub is_incremental: Option<bool>,
-    pub name: Option<String>,
-    pub object_count: Option<i64>,
-    pub size: Option<i64>,
-    pub snapshot_id: Option<String>,
-    pub status: Option<String>,
+    pub service_metadata: Option<String>,
+    #[serde(default, deserialize_with = "timestamp::optional")]
+    pub data_timestamp: Option<Timestamp>,
+    #[serde(default, deserialize_with = "timestamp::optional")]
+    pub created_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "timestamp::optional")]
     pub updated_at: Option<Timestamp>,
-    pub volume_id: Option<String>,
-    pub service_metadata: Option<String>,
     /// The keys of the object that are none of these.
     #[serde(skip)]
     pub(crate) unknown_keys: Vec<String>,
