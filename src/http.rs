@@ -284,23 +284,37 @@ impl HttpClient {
     }
 
     /// Sends a GET and reads the whole response. It has no time limit of its own; dropping the future closes the connection.
-    pub(crate) async fn get(&self, url: Url, headers: HeaderMap, reuse: Reuse) -> Result<Response, Error> {
+    pub(crate) fn get(
+        &self,
+        url: Url,
+        headers: HeaderMap,
+        reuse: Reuse,
+    ) -> impl Future<Output = Result<Response, Error>> {
         let client = match reuse {
-            Reuse::Pooled => self.pooled()?,
-            Reuse::Fresh => self.tls()?.fresh.clone(),
+            Reuse::Pooled => self.pooled(),
+            Reuse::Fresh => self.fresh(),
         };
         let mut request = Request::new(Method::GET, url);
         *request.headers_mut() = headers;
-        self.execute(&client, request, StatusCode::OK).await
+        self.execute(client, request, StatusCode::OK)
     }
 
     /// Sends a POST on a new connection and reads the whole response, as [`HttpClient::get`] does.
-    pub(crate) async fn post(&self, url: Url, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
+    pub(crate) fn post(
+        &self,
+        url: Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response, Error>> {
         let mut request = Request::new(Method::POST, url);
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body.into());
-        let client = self.tls()?.fresh.clone();
-        self.execute(&client, request, StatusCode::CREATED).await
+        self.execute(self.fresh(), request, StatusCode::CREATED)
+    }
+
+    /// The client without a pool.
+    fn fresh(&self) -> Result<Client, Error> {
+        Ok(self.tls()?.fresh.clone())
     }
 
     /// The client of this thread. It is replaced when it has expired, and when the CA certificates have been; requests in
@@ -327,31 +341,44 @@ impl HttpClient {
     }
 
     /// Sends a request whose success has the status `success`.
-    async fn execute(
+    ///
+    /// Not an `async fn`, whose future would store the request, which `Client::execute` has taken apart by then.
+    fn execute(
         &self,
-        client: &Client,
+        client: Result<Client, Error>,
         request: Request,
         success: StatusCode,
-    ) -> Result<Response, Error> {
-        if self.config.proxy.is_some() && is_https_to_ipv6(request.url()) {
-            // reqwest would compare the name in the certificate with the address in brackets.
-            return Err(Error::Unreachable(
-                "TLS through a forward proxy does not work with an IPv6 address; use a name".into(),
-            ));
-        }
-        let sent = async {
-            let result = client.execute(request).await;
-            CONNECTING.with(|connecting| {
-                self.report_addresses(connecting, &result);
-                result.map_err(|error| request_error(error, connecting.has_opened.get()))
-            })
+    ) -> impl Future<Output = Result<Response, Error>> {
+        let sent = match client {
+            Ok(_) if self.config.proxy.is_some() && is_https_to_ipv6(request.url()) => {
+                // reqwest would compare the name in the certificate with the address in brackets.
+                let detail = "TLS through a forward proxy does not work with an IPv6 address; use a name";
+                Err(Error::Unreachable(detail.into()))
+            }
+            Ok(client) => Ok(client.execute(request)),
+            Err(error) => Err(error),
         };
-        let mut response = CONNECTING.scope(Connecting::default(), sent).await?;
-        let status = response.status();
-        let headers = std::mem::take(response.headers_mut());
-        let limit = if status == success { self.config.max_response_bytes } else { MAX_ERROR_BYTES };
-        let body = read_body(response, limit).await?;
-        Ok(Response { status: status.as_u16(), headers, body })
+        async move {
+            let sent = CONNECTING.scope(Connecting::default(), self.observe(sent?));
+            let mut response = sent.await?;
+            let status = response.status();
+            let headers = std::mem::take(response.headers_mut());
+            let limit = if status == success { self.config.max_response_bytes } else { MAX_ERROR_BYTES };
+            let body = read_body(response, limit).await?;
+            Ok(Response { status: status.as_u16(), headers, body })
+        }
+    }
+
+    /// Awaits the response head, and learns from how it has come.
+    async fn observe(
+        &self,
+        sent: impl Future<Output = reqwest::Result<reqwest::Response>>,
+    ) -> Result<reqwest::Response, Error> {
+        let result = sent.await;
+        CONNECTING.with(|connecting| {
+            self.report_addresses(connecting, &result);
+            result.map_err(|error| request_error(error, connecting.has_opened.get()))
+        })
     }
 
     /// Tells the resolver which of the addresses that it gave for this request have answered.

@@ -107,27 +107,35 @@ impl<S: BackupShares> CallHandler<S> {
         Reply::Right(span.instrument(response))
     }
 
-    async fn serve<B>(&self, call: &Call, request: Request<MessageGuard<B>>) -> Result<Response<Body>, Status>
+    /// Not an `async fn`, whose future would store the request, which tonic's server has put into a box by then.
+    fn serve<B>(
+        &self,
+        call: &Call,
+        request: Request<MessageGuard<B>>,
+    ) -> impl Future<Output = Result<Response<Body>, Status>> + use<'_, B, S>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        match &self.authorization {
+        let checked = match &self.authorization {
             // The token is checked after the project, which only the message names: see `service.rs`.
-            Some(policy) => call.identify(policy.known_name(&call.peer.names))?,
-            None => call.check_token()?,
-        }
-        let response = self.service.clone().call(request);
-        let mut response = tokio::select! {
-            response = timeout_at(call.context.deadline, response) => match response {
-                Ok(Ok(response)) => response,
-                Err(_elapsed) => return Err(RpcError::DeadlineExceeded.into()),
-            },
-            () = self.cancel.cancelled() => return Err(RpcError::Draining.into()),
+            Some(policy) => call.identify(policy.known_name(&call.peer.names)),
+            None => call.check_token(),
         };
-        // tonic keeps the status of an error response in its extensions.
-        match response.extensions_mut().remove::<Status>() {
-            Some(status) => Err(status),
-            None => Ok(response),
+        let response = checked.map(|()| self.service.clone().call(request));
+        let deadline = call.context.deadline;
+        async move {
+            let mut response = tokio::select! {
+                response = timeout_at(deadline, response?) => match response {
+                    Ok(Ok(response)) => response,
+                    Err(_elapsed) => return Err(RpcError::DeadlineExceeded.into()),
+                },
+                () = self.cancel.cancelled() => return Err(RpcError::Draining.into()),
+            };
+            // tonic keeps the status of an error response in its extensions.
+            match response.extensions_mut().remove::<Status>() {
+                Some(status) => Err(status),
+                None => Ok(response),
+            }
         }
     }
 }

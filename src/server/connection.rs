@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,10 +14,11 @@ use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
@@ -284,7 +285,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let stream = STREAM_DEADLINE.scope(Cell::new(None), until_deadline(stream));
+        let stream = STREAM_DEADLINE.scope(Cell::new(None), UntilDeadline { stream, timer: None });
         if !IS_READY.get() {
             self.0.spawn(stream);
             return;
@@ -297,16 +298,30 @@ where
     }
 }
 
-/// Runs the task of a stream, and drops it at the deadline of its response, which resets the stream. A timer inside the body could
-/// not do this: hyper does not poll a body while the peer's window is 0.
-async fn until_deadline<F: Future>(stream: F) {
-    let mut stream = pin!(stream);
-    let deadline = poll_fn(|context| match stream.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => STREAM_DEADLINE.with(Cell::get).map_or(Poll::Pending, |at| Poll::Ready(Some(at))),
-    });
-    if let Some(deadline) = deadline.await {
-        // An error means that the stream was reset.
-        let _ = timeout_at(deadline, stream).await;
+pin_project! {
+    /// The task of a stream, which ends, and so resets the stream, at the deadline of its response. A timer inside the body
+    /// could not do this: hyper does not poll a body while the peer's window is 0.
+    ///
+    /// Not an `async fn`, which would store the stream twice.
+    struct UntilDeadline<F> {
+        #[pin]
+        stream: F,
+        // Runs if the response was not read at once.
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F: Future> Future for UntilDeadline<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.stream.poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        match STREAM_DEADLINE.with(Cell::get) {
+            None => Poll::Pending,
+            Some(at) => this.timer.get_or_insert_with(|| Box::pin(sleep_until(at))).as_mut().poll(context),
+        }
     }
 }
