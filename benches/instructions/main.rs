@@ -29,9 +29,8 @@ use common::tls::Pki;
 use common::{PROJECT, collector, identity, upstream};
 use tonic::Code;
 
-/// The most user instructions of a call that the gateway may need. reqwest takes some 48,000 of them more than hyper alone
-/// (it parses the URL twice more, and boxes and clones its services), tonic's generated server and the spans some 20,000.
-const BUDGET: f64 = 197_000.0;
+/// The most user instructions of a call that the gateway may need.
+const BUDGET: f64 = 175_000.0;
 /// Two runs, so that start and stop can be taken off: what is left is the calls' own.
 const FEW: usize = 500;
 const MANY: usize = 2_500;

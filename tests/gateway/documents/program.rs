@@ -129,8 +129,8 @@ fn configuration_is_documented_as_the_program_has_it() {
     );
 }
 
-/// Flags of other programs that the documents name: of the benches, and of kubectl.
-const OTHER_FLAGS: &[&str] = &[
+/// Flags and a variable of other programs that the documents name: of the benches, and of kubectl.
+const OTHER_NAMES: &[&str] = &[
     "--seconds",
     "--json",
     "--rounds",
@@ -141,6 +141,10 @@ const OTHER_FLAGS: &[&str] = &[
     "--svg",
     "--grace-period",
     "--force",
+    "--places",
+    "--in-flight",
+    "--connections",
+    "GATEWAY_BINARY",
 ];
 
 #[test]
@@ -162,8 +166,10 @@ fn flags_variables_and_reasons_that_texts_name_exist() {
         for word in words.filter(|word| word.is_ascii()) {
             let is_known = match word {
                 "--" | "--help" | "--version" => true,
-                flag if flag.starts_with("--") => flags.contains(flag) || OTHER_FLAGS.contains(&flag),
-                name if name.starts_with("GATEWAY_") => variables.contains(name),
+                flag if flag.starts_with("--") => flags.contains(flag) || OTHER_NAMES.contains(&flag),
+                name if name.starts_with("GATEWAY_") => {
+                    variables.contains(name) || OTHER_NAMES.contains(&name)
+                }
                 name if name.starts_with("UPSTREAM_") => is_reason(name),
                 _ => true,
             };
