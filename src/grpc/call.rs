@@ -8,7 +8,7 @@
 //! CANCELLED. `tests/gateway/` tests the layer through a real server.
 
 use std::future::ready;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -97,7 +97,10 @@ impl<S: BackupShares> CallHandler<S> {
         let limits = MessageLimits { max_bytes: MAX_MESSAGE_BYTES, timeout, is_unary: true };
         let request = request.map(|body| MessageGuard::new(body, limits, arrival));
         let response = async move {
-            let result = AssertUnwindSafe(self.serve(&call, request)).catch_unwind().await;
+            let result = match catch_unwind(AssertUnwindSafe(|| self.serve(&call, request))) {
+                Ok(response) => AssertUnwindSafe(response).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
             let result = result.unwrap_or_else(|_panic| {
                 self.metrics.panics.inc();
                 Err(RpcError::Internal.into())
