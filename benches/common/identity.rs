@@ -22,7 +22,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// With an identity service of its own, whose tokens are valid for `lifetime`.
+    /// Starts an identity service for this account. Its tokens are valid for `lifetime`.
     pub(crate) async fn start(lifetime: Duration) -> Self {
         let issued = Arc::default();
         let counter = Arc::clone(&issued);

@@ -150,7 +150,7 @@ fn round_up(number: f64) -> f64 {
     steps.map(|step| step * power).into_iter().find(|step| *step >= number).unwrap_or(10.0 * power)
 }
 
-/// As short as it can be said.
+/// The shortest form of the number.
 fn number(value: f64) -> String {
     let (value, unit) = match value {
         _ if value >= 1e6 => (value / 1e6, "M"),

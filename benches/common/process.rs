@@ -99,8 +99,8 @@ impl Process {
         let log = log_file(name);
         let since = Instant::now();
         let mut child = command.stdout(log.try_clone().unwrap()).spawn().unwrap();
-        let said = wait(&mut child, name, &log, Duration::from_micros(200), || listening_line(&log));
-        let address = |key: &str| said[key].as_str().map(|address| address.parse().unwrap());
+        let listening = wait(&mut child, name, &log, Duration::from_micros(200), || listening_line(&log));
+        let address = |key: &str| listening[key].as_str().map(|address| address.parse().unwrap());
         let (grpc, admin) = (address(GRPC_ADDRESS).unwrap(), address("admin.address"));
         Self { child, log, grpc, admin, started_in: since.elapsed() }
     }
@@ -194,7 +194,7 @@ fn wait<T>(
             return ready;
         }
         let is_waiting = child.try_wait().unwrap().is_none() && since.elapsed() < Duration::from_secs(60);
-        assert!(is_waiting, "the {name} does not listen; it said:\n{}", content(log));
+        assert!(is_waiting, "the {name} does not listen; its output is:\n{}", content(log));
         std::thread::sleep(pause);
     }
 }

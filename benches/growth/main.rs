@@ -2,8 +2,8 @@
 //! connections, the size of the response, the length of the token, the rules, and the projects with tokens. It prints a table
 //! and draws a plot (`--svg`). Loopback only; about six minutes. It needs two cores, as `benches/call` does.
 //!
-//! Each point has a gateway of its own, so that its memory is that of the point. The gateways of a series take turns, so that
-//! what slows the machine for a while does not tilt the curve.
+//! Each point has a separate gateway, whose memory is measured. The points of a series are measured alternately, so that a
+//! temporary slowdown of the machine affects all of them alike.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::indexing_slicing)]
 
 #[path = "../common/mod.rs"]

@@ -11,7 +11,7 @@ use super::common::turn::{TESTED, pinned};
 use super::common::upstream::{Upstream, share_of};
 use super::common::{DOCUMENTED, PROJECT, SHARE, identity, token, upstream};
 
-/// Calls in flight and connections where nothing else is said.
+/// The default calls in flight and connections.
 const IN_FLIGHT: usize = 16;
 const CONNECTIONS: usize = 8;
 

@@ -99,7 +99,7 @@ impl Client {
         timeout(PATIENCE, self.call(call)).await.unwrap_or(End::Cancelled)
     }
 
-    /// Reads a response in steps of a few bytes, with pauses, on a connection of its own.
+    /// Reads a response a few bytes at a time, with pauses, on a separate connection.
     pub(crate) async fn read_slowly(&self, call: &Call) -> End {
         self.with_window(16, call).await.unwrap_or_else(|end| end)
     }
@@ -159,7 +159,7 @@ impl Client {
     }
 }
 
-/// Whether the gateway has said that it has not begun the call.
+/// Whether the gateway reports that it has not processed the call.
 fn is_not_begun(error: &Error) -> bool {
     (error.is_remote() && error.is_go_away()) || error.reason() == Some(Reason::REFUSED_STREAM)
 }
