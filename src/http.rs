@@ -24,11 +24,11 @@
 mod base_url;
 mod connect;
 mod resolver;
+mod roots;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,12 +42,11 @@ use thread_local::ThreadLocal;
 use url::Url;
 
 use crate::domain::error_chain;
-use crate::files::{Loaded, Reload, Snapshot};
-use crate::pem;
 pub use base_url::BaseUrl;
 use base_url::is_https_to_ipv6;
 use connect::ConnectLayer;
 use resolver::Resolver;
+pub use roots::{Roots, RootsFile};
 
 /// Limits and CA certificates of a client.
 #[derive(Clone, Debug)]
@@ -67,100 +66,6 @@ pub struct Config {
     pub connection_lifetime: Duration,
     /// The longest body of a successful response that is read, in bytes.
     pub max_response_bytes: usize,
-}
-
-/// The CA certificates that a server's certificate is verified against. Clones share them: if they are replaced, new
-/// connections of every client are verified against the new ones.
-#[derive(Clone, Debug)]
-pub struct Roots {
-    store: Arc<ArcSwap<RootCertStore>>,
-    warnings: Arc<[String]>,
-}
-
-impl Roots {
-    /// No certificate: for a server without TLS.
-    pub fn none() -> Self {
-        Self::new(RootCertStore::empty(), Vec::new())
-    }
-
-    /// The system's certificates.
-    pub fn system() -> Self {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Self::new(store, Vec::new())
-    }
-
-    /// The certificates of a PEM file, which replace the system's. The error names the path.
-    pub fn from_pem_file(path: &Path) -> Result<Self, String> {
-        let bundle = pem::read_roots(path)?;
-        Ok(Self::new(bundle.roots, bundle.warnings))
-    }
-
-    fn new(store: RootCertStore, warnings: Vec<String>) -> Self {
-        Self { store: Arc::new(ArcSwap::from_pointee(store)), warnings: warnings.into() }
-    }
-
-    /// What is wrong with the file, which can be used nevertheless: one line for each expired certificate.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    /// Replaces the certificates, for all clones, by those of `other`.
-    pub(crate) fn replace(&self, other: &Self) {
-        self.store.store(other.store());
-    }
-
-    /// The same certificates as a rustls type.
-    pub(crate) fn store(&self) -> Arc<RootCertStore> {
-        self.store.load_full()
-    }
-
-    /// Whether there is no certificate, so that every TLS handshake would fail.
-    pub fn is_empty(&self) -> bool {
-        self.store.load().is_empty()
-    }
-}
-
-/// The CA certificates of a PEM file that may change.
-#[derive(Clone, Debug)]
-pub struct RootsFile {
-    path: PathBuf,
-    loaded: Loaded<Roots>,
-}
-
-impl RootsFile {
-    /// Reads the file. The error names the path.
-    pub fn load(path: PathBuf) -> Result<Self, String> {
-        let loaded = Loaded::read(vec![path.clone()], || Roots::from_pem_file(&path))?;
-        Ok(Self { path, loaded })
-    }
-
-    /// The certificates. A reload replaces them.
-    pub fn roots(&self) -> &Roots {
-        &self.loaded.value
-    }
-}
-
-impl Reload for RootsFile {
-    fn subject(&self) -> &'static str {
-        "upstream CA"
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        vec![self.path.clone()]
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.loaded.snapshot.clone()
-    }
-
-    fn read(&self) -> Result<Box<dyn FnOnce() + '_>, String> {
-        let roots = Roots::from_pem_file(&self.path)?;
-        for warning in roots.warnings() {
-            tracing::warn!("{warning}");
-        }
-        Ok(Box::new(move || self.roots().replace(&roots)))
-    }
 }
 
 /// A forward proxy. Its URL may hold a password and is never printed.
@@ -275,7 +180,7 @@ impl HttpClient {
     /// What belongs to the CA certificates of now.
     fn tls(&self) -> Result<Guard<Arc<TlsClient>>, Error> {
         let tls = self.tls.load();
-        if Arc::ptr_eq(&tls.roots, &self.config.roots.store.load()) {
+        if self.config.roots.is(&tls.roots) {
             return Ok(tls);
         }
         let tls = TlsClient::new(&self.config, &self.connector).map_err(Error::Unreachable)?;
