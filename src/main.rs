@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use backup_share_gateway::commands;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     commands::run(std::env::args_os())
 }

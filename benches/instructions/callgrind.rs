@@ -7,12 +7,24 @@ use std::path::Path;
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) instructions: f64,
+    /// 0 if the program has no symbols for its allocator.
     pub(crate) allocations: f64,
     /// The instructions of each [`place`].
     pub(crate) places: BTreeMap<String, f64>,
 }
 
-const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+/// The functions of glibc, which the floor calls, and those of mimalloc.
+const ALLOCATORS: [&str; 8] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "posix_memalign",
+    "aligned_alloc",
+    "mi_malloc_aligned",
+    "mi_zalloc_aligned",
+    "mi_realloc_aligned",
+];
+const MALLOC: &str = "malloc and free";
 
 impl Counts {
     /// Of one call, where `self` is a run with `calls` calls more than `fewer`.
@@ -89,7 +101,11 @@ fn place(function: &str, home: &str, source: &str) -> String {
     let is_std = |path: &str| path.contains("/library/") || path.contains("/rustc-");
     for path in [source, home] {
         if let Some(package) = of_file(path) {
-            return package;
+            return if package.ends_with("mimalloc") || package.ends_with("mimalloc-sys") {
+                MALLOC.to_owned()
+            } else {
+                package
+            };
         }
         if path.contains("/out/") {
             return "generated from the .proto".to_owned();
@@ -104,7 +120,7 @@ fn place(function: &str, home: &str, source: &str) -> String {
     match function {
         _ if is_std(source) || is_std(home) => "standard library".to_owned(),
         _ if ALLOCATORS.contains(&function) || function.contains("free") || function.contains("malloc") => {
-            "malloc and free".to_owned()
+            MALLOC.to_owned()
         }
         _ if function.contains("mem") => "memcpy, memset, memcmp".to_owned(),
         _ => "other C and assembler".to_owned(),

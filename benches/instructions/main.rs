@@ -1,5 +1,6 @@
 //! `cargo bench --bench instructions`: user instructions and allocations of one call, in the gateway and in the floor, as
-//! valgrind's callgrind counts them in the released programs. It needs valgrind, and about a minute.
+//! valgrind's callgrind counts them in the released programs. It needs valgrind, and about two minutes. The gateway's
+//! allocations are counted with `--profile profiling`, since the released program has no symbols.
 //!
 //! What other programs do on the machine does not change them, so this is the guard against a call that grows dearer:
 //! it fails when the gateway needs more than its budget.
@@ -30,7 +31,7 @@ use common::{PROJECT, collector, identity, upstream};
 use tonic::Code;
 
 /// The most user instructions of a call that the gateway may need.
-const BUDGET: f64 = 175_000.0;
+const BUDGET: f64 = 160_000.0;
 /// Two runs, so that start and stop can be taken off: what is left is the calls' own.
 const FEW: usize = 500;
 const MANY: usize = 2_500;
@@ -183,7 +184,8 @@ fn report(options: &Options, rows: &[Row]) {
     println!("| one call | user instructions | to the floor | allocations |\n|---|---|---|---|");
     for Row { name, counts: Counts { instructions, allocations, .. } } in rows {
         let ratio = floor.map(|floor| format!("{:.2}", instructions / floor)).unwrap_or_default();
-        println!("| {name} | {instructions:.0} | {ratio} | {allocations:.1} |");
+        let allocations = known(*allocations).map(|known| format!("{known:.1}")).unwrap_or_default();
+        println!("| {name} | {instructions:.0} | {ratio} | {allocations} |");
     }
     println!("| budget of the gateway | {BUDGET:.0} | | |");
     if options.places {
@@ -193,9 +195,14 @@ fn report(options: &Options, rows: &[Row]) {
 
 fn json_row(Row { name, counts }: &Row, floor: Option<f64>) -> serde_json::Value {
     serde_json::json!({
-        "program": name, "instructions": counts.instructions, "allocations": counts.allocations,
+        "program": name, "instructions": counts.instructions, "allocations": known(counts.allocations),
         "instructions_ratio": floor.map(|floor| counts.instructions / floor), "places": counts.places,
     })
+}
+
+/// The allocations of a call, if the program has symbols.
+fn known(allocations: f64) -> Option<f64> {
+    (allocations > 0.0).then_some(allocations)
 }
 
 /// The places of which one row has a three-hundredth or more, in the order of the first row.
