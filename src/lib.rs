@@ -51,6 +51,7 @@
 //! | | `pem`, `files` | certificates from PEM files; what was read from files, and whether they have changed since |
 //! | | `error_response` | what an error response of the upstream or the identity service says |
 //! | | [`proto`] | generated code |
+//! | | `sync` | locks |
 //! | 6 | [`domain`] | IDs, share, call, errors, and the trait between `grpc` and `upstream` |
 
 pub mod admin;
@@ -68,5 +69,6 @@ mod pem;
 pub mod proto;
 pub mod sandbox;
 pub mod server;
+mod sync;
 pub mod telemetry;
 pub mod upstream;

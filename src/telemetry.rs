@@ -57,7 +57,13 @@ impl Config {
         &self,
         start_exporter: impl FnOnce() -> Result<Option<Exporter>, String>,
     ) -> Result<(WorkerGuard, Option<Exporter>), String> {
-        let log = LOG.get_or_init(|| Log::start(stdout()));
+        let log = match LOG.get() {
+            Some(log) => log,
+            None => {
+                let log = Log::start(stdout()).map_err(|error| format!("the thread of the log: {error}"))?;
+                LOG.get_or_init(|| log)
+            }
+        };
         let guard = WorkerGuard(log);
         let exporter = dispatcher::with_default(&self.subscriber(log, None), start_exporter)?;
         let subscriber = self.subscriber(log, exporter.as_ref().map(Exporter::tracer));

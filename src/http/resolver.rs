@@ -10,11 +10,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// How long an address that did not answer is tried last.
 const AVOIDANCE: Duration = Duration::from_secs(30);
@@ -153,10 +155,6 @@ fn order(
     // The sort is stable.
     first.sort_by_key(is_avoided);
     first
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Counts the requests in flight on one connection, and notes since when there is none.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// The requests in flight on one connection. It holds when the last one ended, and each request holds a clone.
 pub(super) struct InFlight(Arc<Mutex<Instant>>);
@@ -30,8 +32,4 @@ impl Drop for InFlightGuard {
     fn drop(&mut self) {
         *lock(&self.0) = Instant::now();
     }
-}
-
-fn lock(last_end: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
-    last_end.lock().unwrap_or_else(PoisonError::into_inner)
 }

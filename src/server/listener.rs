@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus::{IntCounter, IntGauge};
@@ -16,6 +16,7 @@ use super::handshake_failures::HandshakeFailures;
 use super::tls::Tls;
 use super::workers::WorkerPool;
 use super::{Config, ConnectionMetrics, ServerShutdown, Service};
+use crate::sync::lock;
 
 /// The back-off while the process has no file descriptors or memory left.
 const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
@@ -138,7 +139,7 @@ impl Server {
     /// Counts a connection beyond the limit. Any peer can cause them, so not each one is logged.
     fn refuse(&self, peer: SocketAddr) {
         self.refused_connections.inc();
-        let mut next_warning = self.next_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next_warning = lock(&self.next_warning);
         if *next_warning <= Instant::now() {
             *next_warning = Instant::now() + WARNING_INTERVAL;
             let limit = self.handler.config.max_connections;

@@ -1,134 +1,141 @@
-//! Writes log lines to standard output on a thread of its own, so that a blocked reader never delays a call or the process's
-//! end. Lines that the queue cannot take, or that cannot be written, are counted.
+//! Writes log lines to standard output on a separate thread, so that a blocked reader never delays a call or the process's
+//! end. Lines that do not fit into the buffer, or that cannot be written, are counted.
 //!
-//! The queue and the thread are `tracing-appender`'s; [`BatchWriter`] is what the thread writes to. Waking the thread for each line
-//! would cost a third more CPU with one call in flight, and a system call each: the thread writes what has queued up, then
-//! sleeps for [`FLUSH_INTERVAL`].
-//!
-//! The crate's own guard is never dropped in the process: with a full queue it prints to standard output, which blocks, too.
+//! Threads append their lines to one buffer, and the log thread takes all of them at once. Waking it for each line would cost
+//! a third more CPU with one call in flight, and a system call each: it writes what there is, then sleeps for
+//! [`FLUSH_INTERVAL`]. A queue of lines, as in `tracing-appender`, allocates each of them on one thread and frees it on another.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tracing_appender::non_blocking::{self, NonBlocking, NonBlockingBuilder};
+use crate::sync::lock;
 
-/// Several megabytes: a tenth of a second of very many calls.
-const MAX_QUEUED_LINES: usize = 8192;
-/// Lines are written once this much has come together, or the queue is empty.
-const BATCH_BYTES: usize = 64 * 1024;
+/// A tenth of a second or more of very many calls.
+const MAX_BUFFERED_BYTES: usize = 8 * 1024 * 1024;
+/// What a buffer keeps of its memory after more lines than usual.
+const KEPT_BYTES: usize = 256 * 1024;
 /// Lines of this time are written together.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the remaining lines may take at the process's end.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The queue of log lines and its thread.
-pub(super) struct Log {
-    queue: NonBlocking,
-    /// Lines passed to the queue, including those that it did not take.
-    queued: AtomicU64,
-    output: Arc<OutputCounters>,
-    _worker: non_blocking::WorkerGuard,
+/// The lines that are not written yet. The thread that writes them never ends.
+pub(super) struct Log(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when the log thread waits and there is a line.
+    has_lines: Condvar,
+    /// Notified when lines have been written or lost.
+    has_written: Condvar,
+    /// Lines lost so far.
+    dropped: AtomicU64,
 }
 
-/// Counts of the lines that the thread took from the queue.
 #[derive(Default)]
-struct OutputCounters {
-    finished: AtomicU64,
-    failed: AtomicU64,
+struct State {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// The log thread waits for a line.
+    is_waiting: bool,
+    /// The log thread has taken lines that are not written yet.
+    is_writing: bool,
 }
 
 impl Log {
     /// Starts the thread, which writes to `output`.
-    pub(super) fn start(output: impl Write + Send + 'static) -> Self {
-        let counters = Arc::<OutputCounters>::default();
-        let writer = BatchWriter::new(output, Arc::clone(&counters));
-        let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_QUEUED_LINES).thread_name("log");
-        let (queue, worker) = builder.finish(writer);
-        Self { queue, queued: AtomicU64::new(0), output: counters, _worker: worker }
+    pub(super) fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let log = Self(Arc::clone(&shared));
+        thread::Builder::new().name("log".into()).spawn(move || shared.write_lines(output))?;
+        Ok(log)
     }
 
     /// Lines lost so far.
     pub(super) fn dropped(&self) -> u64 {
-        self.rejected() + self.output.failed.load(Ordering::Relaxed)
-    }
-
-    fn rejected(&self) -> u64 {
-        u64::try_from(self.queue.error_counter().dropped_lines()).unwrap_or(u64::MAX)
+        self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until every line is written or lost, or until `timeout`.
     fn flush(&self, timeout: Duration) {
-        let start = Instant::now();
-        let is_pending = || {
-            let finished = self.output.finished.load(Ordering::Acquire) + self.rejected();
-            finished < self.queued.load(Ordering::Relaxed)
-        };
-        while is_pending() && start.elapsed() < timeout {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let is_pending = |state: &mut State| state.is_writing || !state.lines.is_empty();
+        // An error means that the thread has panicked, and writes no more.
+        let _ = self.0.has_written.wait_timeout_while(lock(&self.0.state), timeout, is_pending);
     }
 }
 
 impl Write for &Log {
-    /// Queues one line, or drops it.
+    /// Takes one line, or drops it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        self.queue.clone().write(line)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Writes lines in batches. The queue's thread passes it whole lines, and flushes it when the queue is empty.
-struct BatchWriter<W> {
-    output: W,
-    batch: Vec<u8>,
-    batch_lines: u64,
-    /// The output ends within a line, whose rest could not be written.
-    mid_line: bool,
-    counters: Arc<OutputCounters>,
-}
-
-impl<W: Write> BatchWriter<W> {
-    fn new(output: W, counters: Arc<OutputCounters>) -> Self {
-        Self { output, batch: Vec::new(), batch_lines: 0, mid_line: false, counters }
-    }
-
-    fn write_batch(&mut self) {
-        // The rest of a line that was cut off must not swallow the next line.
-        let is_at_start = !self.mid_line || write(&mut self.output, b"\n").is_empty();
-        let unwritten = if is_at_start { write(&mut self.output, &self.batch) } else { &self.batch };
-        let written = self.batch.strip_suffix(unwritten).unwrap_or_default();
-        self.mid_line = written.last().map_or(!is_at_start, |last| *last != b'\n');
-        let failed = unwritten.iter().map(|byte| u64::from(*byte == b'\n')).sum();
-        self.counters.failed.fetch_add(failed, Ordering::Relaxed);
-        self.counters.finished.fetch_add(self.batch_lines, Ordering::Release);
-        self.batch.clear();
-        self.batch_lines = 0;
-    }
-}
-
-impl<W: Write> Write for BatchWriter<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.batch.extend_from_slice(line);
-        self.batch_lines += 1;
-        if self.batch.len() >= BATCH_BYTES {
-            self.write_batch();
+        let mut state = lock(&self.0.state);
+        if state.lines.len() + line.len() > MAX_BUFFERED_BYTES {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        state.lines.extend_from_slice(line);
+        let must_wake = std::mem::take(&mut state.is_waiting);
+        drop(state);
+        if must_wake {
+            self.0.has_lines.notify_one();
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.batch.is_empty() {
-            self.write_batch();
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Writes lines as they come, for ever.
+    fn write_lines(&self, output: impl Write) {
+        let mut output = LineOutput { output, mid_line: false };
+        let mut lines = Vec::new();
+        loop {
+            self.take(&mut lines);
+            let lost = output.write_lines(&lines);
+            self.dropped.fetch_add(lost, Ordering::Relaxed);
+            lines.clear();
+            lines.shrink_to(KEPT_BYTES);
+            lock(&self.state).is_writing = false;
+            self.has_written.notify_all();
             thread::sleep(FLUSH_INTERVAL);
         }
-        Ok(())
+    }
+
+    /// Waits for lines, and exchanges them for the empty `lines`.
+    fn take(&self, lines: &mut Vec<u8>) {
+        let mut state = lock(&self.state);
+        while state.lines.is_empty() {
+            state.is_waiting = true;
+            state = self.has_lines.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_waiting = false;
+        state.is_writing = true;
+        std::mem::swap(&mut state.lines, lines);
+    }
+}
+
+/// Writes whole lines, and counts those that are lost.
+struct LineOutput<W> {
+    output: W,
+    /// The output ends within a line, whose rest could not be written.
+    mid_line: bool,
+}
+
+impl<W: Write> LineOutput<W> {
+    /// Returns how many of the lines were not written, or not to their end.
+    fn write_lines(&mut self, lines: &[u8]) -> u64 {
+        // The rest of a line that was cut off must not swallow the next line.
+        let is_at_start = !self.mid_line || write(&mut self.output, b"\n").is_empty();
+        let unwritten = if is_at_start { write(&mut self.output, lines) } else { lines };
+        let written = lines.strip_suffix(unwritten).unwrap_or_default();
+        self.mid_line = written.last().map_or(!is_at_start, |last| *last != b'\n');
+        unwritten.iter().map(|byte| u64::from(*byte == b'\n')).sum()
     }
 }
 
@@ -158,7 +165,8 @@ impl Drop for WorkerGuard {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::*;
 
@@ -180,14 +188,14 @@ mod tests {
     fn blocked_output_loses_whole_lines_which_are_counted_and_keeps_the_order() {
         let (release, blocked) = mpsc::channel();
         let (sent, written) = mpsc::channel();
-        let log = Log::start(BlockedOutput(blocked, sent));
+        let log = Log::start(BlockedOutput(blocked, sent)).unwrap();
         let line = |number: usize| format!("{number:01023}\n");
         let mut number = 0;
         while log.dropped() == 0 {
             (&log).write_all(line(number).as_bytes()).unwrap();
             number += 1;
         }
-        assert!(number > MAX_QUEUED_LINES, "{number} lines");
+        assert!(number * 1024 > MAX_BUFFERED_BYTES, "{number} lines");
         drop(release);
         log.flush(Duration::from_secs(60));
         let all: Vec<u8> = written.try_iter().flatten().collect();
@@ -200,7 +208,7 @@ mod tests {
     fn flush_of_a_blocked_output_times_out() {
         let (release, blocked) = mpsc::channel();
         let (sent, _written) = mpsc::channel();
-        let log = Log::start(BlockedOutput(blocked, sent));
+        let log = Log::start(BlockedOutput(blocked, sent)).unwrap();
         (&log).write_all(b"a line\n").unwrap();
         let start = Instant::now();
         log.flush(Duration::from_millis(50));
@@ -225,19 +233,14 @@ mod tests {
         }
     }
 
-    /// The output after two batches of lines, and the number of lost lines.
-    fn write_two_batches(errors: &[Option<io::ErrorKind>]) -> (String, u64) {
-        let (counters, all) = (Arc::<OutputCounters>::default(), Arc::default());
+    /// The output after two writes of lines, and the number of lost lines.
+    fn write_twice(errors: &[Option<io::ErrorKind>]) -> (String, u64) {
+        let all = Arc::default();
         let output = FailingOutput(errors.iter().rev().copied().collect(), Arc::clone(&all));
-        let mut writer = BatchWriter::new(output, Arc::clone(&counters));
-        writer.write_all(b"the first\n").unwrap();
-        writer.write_all(b"the second\n").unwrap();
-        writer.flush().unwrap();
-        writer.write_all(b"the third\n").unwrap();
-        writer.flush().unwrap();
-        assert_eq!(counters.finished.load(Ordering::Relaxed), 3);
+        let mut output = LineOutput { output, mid_line: false };
+        let lost = output.write_lines(b"the first\nthe second\n") + output.write_lines(b"the third\n");
         let all = all.lock().unwrap().clone();
-        (String::from_utf8(all).unwrap(), counters.failed.load(Ordering::Relaxed))
+        (String::from_utf8(all).unwrap(), lost)
     }
 
     #[test]
@@ -245,11 +248,11 @@ mod tests {
         use io::ErrorKind::{Interrupted, StorageFull, WouldBlock};
         let whole = "the first\nthe second\nthe third\n";
         assert_eq!(
-            write_two_batches(&[Some(WouldBlock), None, Some(Interrupted), None, Some(WouldBlock)]),
+            write_twice(&[Some(WouldBlock), None, Some(Interrupted), None, Some(WouldBlock)]),
             (whole.into(), 0)
         );
-        assert_eq!(write_two_batches(&[None, Some(StorageFull)]), ("the \nthe third\n".into(), 2));
-        assert_eq!(write_two_batches(&[Some(StorageFull)]), ("the third\n".into(), 2));
-        assert_eq!(write_two_batches(&[None, Some(StorageFull), Some(StorageFull)]), ("the ".into(), 3));
+        assert_eq!(write_twice(&[None, Some(StorageFull)]), ("the \nthe third\n".into(), 2));
+        assert_eq!(write_twice(&[Some(StorageFull)]), ("the third\n".into(), 2));
+        assert_eq!(write_twice(&[None, Some(StorageFull), Some(StorageFull)]), ("the ".into(), 3));
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::credentials::AuthMaterial;
 use crate::metrics::Metrics;
+use crate::sync::lock;
 
 #[derive(Debug, Default)]
 pub(super) struct UnknownFields {
@@ -31,7 +32,7 @@ impl UnknownFields {
     fn is_new(&self, path: &str) -> bool {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         logged.len() < Self::MAX_LOGGED && logged.insert(hasher.finish())
     }
 }

@@ -12,7 +12,7 @@ const ROWS: [&[&str]; 7] = [
     &["app", "config"],
     &["grpc", "upstream", "server", "admin", "sandbox", "telemetry"],
     &["credentials", "http"],
-    &["metrics", "pem", "files", "error_response", "proto"],
+    &["metrics", "pem", "files", "error_response", "proto", "sync"],
     &["domain"],
 ];
 
