@@ -499,10 +499,10 @@ mod tests {
     #[tokio::test]
     async fn error_text_holds_no_url() {
         let client = HttpClient::new(config()).unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/secret/path")).unwrap();
+        // A port that is bound and not listening refuses connections.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}/secret/path", socket.local_addr().unwrap()).parse().unwrap();
         let Err(Error::Unreachable(detail)) = client.get(url, HeaderMap::new(), Reuse::Pooled).await else {
             panic!("not unreachable")
         };

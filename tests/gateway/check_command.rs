@@ -76,7 +76,7 @@ async fn unreachable_upstream_is_reported_by_step() {
     let (exit_code, output) = check(&["--connect", "--upstream-url=https://nothing.invalid"], &[]).await;
     assert_eq!(exit_code, 69);
     assert_fails(&output, &["upstream, name", "nothing.invalid cannot be resolved", "name server"]);
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_bound, closed) = closed_port();
     let (exit_code, output) = check(&["--connect", &format!("--upstream-url=https://{closed}")], &[]).await;
     assert_eq!(exit_code, 69);
     assert_fails(&output, &["upstream, TCP", "refused", "firewall"]);

@@ -225,12 +225,12 @@ async fn exported_trace_continues_only_what_the_grammar_allows() {
 
 #[tokio::test]
 async fn unreachable_collector_blocks_neither_calls_nor_exit() {
-    let closed_port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (_bound, closed) = closed_port();
     // It accepts connections and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let invalid = Upstream::scripted(|_, _| vec![Step::Send(b"no HTTP\r\n\r\n".to_vec()), Step::Close]).await;
     let silent_port = silent.local_addr().unwrap();
-    let endpoints = [format!("http://{closed_port}"), format!("http://{silent_port}"), invalid.url()];
+    let endpoints = [format!("http://{closed}"), format!("http://{silent_port}"), invalid.url()];
     let cases = endpoints.iter().flat_map(|url| [(url, "http/protobuf"), (url, "grpc")]);
     // The cases run together: each waits for the timeout of an export.
     futures_util::future::join_all(cases.map(async |(url, protocol)| {

@@ -176,8 +176,8 @@ async fn connection_closed_after_accept_is_lost() {
 
 #[tokio::test]
 async fn closed_port_and_unknown_host_are_unreachable() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    for url in [format!("http://{gone}"), "http://no-such-host.invalid".to_owned()] {
+    let (_bound, closed) = closed_port();
+    for url in [format!("http://{closed}"), "http://no-such-host.invalid".to_owned()] {
         let gateway = Gateway::start(&[&format!("--upstream-url={url}"), PLAINTEXT]).await;
         let error = gateway.get_error().await;
         assert_eq!(error.outcome(), (Code::Unavailable, "UPSTREAM_UNREACHABLE"), "{url}");

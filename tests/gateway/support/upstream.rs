@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -17,6 +17,14 @@ pub const ONE_WORKER: &str = "--workers=1";
 
 /// Without it, an upstream URL with `http` is refused.
 pub const PLAINTEXT: &str = "--allow-plaintext-upstream";
+
+/// A port that refuses connections. While it is bound, nothing else can listen on it.
+pub fn closed_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
 
 pub fn send(text: &str) -> Step {
     Step::Send(text.as_bytes().to_vec())
