@@ -137,8 +137,8 @@ pub enum AuthMaterial {
 }
 
 impl AuthMaterial {
-    /// Adds the headers that authenticate a request which is sent at `now`.
-    pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: SystemTime) {
+    /// Adds the headers that authenticate a request. `now` is the time of a signature.
+    pub fn add_to(&self, headers: &mut HeaderMap, request: SignableRequest<'_>, now: fn() -> SystemTime) {
         match self {
             Self::Caller(token) => {
                 headers.insert(TOKEN_HEADER, token.value());
@@ -146,7 +146,7 @@ impl AuthMaterial {
             Self::Issued(token) => {
                 headers.insert(TOKEN_HEADER, token.token.value());
             }
-            Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now)),
+            Self::Keys(keys, scheme) => headers.extend(keys.sign(*scheme, request, now())),
         }
     }
 

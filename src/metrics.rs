@@ -16,8 +16,8 @@ use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Error, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::proto::METHODS;
@@ -47,8 +47,8 @@ impl Deref for Metrics {
 pub struct MetricFamilies {
     registry: Registry,
     dropped_log_lines: fn() -> u64,
-    calls: HistogramVec,
-    attempts: HistogramVec,
+    calls: Durations,
+    attempts: Durations,
     retries: IntCounterVec,
     renewals: IntCounterVec,
     /// Valid tokens of the gateway's own account.
@@ -79,6 +79,38 @@ pub struct MetricFamilies {
     pub refused_connections: IntCounter,
 }
 
+/// A histogram of durations with two labels. Nearly all belong to one series, which is not looked up by its labels.
+#[derive(Debug)]
+struct Durations {
+    family: HistogramVec,
+    usual_labels: [&'static str; 2],
+    usual: Histogram,
+}
+
+impl Durations {
+    fn register(
+        registry: &Registry,
+        name: &str,
+        help: &str,
+        labels: [&str; 2],
+        usual_labels: [&'static str; 2],
+    ) -> Result<Self, Error> {
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+        let family = register(registry, HistogramVec::new(options, &labels))?;
+        let usual = family.with_label_values(&usual_labels);
+        Ok(Self { family, usual_labels, usual })
+    }
+
+    fn observe(&self, labels: [&str; 2], duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        if labels == self.usual_labels {
+            self.usual.observe(seconds);
+        } else {
+            self.family.with_label_values(&labels).observe(seconds);
+        }
+    }
+}
+
 impl Metrics {
     /// Registers every family. `dropped_log_lines` returns the number of lost log lines; each scrape calls it.
     pub fn new(dropped_log_lines: fn() -> u64) -> Result<Self, Error> {
@@ -98,20 +130,20 @@ impl MetricFamilies {
         let counter = |name, help| register(&registry, IntCounter::new(name, help));
         let counter_vec =
             |name, help, label| register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]));
-        let histogram = |name, help, labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            register(&registry, HistogramVec::new(options, labels))
-        };
+        let durations = |name, help, labels, usual| Durations::register(&registry, name, help, labels, usual);
+        let [method] = METHODS;
         Ok(Self {
-            calls: histogram(
+            calls: durations(
                 "rpc_server_call_duration_seconds",
                 "Duration of calls, from arrival to status.",
-                &["rpc_method", "rpc_response_status_code"],
+                ["rpc_method", "rpc_response_status_code"],
+                [method, "OK"],
             )?,
-            attempts: histogram(
+            attempts: durations(
                 "http_client_request_duration_seconds",
                 "Duration of attempts at the upstream.",
-                &["http_response_status_code", "error_type"],
+                ["http_response_status_code", "error_type"],
+                ["200", ""],
             )?,
             retries: counter_vec("upstream_retries_total", "Retries, by the error before.", "reason")?,
             renewals: counter_vec(
@@ -153,10 +185,6 @@ impl MetricFamilies {
     /// Sets the values before the first call. Series that a healthy gateway has exist from the start: `rate()` needs the zero.
     fn initialize(&self) {
         self.certificate_expiry.set(f64::NAN);
-        for method in METHODS {
-            self.calls.with_label_values(&[method, "OK"]);
-        }
-        self.attempts.with_label_values(&["200", ""]);
         for reason in ["connect", "lost", "timeout", "status", "stale"] {
             self.retries.with_label_values(&[reason]);
         }
@@ -170,13 +198,21 @@ impl MetricFamilies {
 
     /// Observes a call of `method` that ended with the gRPC status `code`.
     pub fn call(&self, method: &str, code: &str, duration: Duration) {
-        self.calls.with_label_values(&[method, code]).observe(duration.as_secs_f64());
+        self.calls.observe([method, code], duration);
     }
 
     /// Observes an attempt at the upstream that ended with an HTTP status, an error type, or both.
     pub fn attempt(&self, status: Option<u16>, error_type: &str, duration: Duration) {
-        let status = status.map(status_label).unwrap_or_default();
-        self.attempts.with_label_values(&[status.as_str(), error_type]).observe(duration.as_secs_f64());
+        // The class of a status that HTTP does not define: an upstream must not make a time series for each number.
+        let defined =
+            |status| StatusCode::from_u16(status).ok().filter(|code| code.canonical_reason().is_some());
+        match status.and_then(defined) {
+            Some(code) => self.attempts.observe([code.as_str(), error_type], duration),
+            None => {
+                let class = status.map(|status| format!("{}xx", status / 100)).unwrap_or_default();
+                self.attempts.observe([&class, error_type], duration);
+            }
+        }
     }
 
     /// Counts a retry for `reason`.
@@ -200,12 +236,6 @@ impl MetricFamilies {
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families)
     }
-}
-
-/// The status, or the class of one that HTTP does not define: an upstream must not make a time series for each number.
-fn status_label(status: u16) -> String {
-    let is_defined = StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
-    if is_defined { status.to_string() } else { format!("{}xx", status / 100) }
 }
 
 fn build_info() -> Opts {

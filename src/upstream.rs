@@ -111,12 +111,13 @@ impl BackupShares for Upstream {
         let mut state = RetryState::new(self.max_attempts, self.first_backoff, call.may_retry);
         let mut reuse = Reuse::Pooled;
         loop {
-            if call.deadline <= Instant::now() {
+            let now = Instant::now();
+            if call.deadline <= now {
                 let error = Error::new(ErrorKind::DeadlineExceeded, DEADLINE_EXPIRED);
                 return Err(Error { attempts: state.attempts, ..error });
             }
             call.stats.attempts.store(state.attempts + 1, Ordering::Relaxed);
-            let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests);
+            let attempt = self.attempt_client.get(call, share, &material, reuse, state.requests, now);
             let failed = match attempt.await {
                 Ok(share) => {
                     self.throttle.on_success();

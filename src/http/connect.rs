@@ -22,11 +22,15 @@ pub(super) struct ConnectLayer {
 
 /// A connector that waits until few enough connections are being opened.
 pub(super) struct Connect<S> {
-    connector: Arc<S>,
-    limit: PollSemaphore,
-    /// Of the connection that is opened next.
+    shared: Arc<Shared<S>>,
+    /// What the connection that is opened next waits for. Most requests open none.
+    limit: Option<PollSemaphore>,
     permit: Option<OwnedSemaphorePermit>,
-    on_open: fn(),
+}
+
+struct Shared<S> {
+    connector: S,
+    layer: ConnectLayer,
 }
 
 impl ConnectLayer {
@@ -40,15 +44,13 @@ impl<S> Layer<S> for ConnectLayer {
     type Service = Connect<S>;
 
     fn layer(&self, connector: S) -> Connect<S> {
-        let limit = PollSemaphore::new(Arc::clone(&self.limit));
-        Connect { connector: Arc::new(connector), limit, permit: None, on_open: self.on_open }
+        Connect { shared: Arc::new(Shared { connector, layer: self.clone() }), limit: None, permit: None }
     }
 }
 
 impl<S> Clone for Connect<S> {
     fn clone(&self) -> Self {
-        let connector = Arc::clone(&self.connector);
-        Self { connector, limit: self.limit.clone(), permit: None, on_open: self.on_open }
+        Self { shared: Arc::clone(&self.shared), limit: None, permit: None }
     }
 }
 
@@ -65,17 +67,18 @@ where
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if self.permit.is_none() {
-            self.permit = ready!(self.limit.poll_acquire(context));
+            let new = || PollSemaphore::new(Arc::clone(&self.shared.layer.limit));
+            self.permit = ready!(self.limit.get_or_insert_with(new).poll_acquire(context));
         }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, target: T) -> Self::Future {
-        let (connector, permit, on_open) = (S::clone(&self.connector), self.permit.take(), self.on_open);
+        let (shared, permit) = (Arc::clone(&self.shared), self.permit.take());
         Box::pin(async move {
-            let connection = connector.oneshot(target).await.map_err(Into::into)?;
+            let connection = shared.connector.clone().oneshot(target).await.map_err(Into::into)?;
             drop(permit);
-            on_open();
+            (shared.layer.on_open)();
             Ok(connection)
         })
     }

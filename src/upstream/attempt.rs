@@ -80,7 +80,7 @@ pub(super) struct AttemptClient {
 }
 
 impl AttemptClient {
-    /// Makes one attempt, after `resend_count` others of the same call.
+    /// Makes one attempt at `start`, after `resend_count` others of the same call.
     pub(super) async fn get(
         &self,
         call: &CallContext,
@@ -88,6 +88,7 @@ impl AttemptClient {
         material: &AuthMaterial,
         reuse: Reuse,
         resend_count: u32,
+        start: Instant,
     ) -> Result<BackupShare, AttemptError> {
         let Some(base_url) = self.base_url.as_ref().or(material.endpoint()) else {
             let detail = "the upstream's URL is unknown";
@@ -95,7 +96,6 @@ impl AttemptClient {
         };
         let url = share_url(base_url, &share.project_id, &share.id);
         let span = spans::attempt(&url, resend_count);
-        let start = Instant::now();
         let mut record = AttemptRecord {
             metrics: &self.metrics,
             span: span.clone(),
@@ -112,7 +112,7 @@ impl AttemptClient {
             user_agent: USER_AGENT,
             accept: ACCEPT,
         };
-        material.add_to(&mut headers, signable, SystemTime::now());
+        material.add_to(&mut headers, signable, SystemTime::now);
 
         let timeout = start + self.timeout;
         let exchange = self.http.get(url, headers, reuse).instrument(span);
@@ -205,7 +205,7 @@ pub fn share_url(base: &BaseUrl, project_id: &ProjectId, id: &ShareId) -> Url {
 
 /// The headers of a request, without its trace context and its credential.
 fn request_headers(call: &CallContext, base_url: &BaseUrl) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8);
+    let mut headers = HeaderMap::with_capacity(6);
     headers.insert(header::HOST, base_url.host_header());
     headers.insert(header::ACCEPT, HeaderValue::from_static(ACCEPT));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
