@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use backup_share_gateway::commands;
 
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -11,12 +11,9 @@ use super::common::DOCUMENTED;
 use super::common::load::{Call, Callers};
 use super::common::process::Process;
 use super::common::turn::{TESTED, Turn, cpu_ratio, median, middle, pinned, until, warm_up};
-use super::common::upstream::{Behaviour, Upstream, plain_id};
+use super::common::upstream::{Behaviour, RETRIED, Upstream, plain_id, some_retried};
 use super::report::Outcome;
 use super::{LOADED, Options};
-
-/// One of so many calls is retried: three of those in flight, which the throttle allows at once.
-const RETRIED: usize = 40;
 
 /// A kind of calls, the gateway for them, and what was measured.
 struct Kind {
@@ -36,18 +33,13 @@ impl Kind {
     }
 }
 
-fn some_retried(number: usize) -> Call {
-    let is_retried = number.is_multiple_of(RETRIED);
-    Call::of_share(&if is_retried { Behaviour::UnavailableOnce.id() } else { plain_id() })
-}
-
 /// Successful calls come first.
 fn kinds() -> Vec<Kind> {
     let unavailable = |_| Call::of_share(&Behaviour::Unavailable.id());
     let name = format!("success; one call in {RETRIED} after a 503 and a retry");
     vec![
         Kind::new("success", |_| Call::of_share(&plain_id()), Code::Ok),
-        Kind::new(name, some_retried, Code::Ok),
+        Kind::new(name, |number| Call::of_share(&some_retried(number)), Code::Ok),
         Kind::new("404", |_| Call::of_share(&Behaviour::NotFound.id()), Code::NotFound),
         Kind::new("503 to every request", unavailable, Code::Unavailable),
         Kind {

@@ -64,6 +64,14 @@ impl Behaviour {
     }
 }
 
+/// One of so many calls is retried: three of 128 in flight, which the throttle of retries allows at once.
+pub(crate) const RETRIED: usize = 40;
+
+/// The ID of a call with this number, of which one in [`RETRIED`] gets a 503 first.
+pub(crate) fn some_retried(number: usize) -> String {
+    if number.is_multiple_of(RETRIED) { Behaviour::UnavailableOnce.id() } else { plain_id() }
+}
+
 /// An ID without a behaviour.
 pub(crate) fn plain_id() -> String {
     format!("{:08x}-0000-4000-8000-{:012x}", fastrand::u32(1 << 16..), fastrand::u64(..1 << 48))

@@ -15,6 +15,8 @@
 mod callgrind;
 #[path = "../common/mod.rs"]
 mod common;
+mod heap;
+mod matrix;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -36,6 +38,7 @@ const BUDGET: f64 = 160_000.0;
 const FEW: usize = 500;
 const MANY: usize = 2_500;
 
+const ONE_WORKER: &str = "--workers=1";
 /// The gateway as it is by default.
 const GATEWAY: &str = "gateway";
 /// Its keys.
@@ -53,6 +56,13 @@ struct Options {
     /// Connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// Measure every load, result and credential in place of the rows. It takes a quarter of an hour.
+    #[arg(long)]
+    matrix: bool,
+    /// Print who has allocated the memory of the gateway at its peak, in place of the rows. It needs
+    /// `cargo bench --profile profiling --no-default-features`.
+    #[arg(long)]
+    heap: bool,
     /// Also print where the instructions are. It needs `cargo bench --profile profiling`.
     #[arg(long)]
     places: bool,
@@ -83,6 +93,14 @@ fn main() -> ExitCode {
     be_floor_if_told();
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if options.matrix {
+        print!("{}", runtime.block_on(matrix::measure()));
+        return ExitCode::SUCCESS;
+    }
+    if options.heap {
+        runtime.block_on(async { heap::report(&options, upstream::start().await).await });
+        return ExitCode::SUCCESS;
+    }
     let rows = runtime.block_on(measure(&options));
     report(&options, &rows);
     let is_dearer = |row: &Row| row.name == GATEWAY && row.counts.instructions > BUDGET;
@@ -109,7 +127,6 @@ async fn measure(options: &Options) -> Vec<Row> {
 }
 
 fn cases<'a>(collector: &'a str, account: &'a Account, pki: &'a Pki) -> Vec<Case<'a>> {
-    const ONE_WORKER: &str = "--workers=1";
     const RULE: &str = "--allow=client.example=*";
 
     let plain = |name, variables: &[(&'a str, &'a str)]| Case {
@@ -154,7 +171,12 @@ async fn count(
     let mut out = OsString::from("--callgrind-out-file=");
     out.push(&file);
     let below = ["valgrind", "-q", "--tool=callgrind"].map(OsStr::new);
-    let process = start(&[&below[..], &[&out]].concat());
+    run(options, calls, pki, start(&[&below[..], &[&out]].concat())).await;
+    Counts::read(&file)
+}
+
+/// Makes so many calls, which must all succeed, and ends the process.
+async fn run(options: &Options, calls: usize, pki: Option<&Pki>, process: Process) {
     let callers = match pki {
         None => Callers::connect(process.grpc, options.connections).await,
         Some(pki) => Callers::connect_tls(Ipv4Addr::LOCALHOST, process.grpc, options.connections, pki).await,
@@ -167,7 +189,6 @@ async fn count(
     let ended = callers.keep(options.in_flight, enough).await;
     assert_eq!(times(&ended, Code::Ok).len(), calls, "every call must succeed");
     process.stop();
-    Counts::read(&file)
 }
 
 fn report(options: &Options, rows: &[Row]) {
