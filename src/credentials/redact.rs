@@ -84,13 +84,22 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 /// `RUN - 3`: only those are looked up, so that the token is neither copied nor hashed.
 fn may_share_run(text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 4;
+    const SLOTS: usize = 1024;
     // Makes letters of both cases equal, and some pairs of other characters.
     let fold = |part: &[u8]| {
         let part = part.first_chunk::<PART>().copied().unwrap_or_default();
         u32::from_ne_bytes(part) | u32::from_ne_bytes([0x20; PART])
     };
-    let parts: Vec<u32> = text.windows(PART).map(fold).collect();
-    secret.windows(PART).step_by(RUN - PART + 1).any(|part| parts.contains(&fold(part)))
+    // Few parts of a secret share a slot with one of the text, and only those are searched for.
+    let slot = |part: u32| (part.wrapping_mul(0x9e37_79b1) >> (u32::BITS - SLOTS.ilog2())) as usize;
+    let mut is_taken = [false; SLOTS];
+    for part in text.windows(PART).map(fold) {
+        if let Some(taken) = is_taken.get_mut(slot(part)) {
+            *taken = true;
+        }
+    }
+    let mut parts = secret.windows(PART).step_by(RUN - PART + 1).map(fold);
+    parts.any(|part| is_taken.get(slot(part)) == Some(&true) && text.windows(PART).any(|t| fold(t) == part))
 }
 
 #[cfg(test)]
