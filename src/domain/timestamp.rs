@@ -1,10 +1,13 @@
 //! The upstream's times: `2017-08-08T04:03:27.000000`. A time without a zone is UTC; `Z` or an offset is honoured. Any number of
 //! fractional digits is accepted, and truncated to microseconds.
 //!
-//! jiff does the calendar. It accepts more than RFC 3339's `date-time` (a date alone, a blank for `T`, `+07`, second 60), so
-//! the form is checked first. Its `Timestamp` ends a day before the year 10000, so its civil types are used.
+//! jiff does the calendar. Its parser accepts more than RFC 3339's `date-time` (a date alone, a blank for `T`, `+07`, second
+//! 60), so the form is checked here, and the numbers are read. Its `Timestamp` ends a day before the year 10000, so its civil
+//! types are used.
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::str::FromStr;
 
 use jiff::civil::{DateTime, Time, datetime};
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -33,12 +36,20 @@ impl Timestamp {
     /// Parses `YYYY-MM-DDThh:mm:ss[.f…][Z|±hh:mm]`. Returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let (date_time, rest) = text.split_at_checked(DATE_TIME_FORM.len())?;
-        if !has_form(date_time, DATE_TIME_FORM) || date_time.ends_with(":60") {
+        if !has_form(date_time, DATE_TIME_FORM) {
             return None;
         }
         let (fraction, zone) = split_fraction(rest)?;
-        let kept = fraction.len().min(1 + MICROSECOND_DIGITS);
-        let local: DateTime = text.get(..date_time.len() + kept)?.parse().ok()?;
+        let local = DateTime::new(
+            number(date_time, 0..4)?,
+            number(date_time, 5..7)?,
+            number(date_time, 8..10)?,
+            number(date_time, 11..13)?,
+            number(date_time, 14..16)?,
+            number(date_time, 17..19)?,
+            nanoseconds(fraction)?,
+        );
+        let local = local.ok()?;
         if local < YEAR_1 {
             return None;
         }
@@ -71,11 +82,23 @@ fn has_form(text: &str, form: &str) -> bool {
     text.len() == form.len() && text.bytes().zip(form.bytes()).all(is_match)
 }
 
-/// Splits into a fraction (nothing, or `.` with at least one digit) and the zone.
+/// The number that the digits in this part of `text` are.
+fn number<T: FromStr>(text: &str, part: Range<usize>) -> Option<T> {
+    text.get(part)?.parse().ok()
+}
+
+/// Splits into the digits of a fraction (none, or `.` with at least one) and the zone.
 fn split_fraction(text: &str) -> Option<(&str, &str)> {
     let Some(after_point) = text.strip_prefix('.') else { return Some(("", text)) };
     let digits = after_point.bytes().take_while(u8::is_ascii_digit).count();
-    if digits == 0 { None } else { text.split_at_checked(1 + digits) }
+    if digits == 0 { None } else { after_point.split_at_checked(digits) }
+}
+
+/// The nanoseconds of a fraction with these digits, of which [`MICROSECOND_DIGITS`] count.
+fn nanoseconds(digits: &str) -> Option<i32> {
+    let kept = digits.len().min(MICROSECOND_DIGITS);
+    let value: i32 = if kept == 0 { 0 } else { number(digits, 0..kept)? };
+    Some(value * 10_i32.pow(9 - u32::try_from(kept).ok()?))
 }
 
 /// The offset of a zone from UTC, in seconds east.
