@@ -128,6 +128,8 @@ impl<S: BackupShares> CallHandler<S> {
         let deadline = call.context.deadline;
         async move {
             let mut response = tokio::select! {
+                // A response that is there does not look at the token, which takes a lock.
+                biased;
                 response = timeout_at(deadline, response?) => match response {
                     Ok(Ok(response)) => response,
                     Err(_elapsed) => return Err(RpcError::DeadlineExceeded.into()),

@@ -29,9 +29,13 @@ struct Workers {
     running: TaskTracker,
 }
 
+/// After so many polls of tasks, a worker looks for events of sockets and timers. Under load that is every millisecond or two,
+/// and what has come together meanwhile is read and written together: with tokio's default of 61, a call took a tenth more CPU.
+const EVENT_INTERVAL: u32 = 256;
+
 /// Creates the runtime of one worker.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()
 }
 
 impl WorkerPool {
