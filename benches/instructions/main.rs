@@ -39,6 +39,7 @@ const FEW: usize = 500;
 const MANY: usize = 2_500;
 
 const ONE_WORKER: &str = "--workers=1";
+const RULE: &str = "--allow=client.example=*";
 /// The gateway as it is by default.
 const GATEWAY: &str = "gateway";
 /// Its keys.
@@ -127,8 +128,6 @@ async fn measure(options: &Options) -> Vec<Row> {
 }
 
 fn cases<'a>(collector: &'a str, account: &'a Account, pki: &'a Pki) -> Vec<Case<'a>> {
-    const RULE: &str = "--allow=client.example=*";
-
     let plain = |name, variables: &[(&'a str, &'a str)]| Case {
         name,
         arguments: vec![ONE_WORKER],

@@ -1,4 +1,5 @@
-//! `--matrix`: one call under each load, with each result, with each credential, without and with TLS on both sides.
+//! `--matrix`: one call under each load, with each result and each credential, with TLS on both sides. Without TLS there is the
+//! caller's token only: the gateway refuses to lend its own credential to callers that it does not know.
 //!
 //! Each program runs once: callgrind's counters are set to zero before the calls of a cell, and read after them.
 
@@ -17,7 +18,7 @@ use super::common::load::{Call, Callers};
 use super::common::process::{FLOOR, Process, output};
 use super::common::tls::Pki;
 use super::common::upstream::{Behaviour, Upstream, plain_id, some_retried};
-use super::{KEYS, ONE_WORKER};
+use super::{KEYS, ONE_WORKER, RULE};
 
 const IN_FLIGHT: [usize; 3] = [1, 16, 128];
 const CONNECTIONS: [usize; 3] = [1, 8, 500];
@@ -48,20 +49,17 @@ pub(crate) async fn measure() -> Matrix {
         (Upstream::new(DOCUMENTED), Pki::new(), Account::start(identity::LONG).await);
     let (plain, tls) = (upstream.start().await, upstream.start_tls(pki.acceptor()).await);
     let account = account.variables();
-    let modes = [("passthrough", Vec::new()), ("keystone", account.to_vec()), ("aksk", KEYS.to_vec())];
     let mut rows = Vec::new();
-    for (mode, variables) in &modes {
+    let url = format!("http://{plain}");
+    let gateway = Profiled::start(|below| Process::gateway_at(&url, &[ONE_WORKER], &[], below));
+    rows.extend(gateway.rows("plain", &OUTCOMES, None).await);
+    let (url, upstream_ca) = (format!("https://{tls}"), pki.upstream_flag());
+    for (mode, variables) in [("passthrough", &[][..]), ("keystone", &account), ("aksk", &KEYS)] {
         let auth = format!("--auth={mode}");
-        let upstream_ca = pki.upstream_flag();
-        let with_tls = pki.server_flags().chain([upstream_ca.as_str()]).collect();
-        let urls =
-            [(format!("http://{plain}"), Vec::new(), None), (format!("https://{tls}"), with_tls, Some(&pki))];
-        for (url, tls_flags, pki) in urls {
-            let flags = [&[ONE_WORKER, &auth], &tls_flags[..]].concat();
-            let gateway = Profiled::start(|below| Process::gateway_at(&url, &flags, variables, below));
-            let name = format!("{mode}{}", if pki.is_some() { ", TLS" } else { "" });
-            rows.extend(gateway.rows(&name, &OUTCOMES, pki).await);
-        }
+        let flags: Vec<&str> =
+            [ONE_WORKER, RULE, &auth, &upstream_ca].into_iter().chain(pki.flags()).collect();
+        let gateway = Profiled::start(|below| Process::gateway_at(&url, &flags, variables, below));
+        rows.extend(gateway.rows(&format!("TLS, {mode}"), &OUTCOMES, Some(&pki)).await);
     }
     let floor = Profiled::start(|below| Process::floor(plain, below));
     rows.extend(floor.rows(FLOOR, &OUTCOMES[..1], None).await);
