@@ -1,12 +1,11 @@
-//! `--heap`: who has allocated the memory of the gateway at its peak, by valgrind's massif.
+//! `--heap`: which functions have allocated the memory of the gateway at its peak, by valgrind's massif.
 //!
 //! massif sees the allocator of the system only, so the gateway must be built without mimalloc.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
 
 use super::common::process::{Process, output};
-use super::{MANY, ONE_WORKER, Options, run};
+use super::{MANY, ONE_WORKER, Options, below_valgrind, out_flag, run};
 
 /// Crates whose functions allocate for others.
 const FOR_OTHERS: [&str; 6] = ["alloc", "bytes", "core", "hashbrown", "slab", "std"];
@@ -15,10 +14,8 @@ const LEAST: f64 = 0.01;
 
 pub(crate) async fn report(options: &Options, upstream: std::net::SocketAddr) {
     let file = output("massif.out");
-    let mut out = OsString::from("--massif-out-file=");
-    out.push(&file);
-    let below = ["valgrind", "-q", "--tool=massif", "--depth=200", "--threshold=0.1"].map(OsStr::new);
-    let process = Process::gateway(upstream, &[ONE_WORKER], &[&below[..], &[&out]].concat());
+    let flags = ["--tool=massif", "--depth=200", "--threshold=0.1", &out_flag("massif", &file)];
+    let process = below_valgrind(&flags, |below| Process::gateway(upstream, &[ONE_WORKER], below));
     run(options, MANY, None, process).await;
     let text = std::fs::read_to_string(file).unwrap();
     let peak = text.split_once("heap_tree=peak\n").expect("massif marks the peak").1;

@@ -19,8 +19,9 @@ mod heap;
 mod matrix;
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use callgrind::Counts;
@@ -57,10 +58,10 @@ struct Options {
     /// Connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
-    /// Measure every load, result and credential in place of the rows. It takes a quarter of an hour.
+    /// Measure every load, result and credential in place of the rows. It takes ten minutes.
     #[arg(long)]
     matrix: bool,
-    /// Print who has allocated the memory of the gateway at its peak, in place of the rows. It needs
+    /// Print which functions have allocated the memory of the gateway at its peak, in place of the rows. It needs
     /// `cargo bench --profile profiling --no-default-features`.
     #[arg(long)]
     heap: bool,
@@ -167,19 +168,33 @@ async fn count(
 ) -> Counts {
     let file = output(file);
     let _ = std::fs::remove_file(&file);
-    let mut out = OsString::from("--callgrind-out-file=");
-    out.push(&file);
-    let below = ["valgrind", "-q", "--tool=callgrind"].map(OsStr::new);
-    run(options, calls, pki, start(&[&below[..], &[&out]].concat())).await;
+    let process = below_valgrind(&["--tool=callgrind", &out_flag("callgrind", &file)], start);
+    run(options, calls, pki, process).await;
     Counts::read(&file)
+}
+
+/// Starts a program below valgrind with these options.
+fn below_valgrind(options: &[&str], start: impl FnOnce(&[&OsStr]) -> Process) -> Process {
+    let command: Vec<&OsStr> = ["valgrind", "-q"].iter().chain(options).map(OsStr::new).collect();
+    start(&command)
+}
+
+/// The option of a tool of valgrind that names its output.
+fn out_flag(tool: &str, file: &Path) -> String {
+    format!("--{tool}-out-file={}", file.display())
+}
+
+/// Opens so many connections, with mutual TLS if there are certificates.
+async fn connect(process: &Process, connections: usize, pki: Option<&Pki>) -> Callers {
+    match pki {
+        None => Callers::connect(process.grpc, connections).await,
+        Some(pki) => Callers::connect_tls(Ipv4Addr::LOCALHOST, process.grpc, connections, pki).await,
+    }
 }
 
 /// Makes so many calls, which must all succeed, and ends the process.
 async fn run(options: &Options, calls: usize, pki: Option<&Pki>, process: Process) {
-    let callers = match pki {
-        None => Callers::connect(process.grpc, options.connections).await,
-        Some(pki) => Callers::connect_tls(Ipv4Addr::LOCALHOST, process.grpc, options.connections, pki).await,
-    };
+    let callers = connect(&process, options.connections, pki).await;
     let mut begun = 0;
     let enough = || {
         begun += 1;

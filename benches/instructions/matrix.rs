@@ -1,11 +1,10 @@
 //! `--matrix`: one call under each load, with each result and each credential, with TLS on both sides. Without TLS there is the
-//! caller's token only: the gateway refuses to lend its own credential to callers that it does not know.
+//! caller's token only: a gateway with a credential of the operator requires mutual TLS and rules.
 //!
 //! Each program runs once: callgrind's counters are set to zero before the calls of a cell, and read after them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -18,7 +17,7 @@ use super::common::load::{Call, Callers};
 use super::common::process::{FLOOR, Process, output};
 use super::common::tls::Pki;
 use super::common::upstream::{Behaviour, Upstream, plain_id, some_retried};
-use super::{KEYS, ONE_WORKER, RULE};
+use super::{KEYS, ONE_WORKER, RULE, below_valgrind, connect, out_flag};
 
 const IN_FLIGHT: [usize; 3] = [1, 16, 128];
 const CONNECTIONS: [usize; 3] = [1, 8, 500];
@@ -73,26 +72,19 @@ struct Profiled {
 }
 
 impl Profiled {
-    fn start(start: impl Fn(&[&OsStr]) -> Process) -> Self {
+    fn start(start: impl FnOnce(&[&OsStr]) -> Process) -> Self {
         let file = output("matrix.callgrind");
-        let mut out = OsString::from("--callgrind-out-file=");
-        out.push(&file);
-        let below = ["valgrind", "-q", "--tool=callgrind"].map(OsStr::new);
-        Self { process: start(&[&below[..], &[&out]].concat()), file }
+        let process = below_valgrind(&["--tool=callgrind", &out_flag("callgrind", &file)], start);
+        Self { process, file }
     }
 
-    async fn rows(mut self, name: &str, outcomes: &[Outcome], pki: Option<&Pki>) -> Vec<Row> {
+    async fn rows(self, name: &str, outcomes: &[Outcome], pki: Option<&Pki>) -> Vec<Row> {
         let row =
             |(outcome, ..): &Outcome| Row { name: format!("{name}: {outcome}"), instructions: Vec::new() };
         let mut rows: Vec<Row> = outcomes.iter().map(row).collect();
         let mut dumps = 1..;
         for connections in CONNECTIONS {
-            let callers = match pki {
-                None => Callers::connect(self.process.grpc, connections).await,
-                Some(pki) => {
-                    Callers::connect_tls(Ipv4Addr::LOCALHOST, self.process.grpc, connections, pki).await
-                }
-            };
+            let callers = connect(&self.process, connections, pki).await;
             for in_flight in IN_FLIGHT {
                 for (row, outcome) in rows.iter_mut().zip(outcomes) {
                     keep(&callers, in_flight, WARM_UP.max(connections), outcome).await;
@@ -110,7 +102,7 @@ impl Profiled {
     }
 
     /// Passes a command to valgrind.
-    fn control(&mut self, command: &str) {
+    fn control(&self, command: &str) {
         let pid = format!("--pid={}", self.process.id());
         let done = Command::new("vgdb").args([&pid, command]).output().expect("vgdb comes with valgrind");
         assert!(done.status.success(), "vgdb {command}: {}", String::from_utf8_lossy(&done.stderr));

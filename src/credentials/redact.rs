@@ -81,7 +81,7 @@ fn share_run<T: Eq + Hash>(text: &[T], secret: &[T]) -> bool {
 
 /// Whether [`share_run`] can be true, whatever the case in `secret`. This runs for the request ID of every response, with tokens
 /// of several thousand bytes, and is nearly always false. Of [`RUN`] bytes in a row, four begin at a multiple of
-/// `RUN - 3`: only those are looked up, so that the token is neither copied nor hashed.
+/// `RUN - 3`: only those are looked up, so that the token is not copied.
 fn may_share_run(text: &[u8], secret: &[u8]) -> bool {
     const PART: usize = 4;
     const SLOTS: usize = 1024;
@@ -90,7 +90,7 @@ fn may_share_run(text: &[u8], secret: &[u8]) -> bool {
         let part = part.first_chunk::<PART>().copied().unwrap_or_default();
         u32::from_ne_bytes(part) | u32::from_ne_bytes([0x20; PART])
     };
-    // Few parts of a secret share a slot with one of the text, and only those are searched for.
+    // A hash table without the parts themselves: only a part whose slot is taken is searched for in the text.
     let slot = |part: u32| (part.wrapping_mul(0x9e37_79b1) >> (u32::BITS - SLOTS.ilog2())) as usize;
     let mut is_taken = [false; SLOTS];
     for part in text.windows(PART).map(fold) {

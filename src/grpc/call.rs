@@ -128,7 +128,7 @@ impl<S: BackupShares> CallHandler<S> {
         let deadline = call.context.deadline;
         async move {
             let mut response = tokio::select! {
-                // A response that is there does not look at the token, which takes a lock.
+                // Polling the cancellation token takes a lock, so it is not polled if the response is ready.
                 biased;
                 response = timeout_at(deadline, response?) => match response {
                     Ok(Ok(response)) => response,

@@ -29,8 +29,8 @@ struct Workers {
     running: TaskTracker,
 }
 
-/// After so many polls of tasks, a worker looks for events of sockets and timers. Under load that is every millisecond or two,
-/// and what has come together meanwhile is read and written together: with tokio's default of 61, a call took a tenth more CPU.
+/// After so many polls of tasks, a worker polls for I/O events and timers. Under load that is every millisecond or two, and
+/// what has arrived meanwhile is read and written together: with tokio's default of 61, a call took a tenth more CPU.
 const EVENT_INTERVAL: u32 = 256;
 
 /// Creates the runtime of one worker.
