@@ -9,9 +9,9 @@
 //!
 //! Here they are connected: one task requests the tokens. While the identity service is unavailable, valid tokens stay in use.
 //!
-//! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/). `tests/gateway/keystone.rs` and
-//! `tests/gateway/keystone_projects.rs` show it with a scripted identity service, `tests/e2e` with Keystone itself. This module
-//! knows neither gRPC nor the upstream's API.
+//! Source: [Identity API v3](https://docs.openstack.org/api-ref/identity/v3/). `tests/gateway/keystone.rs`,
+//! `tests/gateway/keystone_renewal.rs` and `tests/gateway/keystone_projects.rs` show it with a scripted identity service,
+//! `tests/e2e` with Keystone itself. This module knows neither gRPC nor the upstream's API.
 
 mod account;
 mod backoff;

@@ -29,6 +29,7 @@ mod grpc_requests;
 mod h2_floods;
 mod keystone;
 mod keystone_projects;
+mod keystone_renewal;
 mod logging;
 mod overload;
 mod pem_files;
